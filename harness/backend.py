@@ -1,0 +1,174 @@
+"""The protocols between the runner and a way to run a workload in isolation.
+
+A backend is asked once whether it can work here, then prepares an arm (image, disk, kernel: timed
+apart), then launches instances one after another. The runner drives an instance through
+
+    launch -> pump until ready -> disk_parts -> stop -> remove
+
+and never needs to know what kind of box it is. An instance does no work in threads: it has file
+descriptors, and `pump` waits on them, so everything is stamped by the thread that saw it.
+All stamps are absolute `time.monotonic_ns()` values; the runner subtracts t0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from harness.model import Arm, Diagnostic, DiskPart, Milestone, Scenario
+
+if TYPE_CHECKING:
+    from harness.lab import Lab
+
+Progress = Callable[[str], None]
+"""Told, in a few words, what a slow preparation is doing now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Availability:
+    """Whether a backend can work on this host, and if not exactly why.
+
+    Attributes:
+        usable: The verdict.
+        reason: One sentence; for a usable backend, what it will use (accelerator, launcher, …).
+        remedy: What would make it usable.
+    """
+
+    usable: bool
+    reason: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """How the workload ended, as seen from the host.
+
+    Attributes:
+        code: Exit code, or None if a signal ended it.
+        signal: Signal number, or None if it exited by itself.
+        at_ns: When the host saw it (`time.monotonic_ns()`).
+    """
+
+    code: int | None
+    signal: int | None
+    at_ns: int
+
+
+class Output:
+    """Everything the workload has printed so far (stdout and stderr in one stream), stamped.
+
+    Attributes:
+        chunks: Pairs of (arrival stamp in ns, bytes), in order.
+    """
+
+    def __init__(self) -> None:
+        self.chunks: list[tuple[int, bytes]] = []
+
+    def append(self, data: bytes, at_ns: int) -> None:
+        """Add what arrived at `at_ns`."""
+        self.chunks.append((at_ns, data))
+
+    @property
+    def data(self) -> bytes:
+        """All of it."""
+        return b"".join(chunk for _, chunk in self.chunks)
+
+
+@runtime_checkable
+class Instance(Protocol):
+    """One running box.
+
+    Attributes:
+        milestones_ns: Absolute stamps; `requested` … `started` are there when `launch` returns
+            (a VM's `kernel`, `userspace`, `started` may arrive later, while pumping).
+        output: What the workload printed.
+        exit: How it ended, once it has.
+        address: IPv4 address in the lab, when it has one.
+        diagnostics: Doubts that came up with this instance.
+    """
+
+    milestones_ns: dict[Milestone, int]
+    output: Output
+    exit: Exit | None
+    address: str | None
+    diagnostics: list[Diagnostic]
+
+    def pump(self, deadline_ns: int, wake_fd: int | None = None) -> None:
+        """Wait until something happens or the deadline is reached, and take it in.
+
+        One call handles at least one event if one is there: output, exit, a guest's mark.
+        Returns early when `wake_fd` becomes readable (it is not read).
+
+        Raises:
+            LaunchFailedError: The box died before its workload started.
+            UnexpectedExitError: The box died with its workload in it.
+        """
+
+    def disk_parts(self) -> tuple[DiskPart, ...]:
+        """What this instance alone has on disk now."""
+
+    def stop(self, timeout_ns: int) -> None:
+        """End the workload and the box, at the latest by force; stamps `stopped`. Idempotent."""
+
+    def remove(self) -> None:
+        """Take away everything that the instance had on the host; stamps `removed`. Idempotent."""
+
+    def console_tail(self) -> str:
+        """The last lines of the console or of the output, for a post-mortem."""
+
+
+@runtime_checkable
+class PreparedArm(Protocol):
+    """An arm whose image, disk and kernel are ready, so that instances can be launched.
+
+    Attributes:
+        facts: What will run; kept in the records.
+        diagnostics: Doubts about the arm.
+    """
+
+    facts: Mapping[str, str]
+    diagnostics: tuple[Diagnostic, ...]
+
+    def disk_parts(self) -> tuple[DiskPart, ...]:
+        """The static parts, shared by all instances of the arm."""
+
+    def launch(self, name: str) -> Instance:
+        """Create and start one instance; t0 is stamped before the first system call of it.
+
+        Raises:
+            LaunchFailedError: Setting up failed; everything half-made is gone again.
+        """
+
+    def close(self) -> None:
+        """Give back what `prepare` took for this run only. Idempotent."""
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """A way to run a workload in isolation.
+
+    Attributes:
+        name: As scenario files and `--arm` spell it.
+    """
+
+    name: str
+
+    def availability(self) -> Availability:
+        """Find out, by doing, whether this backend works here. May take seconds; never raises."""
+
+    def prepare(
+        self, scenario: Scenario, arm: Arm, lab: Lab | None, progress: Progress
+    ) -> PreparedArm:
+        """Make what all instances of the arm need, or find it in the cache.
+
+        Args:
+            scenario: The question.
+            arm: Which arm of it this is, with its options.
+            lab: The private network, when the scenario's readiness needs one; else None.
+            progress: Told what is being done.
+
+        Raises:
+            BackendUnavailableError: This host cannot run the arm.
+            PrepareError: Something of it could not be made.
+        """

@@ -1,0 +1,137 @@
+"""Image in, running container out. Usable alone; knows nothing of measuring.
+
+The names below are the whole public interface. They are loaded on first use, so that importing one
+of them costs what it needs and no more: the launch path is part of what Steelyard measures.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+_EXPORTS = {
+    "ContainerError": "runtime.errors",
+    "ImageError": "runtime.errors",
+    "ImageNotFoundError": "runtime.errors",
+    "LaunchError": "runtime.errors",
+    "CommandNotFoundError": "runtime.errors",
+    "UnsupportedError": "runtime.errors",
+    "Session": "runtime.session",
+    "dead_sessions": "runtime.session",
+    "remove_tree": "runtime.session",
+    "data_home": "runtime.paths",
+    "cache_home": "runtime.paths",
+    "new_network_namespace": "runtime.syscalls",
+    "enter_network_namespace": "runtime.syscalls",
+    "Image": "runtime.images",
+    "ImageConfig": "runtime.images",
+    "ImageStore": "runtime.images",
+    "Layer": "runtime.images",
+    "SHIPPED_IMAGES": "runtime.images",
+    "ensure_image": "runtime.images",
+    "ContainerSpec": "runtime.spec",
+    "NetworkSpec": "runtime.spec",
+    "ResourceLimits": "runtime.spec",
+    "Volume": "runtime.spec",
+    "Namespace": "runtime.spec",
+    "Container": "runtime.container",
+    "launch_container": "runtime.container",
+    "plan_container": "runtime.container",
+    "ExitStatus": "runtime.container",
+    "Launcher": "runtime.launch",
+    "default_launcher": "runtime.launch",
+    "find_layout": "runtime.cgroups",
+    "Layout": "runtime.cgroups",
+    "Plan": "runtime.plan",
+    "spec_for_image": "runtime.container",
+    "Features": "runtime.features",
+    "probe_features": "runtime.features",
+    "Leftover": "runtime.leftovers",
+    "find_leftovers": "runtime.leftovers",
+}
+
+__all__ = [
+    "SHIPPED_IMAGES",
+    "CommandNotFoundError",
+    "Container",
+    "ContainerError",
+    "ContainerSpec",
+    "ExitStatus",
+    "Features",
+    "Image",
+    "ImageConfig",
+    "ImageError",
+    "ImageNotFoundError",
+    "ImageStore",
+    "LaunchError",
+    "Launcher",
+    "Layer",
+    "Layout",
+    "Leftover",
+    "Namespace",
+    "NetworkSpec",
+    "Plan",
+    "ResourceLimits",
+    "Session",
+    "UnsupportedError",
+    "Volume",
+    "cache_home",
+    "data_home",
+    "dead_sessions",
+    "default_launcher",
+    "ensure_image",
+    "enter_network_namespace",
+    "find_layout",
+    "find_leftovers",
+    "launch_container",
+    "new_network_namespace",
+    "plan_container",
+    "probe_features",
+    "remove_tree",
+    "spec_for_image",
+]
+
+
+def __getattr__(name: str) -> Any:
+    try:
+        module = _EXPORTS[name]
+    except KeyError:
+        raise AttributeError(f"module 'runtime' has no attribute {name!r}") from None
+    value = getattr(import_module(module), name)
+    globals()[name] = value
+    return value
+
+
+if TYPE_CHECKING:
+    from runtime.cgroups import Layout, find_layout
+    from runtime.container import (
+        Container,
+        ExitStatus,
+        launch_container,
+        plan_container,
+        spec_for_image,
+    )
+    from runtime.errors import (
+        CommandNotFoundError,
+        ContainerError,
+        ImageError,
+        ImageNotFoundError,
+        LaunchError,
+        UnsupportedError,
+    )
+    from runtime.features import Features, probe_features
+    from runtime.images import (
+        SHIPPED_IMAGES,
+        Image,
+        ImageConfig,
+        ImageStore,
+        Layer,
+        ensure_image,
+    )
+    from runtime.launch import Launcher, default_launcher
+    from runtime.leftovers import Leftover, find_leftovers
+    from runtime.paths import cache_home, data_home
+    from runtime.plan import Plan
+    from runtime.session import Session, dead_sessions, remove_tree
+    from runtime.spec import ContainerSpec, Namespace, NetworkSpec, ResourceLimits, Volume
+    from runtime.syscalls import enter_network_namespace, new_network_namespace

@@ -1,0 +1,96 @@
+"""What can go wrong in the runtime, as one small tree.
+
+```
+ContainerError            anything a user can be told in one sentence
+├── LaunchError           a step of the launch plan failed: which, and with what errno
+│   └── CommandError      the box was made, and the command could not be executed
+│       ├── CommandNotFoundError       it does not exist in the image (exit code 127)
+│       └── CommandNotExecutableError  it exists but cannot be executed (exit code 126)
+├── UnsupportedError      this kernel or this user cannot do what was asked
+└── ImageError            something about images
+    ├── ImageNotFoundError    no such image in the store
+    ├── InvalidReferenceError a name that is no image reference
+    ├── LayerError            a layer is malformed, hostile, or not what its digest says
+    └── StoreError            the store on disk is not as it should be
+```
+
+Exit codes follow docker-run(1): 125 the runtime failed, 126 cannot be executed, 127 not found, and
+otherwise the workload's own. The library raises, the command line prints.
+"""
+
+from __future__ import annotations
+
+import errno as errno_module
+import os
+
+
+class ContainerError(Exception):
+    """A problem that can be told in one sentence: what was wrong, where, and what to do."""
+
+    exit_code = 125
+
+
+class LaunchError(ContainerError):
+    """A step of the launch plan failed. The workload never ran, and nothing of it is left.
+
+    Attributes:
+        step: The step's label, e.g. `mount overlay on /rootfs`.
+        syscall: The system call's name.
+        errno: Its errno.
+    """
+
+    def __init__(self, step: str, syscall: str, errno: int, remedy: str = "") -> None:
+        text = (
+            f"{step}: {syscall}: {os.strerror(errno)} ({errno_module.errorcode.get(errno, errno)})"
+        )
+        super().__init__(self._sentence(text, remedy))
+        self.step = step
+        self.syscall = syscall
+        self.errno = errno
+
+    def _sentence(self, text: str, remedy: str) -> str:
+        return f"{text}; {remedy}" if remedy else text
+
+
+class CommandError(LaunchError):
+    """The box was made, and its workload's command could not be executed."""
+
+    def _sentence(self, text: str, remedy: str) -> str:
+        # The user knows the command and not the system calls: the reason alone says more.
+        return f"cannot {text.partition(':')[0]}: {remedy}" if remedy else f"cannot {text}"
+
+
+class CommandNotFoundError(CommandError):
+    """The workload's command does not exist in the image."""
+
+    exit_code = 127
+
+
+class CommandNotExecutableError(CommandError):
+    """The workload's command exists in the image but cannot be executed."""
+
+    exit_code = 126
+
+
+class UnsupportedError(ContainerError):
+    """This kernel or this user cannot do what was asked."""
+
+
+class ImageError(ContainerError):
+    """Something about images."""
+
+
+class ImageNotFoundError(ImageError):
+    """No such image in the store."""
+
+
+class InvalidReferenceError(ImageError):
+    """A name that is no image reference."""
+
+
+class LayerError(ImageError):
+    """A layer is malformed, hostile, or not what its digest says."""
+
+
+class StoreError(ImageError):
+    """The store on disk is not as it should be."""
