@@ -1,0 +1,238 @@
+"""`steelyard container …`: docker's words for docker's things, on Steelyard's own runtime.
+
+Imports nothing but click at the top: this is on the launch path.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Callable
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from runtime.container import Container, ExitStatus
+    from runtime.spec import ContainerSpec, Volume
+
+    _IntType = click.ParamType[int]
+else:
+    _IntType = click.ParamType  # generic only in newer versions of click
+
+_SIZE = re.compile(r"(?i)(\d+(?:\.\d+)?)\s*([bkmgt]?)(?:i?b)?")
+_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_SMALLEST_MEMORY_BYTES = 1 << 20
+_MOST_CPUS = 8192  # NR_CPUS of the largest distribution kernels
+_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1,
+              signal.SIGUSR2, signal.SIGWINCH)  # fmt: skip
+
+
+class _Size(_IntType):
+    """`512m`, `1g`, `1GiB`: docker's sizes; units are powers of 1024."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        if isinstance(value, int):
+            return value
+        match = _SIZE.fullmatch(value.strip())
+        if match is None:
+            self.fail(
+                f"{value!r} is no size; write a number and b, k, m or g, as in 512m", param, ctx
+            )
+        size = int(float(match[1]) * _UNITS[match[2].lower()])
+        if size < _SMALLEST_MEMORY_BYTES:
+            self.fail(f"{value} is less than 1m, in which nothing runs", param, ctx)
+        return size
+
+
+def _environment(values: tuple[str, ...]) -> dict[str, str]:
+    """`NAME=value`, or `NAME` for the caller's own value, as docker-run(1)'s -e."""
+    result: dict[str, str] = {}
+    for value in values:
+        name, equals, text = value.partition("=")
+        if not name:
+            raise click.BadParameter(f"{value!r} has no name before the '='", param_hint="-e")
+        if equals:
+            result[name] = text
+        elif name in os.environ:
+            result[name] = os.environ[name]
+    return result
+
+
+def _volumes(values: tuple[str, ...]) -> tuple[Volume, ...]:
+    """`SOURCE:TARGET[:ro|rw]`, both absolute or, for the source, relative to here."""
+    from runtime.spec import Volume
+
+    volumes = []
+    for value in values:
+        source, _, rest = value.partition(":")
+        target, _, mode = rest.partition(":")
+        if not source or not target.startswith("/") or mode not in ("", "ro", "rw"):
+            text = f"{value!r} is not SOURCE:TARGET[:ro], where TARGET is absolute"
+            raise click.BadParameter(text, param_hint="-v")
+        if not target.strip("/"):
+            text = f"{value!r} would hide the whole container: TARGET cannot be /"
+            raise click.BadParameter(text, param_hint="-v")
+        source = os.path.abspath(source)
+        if not os.path.exists(source):
+            text = f"{source} does not exist on this machine; make it first"
+            raise click.BadParameter(text, param_hint="-v")
+        volumes.append(
+            Volume(source, os.path.normpath(target), mode == "ro", os.path.isdir(source))
+        )
+    return tuple(volumes)
+
+
+def _launch_options(command: Any) -> Any:
+    """The options that `run` and `plan` share, in docker's spelling."""
+    for option in reversed(
+        (
+            click.option("-e", "--env", "environment", multiple=True, metavar="NAME[=VALUE]",
+                         help="Set a variable; without a value, take the caller's."),
+            click.option("-w", "--workdir", metavar="PATH", help="Working directory."),
+            click.option("-u", "--user", metavar="USER[:GROUP]", help="Name or number."),
+            click.option("-v", "--volume", "volumes", multiple=True, metavar="SOURCE:TARGET[:ro]",
+                         help="Show a folder or file of the host."),
+            click.option("-m", "--memory", type=_Size(), help="Memory limit, as in 512m."),
+            click.option("--cpus", type=click.FloatRange(min=0.01, max=_MOST_CPUS),
+                         help="CPU limit, as in 1.5."),
+            click.option("--pids-limit", type=click.IntRange(min=1),
+                         help="Limit of processes and threads."),
+            click.option("--hostname", metavar="NAME", help="The container's host name."),
+            click.option("--name", metavar="NAME",
+                         help="Name; also the host name where none is given."),
+            click.option("--network", type=click.Choice(["none", "host"]), default="none",
+                         show_default=True, help="none: loopback only. host: no isolation."),
+            click.option("--read-only", is_flag=True, help="Mount the rootfs read-only."),
+            click.option("--entrypoint", metavar="PROGRAM", help="In place of the image's."),
+            click.argument("image"),
+            click.argument("command", nargs=-1, type=click.UNPROCESSED),
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+_CONTEXT = {"ignore_unknown_options": False, "allow_interspersed_args": False}
+
+
+@click.group()
+def container() -> None:
+    """Run containers with Steelyard's own runtime."""
+
+
+@container.command(context_settings=_CONTEXT)
+@click.option(
+    "--rm", is_flag=True, help="Remove it afterwards; always done, here for habit's sake."
+)
+@_launch_options
+def run(rm: bool, **options: Any) -> None:
+    """Run COMMAND in a new container of IMAGE, and end with its exit code.
+
+    Exit codes are docker's: 125 Steelyard failed, 126 the command cannot be executed, 127 it does
+    not exist, 128 + N a signal ended it.
+    """
+    del rm
+    from runtime.container import launch_container
+    from runtime.images import ImageStore
+
+    _open_standard_streams()
+    store = ImageStore.default()
+    spec, image = _specification(store, options)
+    with store.lease(image):
+        status = _run_forwarding_signals(lambda: launch_container(spec, name=options["name"]))
+    raise click.exceptions.Exit(status.shell_code)
+
+
+@container.command(context_settings=_CONTEXT)
+@_launch_options
+def plan(**options: Any) -> None:
+    """Print the launch plan of `run`: every system call between clone and exec, and why."""
+    from runtime.container import plan_container
+    from runtime.images import ImageStore
+
+    spec, _ = _specification(ImageStore.default(), options)
+    click.echo(plan_container(spec).describe(), nl=False)
+
+
+def _specification(store: Any, options: dict[str, Any]) -> tuple[ContainerSpec, Any]:
+    from runtime.container import spec_for_image
+    from runtime.images import ensure_image
+    from runtime.spec import ALL_NAMESPACES, Namespace, NetworkSpec, ResourceLimits
+
+    name, entrypoint = options["name"], options["entrypoint"]
+    if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", name):
+        text = f"{name!r} is no container name: use up to 63 letters, digits, '_', '.' and '-'"
+        raise click.BadParameter(text, param_hint="--name")
+    workdir = options["workdir"]
+    if workdir is not None and not workdir.startswith("/"):
+        raise click.BadParameter(f"{workdir!r} is not absolute", param_hint="-w")
+    variables, volumes = _environment(options["environment"]), _volumes(options["volumes"])
+    image = ensure_image(store, options["image"], lambda text: click.echo(text, err=True))
+    spec = spec_for_image(
+        image,
+        store,
+        command=options["command"],
+        # An empty one takes the image's away.
+        entrypoint=None if entrypoint is None else tuple(filter(None, [entrypoint])),
+        environment=variables,
+        user=options["user"],
+        working_directory=workdir,
+        hostname=options["hostname"] or name or "steelyard",
+        limits=ResourceLimits(options["memory"], options["cpus"], options["pids_limit"]),
+        network=NetworkSpec(options["network"]),
+        volumes=volumes,
+        read_only_root=options["read_only"],
+    )
+    if options["network"] == "host":
+        from dataclasses import replace
+
+        spec = replace(spec, namespaces=ALL_NAMESPACES - {Namespace.NET})
+    return spec, image
+
+
+def _open_standard_streams() -> None:
+    """Put /dev/null where 0, 1 or 2 is closed, before some file of ours gets that number."""
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+
+
+def _run_forwarding_signals(start: Callable[[], Container]) -> ExitStatus:
+    """Run the workload to its end; signals to us meanwhile go to it, as docker's --sig-proxy.
+
+    The first process of a pid namespace ignores signals that it has no handler for
+    (pid_namespaces(7)), so a second interrupt ends the container by force.
+    """
+    interrupts = 0
+    running: Container | None = None
+    early: list[int] = []
+
+    def forward(number: int, _frame: FrameType | None = None) -> None:
+        nonlocal interrupts
+        if running is None:
+            early.append(number)
+            return
+        interrupts += number in (signal.SIGINT, signal.SIGTERM)
+        running.send_signal(signal.SIGKILL if interrupts > 1 else number)
+
+    # Before the launch: the workload may ask for a signal as soon as it runs.
+    before = {number: signal.signal(number, forward) for number in _FORWARDED}
+    try:
+        running = start()
+        for number in early:
+            forward(number)
+        status = running.wait()
+    finally:
+        if running is not None:
+            running.remove()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert status is not None
+    return status

@@ -1,0 +1,370 @@
+"""A container's life: request, launch, wait, kill, remove.
+
+A container owns three things on the host: a folder in its session (the writable layer), a cgroup,
+and its processes; the mounts live and die with the mount namespace. `remove` takes all of it away
+and can be called at any time, any number of times.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from runtime.cgroups import ContainerCgroup, cgroup_manager
+from runtime.errors import ContainerError
+from runtime.features import probe_features
+from runtime.launch import Launched, Launcher, launch
+from runtime.lower import CgroupEntry, lower
+from runtime.plan import Plan
+from runtime.session import Session, remove_tree
+from runtime.spec import (
+    DEFAULT_PATH,
+    ContainerSpec,
+    DirectoryRoot,
+    Namespace,
+    NetworkSpec,
+    OverlayRoot,
+    ResourceLimits,
+    User,
+    Volume,
+)
+
+if TYPE_CHECKING:
+    from runtime.images import Image, ImageStore
+
+_MOUNTPOINT = ".rootfs"
+"""In the session's folder; hidden, so that a container may be called rootfs."""
+NO_LIMITS = ResourceLimits()
+NO_NETWORK = NetworkSpec()
+
+
+@dataclass(frozen=True, slots=True)
+class ExitStatus:
+    """How the workload ended.
+
+    Attributes:
+        code: Exit code, or None if a signal ended it.
+        signal: Signal number, or None if it exited.
+        at_ns: When its end was seen (`time.monotonic_ns()`).
+        user_ns: CPU time in user mode, of the workload and the children it waited for (wait4(2)).
+        system_ns: The same in the kernel.
+    """
+
+    code: int | None
+    signal: int | None
+    at_ns: int
+    user_ns: int
+    system_ns: int
+
+    @property
+    def shell_code(self) -> int:
+        """As a shell reports it: the code, or 128 + signal."""
+        if self.code is not None:
+            return self.code
+        return 128 + (self.signal or 0)
+
+
+class Container:
+    """A launched container.
+
+    Attributes:
+        name: Unique in its session.
+        spec: What was asked.
+        plan: How it was launched.
+        requested_ns: Just before the first system call that made something for it.
+        launched: Stamps, pid and pidfd of the launch.
+        exit_status: How it ended, once that has been seen.
+        directory: Its folder in the session, or None if it needed none.
+        cgroup: Its cgroups, or None.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        spec: ContainerSpec,
+        requested_ns: int,
+        directory: str | None,
+        cgroup: ContainerCgroup | None,
+        session: Session,
+    ) -> None:
+        self.name = name
+        self.spec = spec
+        self.requested_ns = requested_ns
+        self.directory = directory
+        self.cgroup = cgroup
+        self._session = session
+        session.on_close.add(self.remove)
+        self.exit_status: ExitStatus | None = None
+        self.plan: Plan
+        self.launched: Launched
+
+    @property
+    def pidfd(self) -> int:
+        """Readable when the workload has ended (pidfd_open(2))."""
+        return self.launched.pidfd
+
+    @property
+    def upperdir(self) -> str | None:
+        """The writable layer, for a container that has one."""
+        return self.spec.root.upperdir if isinstance(self.spec.root, OverlayRoot) else None
+
+    def wait(self, deadline_ns: int | None = None) -> ExitStatus | None:
+        """Wait until the workload ends; None if the deadline (`time.monotonic_ns()`) came first."""
+        if self.exit_status is None:
+            if deadline_ns is not None:
+                poll = select.poll()
+                poll.register(self.pidfd, select.POLLIN)
+                left_ms = max(0, deadline_ns - time.monotonic_ns()) / 1e6
+                if not poll.poll(left_ms):
+                    return None
+            _, status, usage = os.wait4(self.launched.pid, 0)
+            signalled = os.WIFSIGNALED(status)
+            self.exit_status = ExitStatus(
+                code=None if signalled else os.WEXITSTATUS(status),
+                signal=os.WTERMSIG(status) if signalled else None,
+                at_ns=time.monotonic_ns(),
+                user_ns=round(usage.ru_utime * 1e9),
+                system_ns=round(usage.ru_stime * 1e9),
+            )
+        return self.exit_status
+
+    def send_signal(self, number: int) -> None:
+        """Signal the workload; nothing happens if it has ended."""
+        if self.exit_status is None:
+            with contextlib.suppress(ProcessLookupError):
+                # Not by pidfd_send_signal: until we wait for it, nobody can take its pid.
+                os.kill(self.launched.pid, number)
+
+    def kill(self) -> ExitStatus:
+        """End every process of the container at once and wait for the workload."""
+        if self.exit_status is None:
+            # The death of a pid namespace's first process is that of all others
+            # (pid_namespaces(7)); without such a namespace the cgroup knows them.
+            self.send_signal(signal.SIGKILL)
+        if self.cgroup is not None and not self._has_pid_namespace():
+            self.cgroup.kill()
+        status = self.wait()
+        assert status is not None
+        return status
+
+    def _has_pid_namespace(self) -> bool:
+        return Namespace.PID in self.spec.namespaces
+
+    def remove(self) -> None:
+        """Kill what still runs and take away everything on the host. Idempotent."""
+        if hasattr(self, "launched"):
+            self.kill()
+            if self.launched.pidfd >= 0:
+                os.close(self.launched.pidfd)
+                self.launched = replace(self.launched, pidfd=-1)
+        if self.cgroup is not None:
+            self.cgroup.remove()
+            self.cgroup = None
+        if self.directory is not None:
+            _remove_instance(self.directory)
+            self.directory = None
+        self._session.on_close.discard(self.remove)
+
+
+def launch_container(
+    spec: ContainerSpec,
+    *,
+    name: str | None = None,
+    session: Session | None = None,
+    launcher: Launcher | None = None,
+) -> Container:
+    """Make a container and start its workload; returns when its exec is done.
+
+    For an `OverlayRoot` without an upperdir, a fresh writable layer is made in the session.
+
+    Args:
+        spec: What to run.
+        name: Unique in the session; made up if None.
+        session: Owner; by default this process's.
+        launcher: See `runtime.launch`.
+
+    Raises:
+        LaunchError: A step failed; nothing is left.
+        UnsupportedError: This host cannot do what the spec asks.
+    """
+    session = session or Session.current()
+    name = name or session.next_name("container")
+    requested_ns = time.monotonic_ns()
+    container = Container(name, spec, requested_ns, None, None, session)
+    try:
+        if isinstance(spec.root, OverlayRoot) and not spec.root.upperdir:
+            container.directory, root = _writable_layer(session, name, spec.root)
+            container.spec = spec = replace(spec, root=root)
+        manager = cgroup_manager()
+        container.cgroup = cgroup = manager.create(f"{session.identifier}-{name}", spec.limits)
+        entry = CgroupEntry()
+        if cgroup is not None:
+            entry = CgroupEntry(tuple(cgroup.tasks_fds))
+        with _movable_stdio(spec) as spec:
+            container.plan = lower(spec, probe_features(), entry)
+            container.launched = launch(
+                container.plan,
+                cgroup_fd=None if cgroup is None else cgroup.clone_fd,
+                launcher=launcher,
+            )
+        if cgroup is not None:
+            cgroup.close_fds()
+    except OSError as error:
+        container.remove()
+        raise ContainerError(
+            f"cannot make a container: {error.strerror}: {error.filename}"
+        ) from error
+    except BaseException:
+        container.remove()
+        raise
+    return container
+
+
+def plan_container(spec: ContainerSpec) -> Plan:
+    """The plan of a launch that is not made: paths of the session are shown by their role.
+
+    Equal specs on equal kernels give equal plans, so its digest tells what was run.
+    """
+    if isinstance(spec.root, OverlayRoot) and not spec.root.upperdir:
+        root = replace(spec.root, upperdir="INSTANCE/upper", workdir="INSTANCE/work")
+        spec = replace(spec, root=replace(root, mountpoint="SESSION/.rootfs"))
+    if spec.network.namespace_fd is not None:
+        spec = replace(spec, network=replace(spec.network, namespace_fd=-1))
+    return lower(spec, probe_features(), CgroupEntry())
+
+
+def _writable_layer(session: Session, name: str, root: OverlayRoot) -> tuple[str, OverlayRoot]:
+    mountpoint = f"{session.directory}/{_MOUNTPOINT}"
+    # One for all: every container mounts over it in a mount namespace of its own.
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(mountpoint, 0o700)
+    directory = os.fspath(session.new_instance_directory(name))
+    upperdir, workdir = f"{directory}/upper", f"{directory}/work"
+    # upperdir becomes the mode of "/" in the container.
+    os.mkdir(upperdir)
+    os.chmod(upperdir, 0o755)  # noqa: S103 - the usual mode of a root folder
+    os.mkdir(workdir, 0o700)
+    return directory, replace(root, upperdir=upperdir, workdir=workdir, mountpoint=mountpoint)
+
+
+@contextlib.contextmanager
+def _movable_stdio(spec: ContainerSpec) -> Iterator[ContainerSpec]:
+    """The spec with every descriptor that has to move duplicated to above 2.
+
+    One of 0, 1 and 2 that is closed becomes /dev/null, since a program that starts without one
+    takes the next file it opens for it. So does one that would not survive exec: some file of our
+    own has got the number of a closed one.
+    """
+    copies: list[int] = []
+    try:
+        moved = []
+        for target, fd in enumerate(spec.stdio):
+            if fd == target and not _survives_exec(fd):
+                null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+                copies += [null, fd := _duplicate_above_2(null)]
+            elif fd <= 2 and fd != target:
+                copies.append(fd := _duplicate_above_2(fd))
+            moved.append(fd)
+        yield replace(spec, stdio=(moved[0], moved[1], moved[2])) if copies else spec
+    finally:
+        for fd in copies:
+            os.close(fd)
+
+
+def _survives_exec(fd: int) -> bool:
+    try:
+        return os.get_inheritable(fd)
+    except OSError:
+        return False
+
+
+def _duplicate_above_2(fd: int) -> int:
+    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+
+
+_USUAL_FOLDERS = ("upper", "work/work/incompat/volatile", "work/work/incompat", "work/work",
+                  "work/index", "work", "")  # fmt: skip
+
+
+def _remove_instance(directory: str) -> None:
+    """Remove a container's folder: by name where nothing was written, else the whole tree."""
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            # Overlay's mark that a volatile mount was in use.
+            os.unlink(f"{directory}/work/work/incompat/volatile/dirty")
+        for folder in _USUAL_FOLDERS:
+            with contextlib.suppress(FileNotFoundError):
+                os.rmdir(f"{directory}/{folder}")
+    except OSError:
+        from pathlib import Path
+
+        remove_tree(Path(directory))
+
+
+def spec_for_image(
+    image: Image,
+    store: ImageStore,
+    *,
+    command: tuple[str, ...] = (),
+    entrypoint: tuple[str, ...] | None = None,
+    environment: Mapping[str, str] | None = None,
+    user: str | None = None,
+    working_directory: str | None = None,
+    hostname: str = "steelyard",
+    limits: ResourceLimits = NO_LIMITS,
+    network: NetworkSpec = NO_NETWORK,
+    volumes: tuple[Volume, ...] = (),
+    read_only_root: bool = False,
+    stdio: tuple[int, int, int] = (0, 1, 2),
+    new_session: bool = True,
+    directory_root: str | None = None,
+) -> ContainerSpec:
+    """Combine an image's defaults with what the user asked for, as docker-run(1) does.
+
+    A given command replaces the image's CMD; a given entrypoint replaces ENTRYPOINT and drops CMD.
+
+    Raises:
+        ContainerError: There is nothing to run, or the user is not in the image's /etc/passwd.
+    """
+    config = image.config
+    start = config.entrypoint if entrypoint is None else entrypoint
+    rest = command or (config.command if entrypoint is None else ())
+    argv = (*start, *rest)
+    if not argv:
+        raise ContainerError(f"image {image.reference} names no command; give one after it")
+    from runtime.users import resolve_user
+
+    wanted = config.user if user is None else user
+    home, numbers = resolve_user(wanted, lambda path: store.read_file(image, path))
+    merged = {"PATH": DEFAULT_PATH, "HOSTNAME": hostname, "HOME": home}
+    merged |= config.environment
+    merged |= environment or {}
+    root: OverlayRoot | DirectoryRoot
+    if directory_root is not None:
+        root = DirectoryRoot(directory_root)
+    else:
+        root = OverlayRoot(tuple(map(os.fspath, image.lowerdirs)), "", "", "")
+    return ContainerSpec(
+        root=root,
+        command=argv,
+        environment=merged,
+        hostname=hostname,
+        working_directory=working_directory or config.working_directory or "/",
+        user=numbers,
+        network=network,
+        limits=limits,
+        volumes=volumes,
+        read_only_root=read_only_root,
+        stdio=stdio,
+        new_session=new_session,
+    )
+
+
+__all__ = ["Container", "ExitStatus", "User", "launch_container", "spec_for_image"]

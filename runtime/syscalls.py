@@ -1,0 +1,114 @@
+"""The only place that calls libc directly: thin functions, each one system call.
+
+Every function raises OSError that names the call and the path it was about; only the edge of the
+program turns an errno into advice. argtypes and restype are declared once, at import.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+
+from runtime import abi
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+_libc.unshare.argtypes = [ctypes.c_int]
+_libc.setns.argtypes = [ctypes.c_int, ctypes.c_int]
+_libc.mount.argtypes = [
+    ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p,
+]  # fmt: skip
+_libc.umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
+_libc.prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
+
+
+def _check(result: int, call: str, path: str | os.PathLike[str] | None = None) -> int:
+    if result < 0:
+        number = ctypes.get_errno()
+        text = f"{call}: {os.strerror(number)}"
+        if path is None:
+            raise OSError(number, text)
+        raise OSError(number, text, os.fspath(path))
+    return result
+
+
+def unshare(flags: int) -> None:
+    """Give the calling thread new namespaces (unshare(2))."""
+    _check(_libc.unshare(flags), "unshare")
+
+
+def setns(fd: int, kind: int) -> None:
+    """Move the calling thread into the namespace behind `fd` (setns(2)); `kind` is a CLONE_NEW*."""
+    _check(_libc.setns(fd, kind), "setns")
+
+
+def mount(
+    source: str | None, target: str, filesystem: str | None, flags: int, data: str | None = None
+) -> None:
+    """Mount a filesystem (mount(2))."""
+
+    def encode(value: str | None) -> bytes | None:
+        return None if value is None else os.fsencode(value)
+
+    result = _libc.mount(
+        encode(source), os.fsencode(target), encode(filesystem), flags, encode(data)
+    )
+    _check(result, "mount", target)
+
+
+def umount(target: str, flags: int = 0) -> None:
+    """Unmount (umount2(2))."""
+    _check(_libc.umount2(os.fsencode(target), flags), "umount2", target)
+
+
+def set_dumpable(dumpable: bool) -> None:
+    """PR_SET_DUMPABLE (prctl(2)): whether an ordinary ptrace may look into this process."""
+    _check(_libc.prctl(abi.PR_SET_DUMPABLE, int(dumpable), 0, 0, 0), "prctl")
+
+
+def openat2(path: str, flags: int, resolve: int, *, directory_fd: int = abi.AT_FDCWD) -> int:
+    """Open with limits on how the path may be resolved (openat2(2)); returns a new fd."""
+    how = abi.open_how.pack(flags | abi.O_CLOEXEC, 0, resolve)
+    result = _libc.syscall(
+        abi.SYSCALL_NUMBERS["openat2"],
+        ctypes.c_int(directory_fd), ctypes.c_char_p(os.fsencode(path)),
+        ctypes.c_char_p(how), ctypes.c_size_t(len(how)),
+    )  # fmt: skip
+    return _check(result, "openat2", path)
+
+
+def pidfd_send_signal(pidfd: int, signal_number: int) -> None:
+    """Signal the process behind `pidfd`, never one that took its pid (pidfd_send_signal(2))."""
+    result = _libc.syscall(
+        abi.SYSCALL_NUMBERS["pidfd_send_signal"],
+        ctypes.c_int(pidfd), ctypes.c_int(signal_number), None, ctypes.c_uint(0),
+    )  # fmt: skip
+    _check(result, "pidfd_send_signal")
+
+
+def new_network_namespace() -> int:
+    """Make an empty network namespace; returns the fd that keeps it alive.
+
+    Made by a short-lived thread of its own, since unshare(2) moves the thread that calls it.
+    """
+    result: list[int | OSError] = []
+
+    def make() -> None:
+        try:
+            unshare(abi.CLONE_NEWNET)
+            result.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
+        except OSError as error:
+            result.append(error)
+
+    thread = threading.Thread(target=make, name="new-network-namespace")
+    thread.start()
+    thread.join()
+    if isinstance(result[0], OSError):
+        raise result[0]
+    return result[0]
+
+
+def enter_network_namespace(fd: int) -> None:
+    """Move the calling thread, and only it, into the network namespace behind `fd`."""
+    setns(fd, abi.CLONE_NEWNET)

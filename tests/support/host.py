@@ -1,0 +1,131 @@
+"""What is on the host, so that a test can see what it left behind."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from runtime.session import Session, is_alive
+
+_SETTLE_S = 3.0
+
+
+@dataclass(frozen=True)
+class HostState:
+    """Everything that a box can leave behind, as sets of lines for people."""
+
+    mounts: frozenset[str]
+    cgroups: frozenset[str]
+    interfaces: frozenset[str]
+    namespaces: frozenset[str]
+    processes: frozenset[str]
+    folders: frozenset[str]
+    descriptors: frozenset[str]
+
+    @classmethod
+    def now(cls) -> Self:
+        return cls(
+            mounts=_mounts(),
+            cgroups=_cgroups(),
+            interfaces=frozenset(os.listdir("/sys/class/net")),
+            namespaces=_own_network_namespaces(),
+            processes=_children(),
+            folders=_instance_folders(),
+            descriptors=_descriptors(),
+        )
+
+    @classmethod
+    def settled(cls, before: HostState) -> Self:
+        """The state once nothing is left any more, or after a few seconds: the kernel and zombies
+        may need a moment."""
+        deadline = time.monotonic() + _SETTLE_S
+        while True:
+            after = cls.now()
+            if not after.not_in(before) or time.monotonic() > deadline:
+                return after
+            time.sleep(0.02)
+
+    def not_in(self, before: HostState) -> list[str]:
+        """What is here and was not before."""
+        return [
+            f"{kind}: {item}"
+            for kind in self.__dataclass_fields__
+            for item in sorted(getattr(self, kind) - getattr(before, kind))
+        ]
+
+
+def _mounts() -> frozenset[str]:
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return frozenset(line.split(" ", 4)[4] for line in lines)
+
+
+def _cgroups() -> frozenset[str]:
+    """Those of this process's session and of dead ones: other people's runs are their own."""
+    root = Path("/sys/fs/cgroup")
+    own = Session.current().identifier
+    found = set()
+    for folder in (root, *root.iterdir()):
+        for place in (folder / "steelyard", *folder.glob("*/steelyard")):
+            for path in place.glob("*/"):
+                session = path.name.split("-")[0]
+                if session == own or not is_alive(session):
+                    found.add(str(path))
+    return frozenset(found)
+
+
+def _own_network_namespaces() -> frozenset[str]:
+    """Those that a thread of this process is in, or that it holds open."""
+    found = set()
+    for task in Path("/proc/self/task").iterdir():
+        try:
+            found.add(os.readlink(task / "ns/net"))
+        except FileNotFoundError:
+            continue
+    return frozenset(found)
+
+
+def _children() -> frozenset[str]:
+    """Every process below this one."""
+    parents: dict[int, list[int]] = {}
+    names: dict[int, str] = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal():
+            continue
+        try:
+            status = (entry / "stat").read_text()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        name = status[status.index("(") : status.rindex(")") + 1]
+        pid, parent = int(entry.name), int(status.rsplit(") ", 1)[1].split()[1])
+        parents.setdefault(parent, []).append(pid)
+        names[pid] = f"{pid} {name}"
+    pending, found = [os.getpid()], set()
+    while pending:
+        for child in parents.get(pending.pop(), []):
+            found.add(names[child])
+            pending.append(child)
+    return frozenset(found)
+
+
+def _instance_folders() -> frozenset[str]:
+    """What lies below the folders of sessions, but for their locks."""
+    instances = Path(os.environ["STEELYARD_HOME"]) / "instances"
+    return frozenset(
+        str(path) for path in instances.glob("*/*") if path.name not in (".lock", ".rootfs")
+    )
+
+
+def _descriptors() -> frozenset[str]:
+    """Open file descriptors of this process, but for those that the interpreter opens by itself."""
+    found = set()
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            target = os.readlink(entry)
+        except FileNotFoundError:
+            continue
+        if not target.startswith(("/proc/", "anon_inode:[eventpoll]")):
+            found.add(f"{entry.name} -> {target}")
+    return frozenset(found)

@@ -1,0 +1,175 @@
+"""Sessions: alive while their process is, found when it is not."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from runtime.paths import cache_home, data_home, unescape_mountinfo
+from runtime.session import Session, dead_sessions, instances_directory, is_alive, remove_tree
+
+_PROGRAM = """
+import sys, time
+from pathlib import Path
+from runtime.session import Session
+session = Session(Path(sys.argv[1]))
+session.new_instance_directory("one")
+print(session.identifier, flush=True)
+time.sleep(1000)
+"""
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Iterator[Session]:
+    session = Session(tmp_path)
+    yield session
+    session.close()
+
+
+def test_a_session_is_a_locked_private_folder(session: Session, tmp_path: Path) -> None:
+    assert session.directory == tmp_path / "instances" / session.identifier
+    assert stat.S_IMODE(session.directory.stat().st_mode) == 0o700
+    assert len(session.identifier) == 12
+    int(session.identifier, 16)
+    with (session.directory / ".lock").open() as lock, pytest.raises(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def test_alive_and_then_closed(session: Session, tmp_path: Path) -> None:
+    assert is_alive(session.identifier, tmp_path)
+    assert is_alive(session.identifier, tmp_path / "another-home")
+    assert dead_sessions(tmp_path) == []
+    session.close()
+    assert not is_alive(session.identifier, tmp_path)
+    assert not is_alive(session.identifier, tmp_path / "another-home")
+    assert os.listdir(tmp_path / "instances") == []
+    session.close()  # again: nothing happens
+
+
+def test_looking_does_not_make_it_seem_alive_to_others(session: Session, tmp_path: Path) -> None:
+    dead = tmp_path / "instances" / "0123456789ab"
+    dead.mkdir()
+    (dead / ".lock").touch()
+    with (dead / ".lock").open() as other:  # another who looks this very moment
+        fcntl.flock(other, fcntl.LOCK_SH)
+        assert dead_sessions(tmp_path) == [dead]
+
+
+def test_a_killed_process_leaves_a_dead_session(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", _PROGRAM, tmp_path], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        identifier = process.stdout.readline().strip()
+        assert is_alive(identifier, tmp_path)
+        assert dead_sessions(tmp_path) == []
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    directory = tmp_path / "instances" / identifier
+    assert dead_sessions(tmp_path) == [directory]
+    assert not is_alive(identifier, tmp_path)
+    assert (directory / "one").is_dir()
+
+
+def test_a_forked_child_does_not_close_its_parents_session(session: Session) -> None:
+    pid = os.fork()
+    if pid == 0:
+        session.close()
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert (session.directory / ".lock").exists()
+
+
+def test_a_session_under_way_is_left_alone_and_one_never_finished_is_found(tmp_path: Path) -> None:
+    aside = tmp_path / "instances" / ".0123456789ab"
+    aside.mkdir(parents=True)
+    assert dead_sessions(tmp_path) == []
+    an_hour_ago = time.time() - 3600
+    os.utime(aside, (an_hour_ago, an_hour_ago))
+    assert dead_sessions(tmp_path) == [aside]
+
+
+def test_dead_sessions_come_oldest_first_and_nothing_else_does(tmp_path: Path) -> None:
+    instances = instances_directory(tmp_path)
+    assert dead_sessions(tmp_path) == []
+    instances.mkdir()
+    for age, name in ((10, "bbbbbbbbbbbb"), (20, "aaaaaaaaaaaa")):
+        (instances / name).mkdir()
+        os.utime(instances / name, (time.time() - age,) * 2)
+    (instances / "file").write_text("")
+    (instances / "link").symlink_to(tmp_path)
+    assert [path.name for path in dead_sessions(tmp_path)] == ["aaaaaaaaaaaa", "bbbbbbbbbbbb"]
+
+
+def test_names_are_not_used_twice(session: Session) -> None:
+    assert [session.next_name("x") for _ in range(3)] == ["x-1", "x-2", "x-3"]
+    session.new_instance_directory("x-1")
+    with pytest.raises(FileExistsError):
+        session.new_instance_directory("x-1")
+
+
+def test_closing_removes_instances_whatever_becomes_of_some(session: Session) -> None:
+    removed: list[str] = []
+
+    def fail() -> None:
+        removed.append("failed")
+        raise OSError("cannot")
+
+    session.on_close.update({fail, lambda: removed.append("other")})
+    with pytest.raises(OSError, match="cannot"):
+        session.close()
+    assert sorted(removed) == ["failed", "other"]
+    assert not session.directory.exists()
+    assert not is_alive(session.identifier)
+
+
+def test_current_is_one_a_process() -> None:
+    assert Session.current() is Session.current()
+
+
+def test_remove_tree(tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "kept").write_text("")
+    tree = tmp_path / "tree"
+    (tree / "work/work").mkdir(parents=True)
+    (tree / "link").symlink_to(outside)
+    (tree / "work/work").chmod(0)
+    remove_tree(tree)
+    assert not tree.exists()
+    assert (outside / "kept").exists()
+    remove_tree(tree)  # absent is fine
+
+
+@pytest.mark.parametrize(
+    ("variables", "data", "cache"),
+    [
+        ({"HOME": "/h"}, "/h/.local/share/steelyard", "/h/.cache/steelyard"),
+        ({"XDG_DATA_HOME": "/d", "XDG_CACHE_HOME": "/c"}, "/d/steelyard", "/c/steelyard"),
+        # The specification: relative ones are ignored.
+        ({"HOME": "/h", "XDG_DATA_HOME": "d"}, "/h/.local/share/steelyard", "/h/.cache/steelyard"),
+        ({"STEELYARD_HOME": "/s", "STEELYARD_CACHE": "/t", "XDG_DATA_HOME": "/d"}, "/s", "/t"),
+    ],
+)
+def test_homes(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], data: str, cache: str
+) -> None:
+    for name in ("HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME", "STEELYARD_HOME", "STEELYARD_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", "/h")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert (str(data_home()), str(cache_home())) == (data, cache)
+
+
+def test_unescape_mountinfo() -> None:
+    assert unescape_mountinfo("/a\\040b\\134040\\011ü") == "/a b\\040\tü"
