@@ -1,0 +1,1 @@
+"""Meters read counters and do no arithmetic beyond adding up; one concern each."""

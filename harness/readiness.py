@@ -1,0 +1,170 @@
+"""Waiting until a workload is usable: one definition for every arm.
+
+| kind     | ready when                                         | stamp                            |
+|----------|----------------------------------------------------|----------------------------------|
+| `exit`   | it ended with the wanted code, having printed what | the end, seen by the host        |
+|          | the pattern wants (if there is one)                |                                  |
+| `output` | what it printed so far matches the pattern         | arrival of the last piece needed |
+| `tcp`    | the prober's connection is accepted                | the prober's                     |
+| `http`   | the prober has the header with the wanted status   | the prober's                     |
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness.backend import Instance
+from harness.errors import HarnessError, ReadinessTimeoutError, UnexpectedExitError
+from harness.model import Milestone, Readiness, ReadinessKind
+
+if TYPE_CHECKING:
+    from harness.lab import Lab
+    from harness.prober import Probe
+
+_BODY_STEP_NS = 10_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What was seen when the workload became ready.
+
+    Attributes:
+        at_ns: When the condition first held (`time.monotonic_ns()`).
+        body: What was served to the prober, for `http`; None for the others, or if it broke off.
+    """
+
+    at_ns: int
+    body: bytes | None = None
+
+
+def wait_ready(
+    instance: Instance, readiness: Readiness, lab: Lab | None, deadline_ns: int
+) -> Ready:
+    """Drive an instance until its workload is ready, and stamp the milestone.
+
+    Args:
+        instance: Just launched.
+        readiness: The condition.
+        lab: Where the prober is; needed for `tcp` and `http`.
+        deadline_ns: Absolute, on the monotonic clock.
+
+    Raises:
+        ReadinessTimeoutError: The deadline came first.
+        UnexpectedExitError: The workload ended before, or otherwise than, it should.
+        LaunchFailedError: The box died before its workload started.
+        HarnessError: The condition cannot be seen: no address, no lab.
+    """
+    if readiness.needs_network:
+        ready = _wait_for_answer(instance, readiness, lab, deadline_ns)
+    elif readiness.kind is ReadinessKind.EXIT:
+        ready = _wait_for_exit(instance, readiness, deadline_ns)
+    else:
+        ready = _wait_for_output(instance, readiness, deadline_ns)
+    instance.milestones_ns[Milestone.READY] = ready.at_ns
+    return ready
+
+
+def _wait_for_exit(instance: Instance, readiness: Readiness, deadline_ns: int) -> Ready:
+    while instance.exit is None:
+        _require_time(instance, deadline_ns, "it has not ended")
+        instance.pump(deadline_ns)
+    if instance.exit.code != readiness.exit_code:
+        raise _unexpected(instance, f"it should end with code {readiness.exit_code}")
+    if readiness.output is not None and not _matches(instance, readiness.output):
+        raise _unexpected(instance, f"it should have printed /{readiness.output}/")
+    return Ready(instance.exit.at_ns)
+
+
+def _wait_for_output(instance: Instance, readiness: Readiness, deadline_ns: int) -> Ready:
+    pattern = readiness.output or ""
+    seen = 0
+    while True:
+        chunks = instance.output.chunks
+        if len(chunks) > seen:
+            if _matches(instance, pattern):
+                return Ready(_completing_stamp(chunks, seen, pattern))
+            seen = len(chunks)
+        if instance.exit is not None:
+            raise _unexpected(instance, f"it should have printed /{pattern}/")
+        _require_time(instance, deadline_ns, f"it has not printed /{pattern}/")
+        instance.pump(deadline_ns)
+
+
+def _completing_stamp(chunks: list[tuple[int, bytes]], seen: int, pattern: str) -> int:
+    """Stamp of the piece of output that completed the match; one pump may bring several."""
+    text = b"".join(data for _, data in chunks[:seen])
+    for at_ns, data in chunks[seen:]:
+        text += data
+        if re.search(pattern, text.decode(errors="replace"), re.MULTILINE):
+            return at_ns
+    return chunks[-1][0]
+
+
+def _wait_for_answer(
+    instance: Instance, readiness: Readiness, lab: Lab | None, deadline_ns: int
+) -> Ready:
+    if lab is None or instance.address is None:
+        message = f"readiness {readiness.kind} needs an address in the private network; it has none"
+        raise HarnessError(message)
+    probe = lab.probe(readiness, instance.address, deadline_ns)
+    try:
+        while not probe.finished:
+            if instance.exit is not None and probe.ready_at_ns is None:
+                raise _unexpected(instance, f"it should serve port {readiness.port}")
+            # After the deadline only the rest of an answer is waited for: in small steps.
+            patience_ns = time.monotonic_ns() + _BODY_STEP_NS
+            instance.pump(max(deadline_ns, patience_ns), probe.wake_fd)
+            _require_time(instance, deadline_ns, _seen(probe, readiness), probe)
+        if probe.ready_at_ns is None:
+            raise _timeout(instance, _seen(probe, readiness))
+        return Ready(probe.ready_at_ns, probe.body)
+    finally:
+        probe.close()
+
+
+def _seen(probe: Probe, readiness: Readiness) -> str:
+    return f"port {readiness.port} of {probe.address}: {probe.last_result}"
+
+
+def _matches(instance: Instance, pattern: str) -> bool:
+    text = instance.output.data.decode(errors="replace")
+    return re.search(pattern, text, re.MULTILINE) is not None
+
+
+def _require_time(
+    instance: Instance, deadline_ns: int, state: str, probe: Probe | None = None
+) -> None:
+    """Raise when the deadline has passed; an answer that is there already still counts."""
+    if time.monotonic_ns() >= deadline_ns and (probe is None or probe.ready_at_ns is None):
+        raise _timeout(instance, state)
+
+
+def _timeout(instance: Instance, state: str) -> ReadinessTimeoutError:
+    return ReadinessTimeoutError(
+        f"the workload was not ready in time; {state}", console=instance.console_tail()
+    )
+
+
+def _unexpected(instance: Instance, wanted: str) -> UnexpectedExitError:
+    """The error for a workload that ended when or how it should not; it names the end."""
+    assert instance.exit is not None
+    if instance.exit.signal is not None:
+        end = f"was ended by {signal_name(instance.exit.signal)}"
+    else:
+        end = f"ended with code {instance.exit.code}"
+    tail = instance.console_tail()
+    last_line = tail.strip().splitlines()[-1:]
+    said = f"; its last line: {last_line[0]}" if last_line else ""
+    return UnexpectedExitError(f"the workload {end}, {wanted}{said}", console=tail)
+
+
+def signal_name(number: int) -> str:
+    """`SIGKILL` for 9, and so on; `signal 60` for one without a name."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,394 @@
+"""A run on disk: `run.json` and `trials.jsonl` in a folder of its own.
+
+`run.json` holds a `RunInfo` and is replaced as a whole (written aside, flushed to the disk,
+renamed), so a reader finds the old or the new one and never half of either. `trials.jsonl` holds
+one `Trial` a line, appended and flushed as each trial ends, so a crash loses at most the trial
+under way, and a torn last line is what such a crash looks like: `read_run` leaves it out.
+
+The mapping between the dataclasses of `harness.model` and JSON is derived from their annotations:
+an enum is its value, a tuple an array, a mapping an object, a dataclass an object with its fields
+(where the annotation says `Any`, plain JSON values are meant, so a tuple there comes back a list).
+Everything is ASCII with escapes, so any `str`, also one that stands for undecodable bytes, comes
+back exactly, and no reader can meet half a character. Fields that this version does not know are
+ignored and fields that an older writer did not have take their defaults; what an old reader could
+*misread* raises `SCHEMA_VERSION`, and a newer schema is refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import enum
+import functools
+import json
+import os
+import secrets
+import tempfile
+import types
+import typing
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+from harness.errors import RecordError
+from harness.model import SCHEMA_VERSION, Run, RunInfo, Trial
+
+RUN_FILE = "run.json"
+TRIALS_FILE = "trials.jsonl"
+
+_T = TypeVar("_T")
+
+
+class RunWriter:
+    """Writes one run into its folder. Use it as a context manager, or call `close`.
+
+    Attributes:
+        directory: The run's folder; made, with its parents, if it is not there.
+
+    Raises:
+        RecordError: The folder cannot be made, or holds a run already: runs are never mixed.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
+            self._fd: int | None = os.open(directory / TRIALS_FILE, flags, 0o644)
+        except FileExistsError as error:
+            raise RecordError(
+                f"{directory} holds a run already; give another folder, runs are never mixed"
+            ) from error
+        except OSError as error:
+            raise _cannot("write", directory, error) from error
+
+    def __enter__(self) -> typing.Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def write_info(self, info: RunInfo) -> None:
+        """Replace `run.json` by `info`, atomically.
+
+        Raises:
+            RecordError: It cannot be written; the old one is still there.
+        """
+        text = json.dumps(_encoded(info), indent=1, allow_nan=False) + "\n"
+        write_atomically(self.directory / RUN_FILE, text.encode("ascii"))
+
+    def append(self, trial: Trial) -> None:
+        """Append one trial and see it on the disk before returning.
+
+        Raises:
+            RecordError: It cannot be written, or the writer is closed.
+        """
+        path = self.directory / TRIALS_FILE
+        if self._fd is None:
+            raise RecordError(f"{path}: the run is closed, no trial can be added to it")
+        text = json.dumps(_encoded(trial), separators=(",", ":"), allow_nan=False) + "\n"
+        data = text.encode("ascii")
+        try:
+            end = os.fstat(self._fd).st_size
+            try:
+                while data:  # write(2) may take less than it was given, on a full disk for one
+                    data = data[os.write(self._fd, data) :]
+                os.fdatasync(self._fd)
+            except OSError:
+                os.ftruncate(self._fd, end)  # half a line would spoil the next one
+                raise
+        except OSError as error:
+            raise _cannot("write", path, error) from error
+
+    def close(self) -> None:
+        """Give the file back. Idempotent."""
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+
+
+def read_run(directory: Path) -> Run:
+    """Read a run back, exactly as it was written.
+
+    A last line of `trials.jsonl` without its newline that is no JSON is the trace of a crash and is
+    left out; a run killed before its first trial has no trials.
+
+    Raises:
+        RecordError: No run is there, its schema is newer than this reader, or something in it is
+            not as it should be; the sentence names file, line and field.
+    """
+    path = directory / RUN_FILE
+    if not path.is_file():
+        raise RecordError(
+            f"{directory} is no run: it has no {RUN_FILE}; name a folder that `steelyard run` made"
+        )
+    document = _parsed(_content(path), str(path))
+    _refuse_newer(document, path)
+    info = _decoded(RunInfo, document, str(path))
+    trials_path = directory / TRIALS_FILE
+    content = _content(trials_path) if trials_path.exists() else b""
+    return Run(info=info, trials=tuple(_trials(content, trials_path)))
+
+
+def find_runs(root: Path) -> list[Path]:
+    """List the run folders directly below `root`, oldest first; `root` itself if it is one.
+
+    A missing `root` has no runs. The order is that of the folders' names: they start with the time.
+    """
+    if (root / RUN_FILE).is_file():
+        return [root]
+    if not root.is_dir():
+        return []
+    return sorted(entry for entry in root.iterdir() if (entry / RUN_FILE).is_file())
+
+
+def new_run_id(now: datetime) -> str:
+    """Name a run by UTC time and six random hexadecimal digits: `20261124T120335Z-1a2b3c`.
+
+    Args:
+        now: An aware datetime of any zone.
+    """
+    return f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Replace `path` by `data`: write aside, fsync(2), rename(2), fsync the folder.
+
+    Raises:
+        RecordError: It cannot be written; whatever was at `path` is still there.
+    """
+    aside: Path | None = None
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        aside = Path(name)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fchmod(file.fileno(), 0o644)  # mkstemp makes it 0600; a run is made to be shared
+            os.fsync(file.fileno())
+        aside.replace(path)
+        aside = None
+        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise _cannot("write", path, error) from error
+    finally:
+        if aside is not None:
+            with contextlib.suppress(OSError):
+                aside.unlink()
+
+
+def _trials(content: bytes, path: Path) -> typing.Iterator[Trial]:
+    """Yield the trials of `content`, leaving out a torn last line."""
+    *lines, last = content.split(b"\n")
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            where = f"{path}, line {number}"
+            yield _decoded(Trial, _parsed(line, where), where)
+    if last.strip():
+        # Every line is one JSON object in ASCII, so no proper beginning of one is valid JSON: what
+        # parses lacks only its newline and is whole.
+        where = f"{path}, line {len(lines) + 1}"
+        try:
+            document = _parsed(last, where)
+        except RecordError:
+            return
+        yield _decoded(Trial, document, where)
+
+
+def _refuse_newer(document: object, path: Path) -> None:
+    schema = document.get("schema") if isinstance(document, dict) else None
+    if isinstance(schema, int) and not isinstance(schema, bool) and schema > SCHEMA_VERSION:
+        raise RecordError(
+            f"{path} was written with schema {schema}, and this Steelyard reads up to schema "
+            f"{SCHEMA_VERSION}; read it with a newer Steelyard"
+        )
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise _cannot("read", path, error) from error
+
+
+def _cannot(verb: str, path: Path, error: OSError) -> RecordError:
+    return RecordError(f"cannot {verb} {path}: {error.strerror or error}")
+
+
+def _parsed(data: bytes, where: str) -> object:
+    """Parse strict JSON; `where` begins the sentence when it is none."""
+
+    def refuse(constant: str) -> object:
+        raise ValueError(f"{constant} is not JSON")
+
+    try:
+        return json.loads(data, parse_constant=refuse)
+    except json.JSONDecodeError as error:
+        line = f", line {error.lineno}" if ", line " not in where else ""
+        raise RecordError(f"{where}{line}, column {error.colno}: not JSON: {error.msg}") from error
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError too
+        raise RecordError(f"{where}: not JSON: {error}") from error
+
+
+# -- The mapping ----------------------------------------------------------------------------------
+
+
+class _ShapeError(Exception):
+    """A JSON value is not what an annotation asks for.
+
+    Attributes:
+        field: Where in the document, as `arms[0].disk[2].name`.
+        problem: What is wrong there.
+    """
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(field, problem)
+        self.field = field
+        self.problem = problem
+
+
+def _decoded(kind: type[_T], document: object, where: str) -> _T:
+    try:
+        return typing.cast("_T", _decode(kind, document, ""))
+    except _ShapeError as error:
+        raise RecordError(f"{where}: {error.field or 'the record'}: {error.problem}") from error
+
+
+def _encoded(value: object) -> object:
+    try:
+        return _encode(value, "")
+    except _ShapeError as error:
+        raise RecordError(
+            f"cannot record {type(value).__name__}: {error.field}: {error.problem}"
+        ) from error
+
+
+def _encode(value: object, field: str) -> object:
+    if isinstance(value, enum.Enum):
+        return value.value
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, float):
+        if value - value != 0:  # infinities and NaN: JSON has neither
+            raise _ShapeError(field, f"{value} has no JSON form")
+        return value
+    if dataclasses.is_dataclass(value):
+        return {
+            part.name: _encode(getattr(value, part.name), f"{field}.{part.name}".lstrip("."))
+            for part in dataclasses.fields(value)
+        }
+    if isinstance(value, Mapping):
+        if not all(isinstance(key, str) for key in value):
+            raise _ShapeError(field, "an object's keys must be strings")
+        return {
+            str(_encode(key, field)): _encode(entry, f"{field}.{key}")
+            for key, entry in value.items()
+        }
+    if isinstance(value, tuple | list):
+        return [_encode(entry, f"{field}[{place}]") for place, entry in enumerate(value)]
+    raise _ShapeError(field, f"{type(value).__name__} has no JSON form")
+
+
+_SCALARS: Mapping[type, tuple[type, ...]] = types.MappingProxyType(
+    {str: (str,), bool: (bool,), int: (int,), float: (float, int), type(None): (type(None),)}
+)
+"""What JSON may hold where an annotation names a scalar; `bool` is an `int` only to Python."""
+
+
+def _decode(kind: Any, value: object, field: str) -> object:
+    """Turn a JSON value into what the annotation `kind` asks for.
+
+    Raises:
+        _ShapeError: It is something else.
+    """
+    if kind is Any:
+        return value
+    if kind in _SCALARS:
+        fits = isinstance(value, _SCALARS[kind]) and (kind is bool or not isinstance(value, bool))
+        if not fits:
+            raise _ShapeError(field, f"{_named(value)} where {_wanted(kind)} should be")
+        return value
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return _decode_union(arguments, value, field)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise _ShapeError(field, f"{_named(value)} where an array should be")
+        return tuple(
+            _decode(arguments[0], entry, f"{field}[{place}]") for place, entry in enumerate(value)
+        )
+    if origin is Mapping:
+        return types.MappingProxyType(
+            {
+                _decode(arguments[0], key, field): _decode(arguments[1], entry, f"{field}.{key}")
+                for key, entry in _object(value, field).items()
+            }
+        )
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        return _decode_dataclass(kind, value, field)
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        try:
+            return kind(value)
+        except ValueError:
+            raise _ShapeError(
+                field, f"{_named(value)} is none of {', '.join(str(e.value) for e in kind)}"
+            ) from None
+    raise TypeError(f"records cannot hold {kind}")  # a new annotation in the model, not bad data
+
+
+def _decode_union(kinds: tuple[Any, ...], value: object, field: str) -> object:
+    problem: _ShapeError | None = None
+    for kind in kinds:
+        try:
+            return _decode(kind, value, field)
+        except _ShapeError as error:
+            problem = problem or error  # the first member is the main one, None comes last
+    assert problem is not None
+    raise problem
+
+
+def _decode_dataclass(kind: type, value: object, field: str) -> object:
+    document = _object(value, field)
+    arguments = {}
+    for name, (annotation, required) in _fields(kind).items():
+        inner = f"{field}.{name}".lstrip(".")
+        if name in document:
+            arguments[name] = _decode(annotation, document[name], inner)
+        elif required:
+            raise _ShapeError(inner, "is missing")
+    return kind(**arguments)
+
+
+@functools.cache
+def _fields(kind: type) -> dict[str, tuple[Any, bool]]:
+    """Name, annotation, and whether a record must have it, of each field of a dataclass."""
+    hints = typing.get_type_hints(kind)
+    return {
+        part.name: (
+            hints[part.name],
+            part.default is dataclasses.MISSING and part.default_factory is dataclasses.MISSING,
+        )
+        for part in dataclasses.fields(kind)
+    }
+
+
+def _object(value: object, field: str) -> dict[str, object]:
+    if not isinstance(value, dict):
+        raise _ShapeError(field, f"{_named(value)} where an object should be")
+    return value
+
+
+def _named(value: object) -> str:
+    """Say what a JSON value is, short enough for a sentence."""
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _wanted(kind: type) -> str:
+    names = {str: "a string", bool: "true or false", int: "an integer", float: "a number"}
+    return names.get(kind, "null")

@@ -1,0 +1,159 @@
+"""The shape of a scenario file, as pydantic models.
+
+Imported by `harness.scenario` when a file is read, and by nothing else: pydantic costs 190 ms.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from harness.model import ReadinessKind
+from harness.quantities import parse_duration, parse_size
+from harness.words import did_you_mean
+
+DEFAULT_TIMEOUT = "60s"
+
+_TYPES = {
+    "string_type": "a string",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "list_type": "a list",
+    "dict_type": "a table",
+    "model_type": "a table",
+}
+
+
+def _size(value: Any) -> int:
+    if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+        return value
+    if isinstance(value, str):
+        return parse_size(value)
+    message = f"should be a size like '256M', is {value!r}"
+    raise ValueError(message)
+
+
+def _absolute(value: str) -> str:
+    if not value.startswith("/"):
+        message = f"{value!r} is not an absolute path; begin it with /"
+        raise ValueError(message)
+    return value
+
+
+def _without_space(value: str) -> str:
+    if any(character <= " " for character in value):
+        message = f"{value!r} holds a space or a control character; write it as %20 and the like"
+        raise ValueError(message)
+    return value
+
+
+def _pattern(value: str) -> str:
+    try:
+        re.compile(value)
+    except re.error as error:
+        message = f"{value!r} is not a regular expression: {error}"
+        raise ValueError(message) from error
+    return value
+
+
+def _kind(value: str) -> str:
+    names = [kind.value for kind in ReadinessKind]
+    if value not in names:
+        message = f"no readiness is called {value!r}; {did_you_mean(value, names)}"
+        raise ValueError(message)
+    return value
+
+
+_Text = Annotated[str, Field(min_length=1)]
+_AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class WorkloadTable(_Table):
+    """`[workload]`."""
+
+    command: list[_Text] = Field(default_factory=list)
+    environment: dict[str, str] = Field(default_factory=dict)
+    user: _Text | None = None
+    working_directory: _AbsolutePath | None = None
+
+
+class ReadinessTable(_Table):
+    """`[readiness]`; which key goes with which kind is checked by `harness.scenario`."""
+
+    kind: Annotated[str, AfterValidator(_kind)]
+    output: Annotated[_Text, AfterValidator(_pattern)] | None = None
+    exit_code: Annotated[int, Field(ge=0, le=255)] = 0
+    port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    path: Annotated[_AbsolutePath, AfterValidator(_without_space)] = "/"
+    status: Annotated[int, Field(ge=100, le=599)] = 200
+
+
+class LimitsTable(_Table):
+    """`[limits]`."""
+
+    memory: Annotated[Any, AfterValidator(_size)] = None
+    cpus: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    pids: Annotated[int, Field(ge=1)] | None = None
+
+
+class ArmTable(BaseModel):
+    """`[arms.NAME]`: all keys but `backend` are the backend's options."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    backend: _Text
+
+
+class ScenarioFile(_Table):
+    """The whole file."""
+
+    question: _Text
+    image: _Text
+    timeout: Annotated[str, AfterValidator(parse_duration)] = Field(
+        default=DEFAULT_TIMEOUT, validate_default=True
+    )
+    arms: dict[str, ArmTable]
+    workload: WorkloadTable = Field(default_factory=WorkloadTable)
+    readiness: ReadinessTable
+    limits: LimitsTable = Field(default_factory=LimitsTable)
+
+
+_TABLES: Mapping[tuple[str | int, ...], type[BaseModel]] = {
+    (): ScenarioFile,
+    ("workload",): WorkloadTable,
+    ("readiness",): ReadinessTable,
+    ("limits",): LimitsTable,
+}
+
+
+def problems_of(error: ValidationError) -> list[tuple[tuple[str | int, ...], str]]:
+    """Pydantic's errors in our words: (field, what is wrong and what to do)."""
+    return [_told(item) for item in error.errors(include_url=False)]
+
+
+def _told(item: Mapping[str, Any]) -> tuple[tuple[str | int, ...], str]:
+    field: tuple[str | int, ...] = item["loc"]
+    kind, value = item["type"], item["input"]
+    if kind == "missing":
+        return field, "is missing; add it"
+    if kind == "extra_forbidden":
+        return field, f"unknown key; {did_you_mean(str(field[-1]), _keys(field[:-1]))}"
+    if kind in _TYPES:
+        return field, f"should be {_TYPES[kind]}, is {value!r}"
+    if kind == "value_error":
+        return field, str(item["ctx"]["error"])
+    if kind == "string_too_short":
+        return field, "is empty; write something"
+    what = item["msg"].removeprefix("Input ").rstrip(".")
+    return field, f"{what}, is {value!r}"
+
+
+def _keys(table: tuple[str | int, ...]) -> Sequence[str]:
+    return tuple(_TABLES[table].model_fields)

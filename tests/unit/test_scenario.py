@@ -1,0 +1,295 @@
+"""Scenario files: what a good one means, and every way a bad one is told."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.errors import ScenarioError
+from harness.model import Arm, Limits, Readiness, ReadinessKind
+from harness.quantities import format_duration, parse_duration, parse_size
+from harness.scenario import (
+    find_scenario,
+    load_scenario,
+    parse_scenario,
+    select_arms,
+    shipped_scenarios,
+)
+from harness.toml_lines import KeyLines
+
+GOOD = """
+question = "Why?"
+image = "busybox"
+timeout = "1.5s"
+arms = ["process", "container"]
+
+[workload]
+command = ["echo", "hello"]
+environment = { A = "b" }
+user = "1000:1000"
+working_directory = "/tmp"
+
+[readiness]
+kind = "exit"
+exit_code = 3
+output = "hello"
+
+[limits]
+memory = "256M"
+cpus = 1
+pids = 10
+"""
+
+
+def problems(source: str, name: str = "good.toml") -> list[str]:
+    with pytest.raises(ScenarioError) as caught:
+        parse_scenario(source, Path(name))
+    return list(caught.value.problems)
+
+
+def test_a_good_file_says_what_it_means() -> None:
+    scenario = parse_scenario(GOOD, Path("somewhere/good.toml"))
+    assert scenario.name == "good"
+    assert scenario.question == "Why?"
+    assert scenario.timeout_ns == 1_500_000_000
+    assert scenario.workload.command == ("echo", "hello")
+    assert scenario.workload.environment == {"A": "b"}
+    assert scenario.workload.user == "1000:1000"
+    assert scenario.workload.working_directory == "/tmp"
+    assert scenario.readiness == Readiness(ReadinessKind.EXIT, output="hello", exit_code=3)
+    assert scenario.limits == Limits(256 << 20, 1.0, 10)
+    assert scenario.arms == (Arm("process", "process"), Arm("container", "container"))
+    assert scenario.source == GOOD
+    assert scenario.path == "somewhere/good.toml"
+
+
+def test_arms_as_tables_carry_options_and_default_to_the_backend_of_their_name() -> None:
+    source = GOOD.replace('arms = ["process", "container"]', "") + (
+        "[arms.container]\nsize = 3\n[arms.other]\nbackend = 'fake'\nwork_ms = 1.5\n"
+    )
+    assert parse_scenario(source, Path("a.toml")).arms == (
+        Arm("container", "container", {"size": 3}),
+        Arm("other", "fake", {"work_ms": 1.5}),
+    )
+
+
+def test_the_shipped_scenarios_are_good_and_have_all_four_arms() -> None:
+    scenarios = {path.stem: load_scenario(path) for path in shipped_scenarios()}
+    assert {"hello", "python-http"} <= scenarios.keys()
+    for scenario in (scenarios["hello"], scenarios["python-http"]):
+        assert [arm.backend for arm in scenario.arms] == [
+            "process", "container", "vm-micro", "vm-classic",
+        ]  # fmt: skip
+        assert scenario.limits.memory_bytes
+        assert scenario.question.endswith("?")
+
+
+def test_every_error_of_a_file_is_told_at_once_with_line_and_field() -> None:
+    source = """\
+question = ""
+imag = "busybox"
+timeout = "30"
+arms = ["process", "contaner", "process", 3]
+
+[workload]
+command = "echo hello"
+environment = { A = 1 }
+
+[readiness]
+kind = "http"
+exit_code = 3
+path = "index.html"
+
+[limits]
+memory = "256MB"
+cpus = 0
+pid = 3
+"""
+    told = problems(source, "bad.toml")
+    expected = [
+        ("bad.toml:1: image: is missing", "add it"),
+        ("bad.toml:1: question: is empty", "write something"),
+        ("bad.toml:2: imag: unknown key", "did you mean 'image'?"),
+        ("bad.toml:3: timeout: '30' is not a duration", "unit"),
+        ("bad.toml:4: arms.2: the arm 'process' comes twice", "once"),
+        ("bad.toml:4: arms.3: should be the name of a backend, is 3", ""),
+        ("bad.toml:4: arms.contaner: no backend is called 'contaner'", "mean 'container'?"),
+        ("bad.toml:7: workload.command: should be a list, is 'echo hello'", ""),
+        ("bad.toml:8: workload.environment.A: should be a string, is 1", ""),
+        ("bad.toml:10: readiness.port: is missing", "'http' needs it"),
+        ("bad.toml:12: readiness.exit_code: does nothing for readiness 'http'", "take it out"),
+        ("bad.toml:13: readiness.path: 'index.html' is not an absolute path", "/"),
+        ("bad.toml:16: limits.memory: '256MB' is ambiguous", "256MiB"),
+        ("bad.toml:17: limits.cpus: should be greater than 0, is 0", ""),
+        ("bad.toml:18: limits.pid: unknown key", "did you mean 'pids'?"),
+    ]
+    assert len(told) == len(expected)
+    for line, (beginning, remedy) in zip(told, expected, strict=True):
+        assert line.startswith(beginning)
+        assert remedy in line
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "where", "what"),
+    [
+        ('kind = "exit"', 'kind = "htpp"', "14: readiness.kind", "did you mean 'http'?"),
+        ('kind = "exit"', "", "13: readiness.kind", "is missing"),
+        ('output = "hello"', 'output = "("', "16: readiness.output", "not a regular expression"),
+        ("exit_code = 3", "exit_code = 300", "15: readiness.exit_code", "is 300"),
+        ("exit_code = 3", "exit_code = true", "15: readiness.exit_code", "should be"),
+        ('"/tmp"', '"tmp"', "11: workload.working_directory", "absolute"),
+        ('"256M"', "0", "19: limits.memory", "is 0"),
+        ('"256M"', '"lots"', "19: limits.memory", "not a size"),
+        ("cpus = 1", "cpus = inf", "20: limits.cpus", "is inf"),
+        ("pids = 10", "pids = 1.5", "21: limits.pids", "whole number"),
+        ('arms = ["process", "container"]', "arms = []", "5: arms", "holds no arm"),
+        ('arms = ["process", "container"]', "arms = 3", "5: arms", "should be a table"),
+        ('arms = ["process", "container"]', "", "1: arms", "is missing"),
+        ("[workload]", "[workloads]", "7: workloads", "did you mean 'workload'?"),
+    ],
+)
+def test_each_mistake_is_told_where_it_is(old: str, new: str, where: str, what: str) -> None:
+    assert old in GOOD
+    told = problems(GOOD.replace(old, new, 1))
+    assert any(line.startswith(f"good.toml:{where}") and what in line for line in told), told
+
+
+@pytest.mark.parametrize(
+    ("source", "line"), [("a = [1,\n", 1), ("x\n", 1), ('a = 1\nb = "', 2), ("a = 1\na = 2\n", 2)]
+)
+def test_what_is_not_toml_is_told_with_its_line(source: str, line: int) -> None:
+    (told,) = problems(source)
+    assert re.match(rf"good\.toml:{line}: not TOML: ", told), told
+
+
+def test_a_file_name_that_cannot_name_a_scenario() -> None:
+    (told,) = problems(GOOD, "Not Good.toml")
+    assert "file's name" in told
+
+
+def test_a_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
+    with pytest.raises(ScenarioError, match="no such file or directory"):
+        load_scenario(tmp_path / "absent.toml")
+    (tmp_path / "latin.toml").write_bytes(b'question = "\xe9"\n')
+    with pytest.raises(ScenarioError, match="not UTF-8"):
+        load_scenario(tmp_path / "latin.toml")
+
+
+def test_a_scenario_is_found_by_name_here_and_among_the_shipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_scenario("hello").name == "hello.toml"
+    (tmp_path / "scenarios").mkdir()
+    (tmp_path / "scenarios/hello.toml").write_text(GOOD)
+    assert find_scenario("hello") == Path("scenarios/hello.toml")
+    with pytest.raises(ScenarioError, match="did you mean 'hello'"):
+        find_scenario("helo")
+    with pytest.raises(ScenarioError, match="check the path"):
+        find_scenario("./hello.toml")
+
+
+def test_arms_are_selected_and_defined_on_the_command_line() -> None:
+    scenario = parse_scenario(GOOD, Path("good.toml"))
+    chosen = select_arms(scenario, ["container", "a=fake,work_ms=1.5,output=hi", "vm-micro"])
+    assert chosen.arms == (
+        Arm("container", "container"),
+        Arm("a", "fake", {"work_ms": 1.5, "output": "hi"}),
+        Arm("vm-micro", "vm-micro"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("choices", "what"),
+    [
+        (["contain"], "did you mean 'container'"),
+        (["a=nothing"], "no arm or backend is called 'nothing'"),
+        (["a=fake,x"], "OPTION=VALUE"),
+        (["A B=fake"], "cannot name an arm"),
+        (["fake", "fake"], "there already"),
+    ],
+)
+def test_arms_that_mean_nothing_are_refused(choices: list[str], what: str) -> None:
+    scenario = parse_scenario(GOOD, Path("good.toml"))
+    with pytest.raises(ScenarioError, match=re.escape(what)):
+        select_arms(scenario, choices)
+
+
+def test_lines_are_found_through_every_kind_of_toml() -> None:
+    source = '''# a comment with key = 1
+a = 1
+"quoted key" = """
+b = 2 # not a key
+[c]   # not a table
+"""
+d.e.f = [
+  1, # ]
+  "]", [2,
+  3],
+]
+lit = '\\'
+raw = \'\'\'
+x = 1\'\'\'
+[ table . sub ]
+g = { h = 1, i = [2] }
+[[many]]
+j = 1
+[[many]]
+j = 2
+[many.below]
+k = 3
+'''
+    lines = KeyLines(source)
+    found = {
+        path: lines.find(path)
+        for path in [
+            ("a",), ("quoted key",), ("d", "e", "f"), ("lit",), ("raw",), ("table", "sub"),
+            ("table", "sub", "g"), ("table", "sub", "g", "h"), ("many",), ("many", 0, "j"),
+            ("many", 1, "j"), ("many", 1, "below", "k"), ("absent",),
+        ]
+    }  # fmt: skip
+    assert list(found.values()) == [2, 3, 7, 12, 13, 15, 16, 16, 17, 18, 20, 22, 1]
+
+
+@given(st.integers(1, 10**6), st.sampled_from(["", "K", "m", "Gi", "TiB"]))
+def test_sizes_are_binary(number: int, unit: str) -> None:
+    if unit and unit[-1] in "iI":
+        unit += "B"
+    exponent = " KMGT".index(unit[:1].upper()) if unit else 0
+    assert parse_size(f"{number}{unit}") == number * 1024**exponent
+
+
+@pytest.mark.parametrize("text", ["", "M", "-1", "1 2", "1X", "0", "5MB", "1iB", "1e3"])
+def test_what_is_no_size_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"size|ambiguous|nothing"):
+        parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "ns"), [("500ms", 5e8), ("1.5m", 9e10), ("2h", 7.2e12), ("7us", 7e3), ("3 s", 3e9)]
+)
+def test_durations(text: str, ns: float) -> None:
+    assert parse_duration(text) == ns
+
+
+@pytest.mark.parametrize("text", ["", "5", "0s", "s", "-1s", "1 day", "1.s"])
+def test_what_is_no_duration_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"duration|nothing"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("ns", "text"),
+    [
+        (950, "1 us"),
+        (12_340_000, "12.3 ms"),
+        (4_210_000_000, "4.21 s"),
+        (200 * 10**9, "3 min 20 s"),
+    ],
+)
+def test_durations_for_people(ns: int, text: str) -> None:
+    assert format_duration(ns) == text
