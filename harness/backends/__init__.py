@@ -1,0 +1,36 @@
+"""The backends by name. Each is imported when it is first asked for: together they are heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from types import MappingProxyType
+from typing import cast
+
+from harness.backend import Backend
+from harness.errors import HarnessError
+
+BACKENDS: Mapping[str, str] = MappingProxyType(
+    {
+        "process": "harness.backends.process:ProcessBackend",
+        "container": "harness.backends.container:ContainerBackend",
+        "vm-micro": "harness.backends.vm:MicroBackend",
+        "vm-classic": "harness.backends.vm:ClassicBackend",
+        "fake": "harness.backends.fake:FakeBackend",
+    }
+)
+"""Name, as scenario files and `--arm` spell it -> `module:class`."""
+
+
+def get_backend(name: str) -> Backend:
+    """The backend called `name`.
+
+    Raises:
+        HarnessError: There is none.
+    """
+    try:
+        module, _, attribute = BACKENDS[name].partition(":")
+    except KeyError:
+        message = f"no backend is called {name!r}; there are: {', '.join(BACKENDS)}"
+        raise HarnessError(message) from None
+    return cast("Backend", getattr(import_module(module), attribute)())

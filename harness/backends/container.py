@@ -1,0 +1,316 @@
+"""The backend `container`: Steelyard's own runtime, through its public interface alone."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import runtime
+from harness.backend import Availability, Backend, Exit, Output, PreparedArm, Progress
+from harness.errors import BackendUnavailableError, LaunchFailedError, PrepareError
+from harness.meters.disk import measure
+from harness.model import (
+    Arm,
+    Diagnostic,
+    DiagnosticCode,
+    DiskPart,
+    Milestone,
+    Scenario,
+    Sharing,
+)
+
+if TYPE_CHECKING:
+    from harness.lab import Lab, Lease
+
+_READ_BYTES = 65536
+_TAIL_LINES = 20
+
+
+class ContainerInstance:
+    """One container of the runtime, driven by the descriptors it has: its output and its pidfd.
+
+    Implements `harness.backend.Instance`.
+    """
+
+    def __init__(
+        self, container: runtime.Container, output_fd: int, address: str | None, owner: _LaunchedArm
+    ) -> None:
+        launched = container.launched
+        self.milestones_ns: dict[Milestone, int] = {
+            Milestone.REQUESTED: owner.requested_ns,
+            Milestone.ISOLATED: launched.isolated_ns,
+            Milestone.STARTED: launched.started_ns,
+        }
+        self.output = Output()
+        self.exit: Exit | None = None
+        self.address = address
+        self.diagnostics: list[Diagnostic] = []
+        self._container = container
+        self._output_fd = output_fd
+        self._owner = owner
+        self._lease = owner.take_lease()
+
+    def pump(self, deadline_ns: int, wake_fd: int | None = None) -> None:
+        """See `harness.backend.Instance.pump`."""
+        poll = select.poll()
+        if self._output_fd >= 0:
+            poll.register(self._output_fd, select.POLLIN)
+        if self.exit is None:
+            poll.register(self._container.pidfd, select.POLLIN)
+        if wake_fd is not None:
+            poll.register(wake_fd, select.POLLIN)
+        # Rounded up: a poll that gives up some microseconds early would make callers spin.
+        left_ms = -(-max(0, deadline_ns - time.monotonic_ns()) // 1_000_000)
+        ready = {fd for fd, _ in poll.poll(left_ms)}
+        now = time.monotonic_ns()
+        if self._output_fd in ready:
+            self._read_output(now)
+        if self._container.pidfd in ready and self.exit is None:
+            self._take_exit(now)
+
+    def _read_output(self, now: int) -> bool:
+        """Take in what is there; False when there was nothing, or the stream has ended."""
+        try:
+            data = os.read(self._output_fd, _READ_BYTES)
+        except BlockingIOError:
+            return False
+        if data:
+            self.output.append(data, now)
+            return True
+        os.close(self._output_fd)
+        self._output_fd = -1
+        return False
+
+    def _take_exit(self, now: int) -> None:
+        status = self._container.wait()
+        assert status is not None
+        # What was written before the end belongs to it, and would otherwise be lost.
+        while self._output_fd >= 0 and self._read_output(now):
+            pass
+        self.exit = Exit(status.code, status.signal, now)
+
+    def disk_parts(self) -> tuple[DiskPart, ...]:
+        """The writable layer with all that overlay needs beside it, if there is one."""
+        directory = self._container.directory
+        if directory is None:
+            return ()
+        return (measure(directory, "writable layer", Sharing.EXCLUSIVE),)
+
+    def stop(self, timeout_ns: int) -> None:
+        """SIGKILL to the whole pid namespace: nothing of a measured box needs a farewell."""
+        del timeout_ns  # the kernel does not keep us waiting
+        if Milestone.STOPPED in self.milestones_ns:
+            return
+        status = self._container.kill()
+        now = time.monotonic_ns()
+        self.milestones_ns[Milestone.STOPPED] = now
+        if self.exit is None:
+            while self._output_fd >= 0 and self._read_output(now):
+                pass
+            self.exit = Exit(status.code, status.signal, status.at_ns)
+
+    def remove(self) -> None:
+        """Writable layer, cgroup and network gone."""
+        if Milestone.REMOVED in self.milestones_ns:
+            return
+        self._container.remove()
+        if self._output_fd >= 0:
+            os.close(self._output_fd)
+            self._output_fd = -1
+        if self._lease is not None:
+            self._owner.release(self._lease)
+        self.milestones_ns[Milestone.REMOVED] = time.monotonic_ns()
+
+    def console_tail(self) -> str:
+        """The last lines that the workload printed."""
+        lines = self.output.data.decode(errors="replace").splitlines()
+        return "\n".join(lines[-_TAIL_LINES:])
+
+
+class _LaunchedArm:
+    """What the arms `container` and `process` have in common: spec in, instance out."""
+
+    def __init__(self, scenario: Scenario, lab: Lab | None, image: runtime.Image) -> None:
+        self.scenario = scenario
+        self.lab = lab
+        self.image = image
+        self.requested_ns = 0
+        self.facts: Mapping[str, str] = {}
+        self.diagnostics: tuple[Diagnostic, ...] = ()
+        self._lease: Lease | None = None
+        self._network_fd: int | None = None
+
+    def spec(self, stdio: tuple[int, int, int]) -> runtime.ContainerSpec:
+        """The instance to launch next."""
+        raise NotImplementedError
+
+    def address(self) -> str | None:
+        """Where the instance that is launched next can be reached."""
+        return self._lease.address if self._lease else None
+
+    def launch(self, name: str) -> ContainerInstance:
+        """See `harness.backend.PreparedArm.launch`."""
+        # The pipe is the harness's own, as a VM's control channels are: made before t0.
+        output_fd, write_fd = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(output_fd, False)
+        null_fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self.requested_ns = time.monotonic_ns()
+        try:
+            self.connect()
+            container = runtime.launch_container(
+                self.spec((null_fd, write_fd, write_fd)), name=name
+            )
+        except (runtime.ContainerError, OSError) as error:
+            os.close(output_fd)
+            if (lease := self.take_lease()) is not None:
+                self.release(lease)
+            raise LaunchFailedError(str(error)) from error
+        finally:
+            os.close(write_fd)
+            os.close(null_fd)
+            self._close_network_fd()
+        return ContainerInstance(container, output_fd, self.address(), self)
+
+    def connect(self) -> None:
+        """Give the next instance its network, where the scenario needs one."""
+
+    def take_lease(self) -> Lease | None:
+        """Hand the lease of the instance just launched to its owner."""
+        lease, self._lease = self._lease, None
+        return lease
+
+    def release(self, lease: Lease) -> None:
+        """Give an instance's place in the lab back."""
+        assert self.lab is not None
+        self.lab.release(lease)
+
+    def _close_network_fd(self) -> None:
+        if self._network_fd is not None:
+            os.close(self._network_fd)
+            self._network_fd = None
+
+    def disk_parts(self) -> tuple[DiskPart, ...]:
+        """The image's layers, shared by every container above them."""
+        return tuple(measure(layer.path, "layer", Sharing.SHARED) for layer in self.image.layers)
+
+    def close(self) -> None:
+        """Nothing is kept for the run."""
+
+
+class _ContainerArm(_LaunchedArm):
+    def __init__(
+        self, scenario: Scenario, lab: Lab | None, image: runtime.Image, store: runtime.ImageStore
+    ) -> None:
+        super().__init__(scenario, lab, image)
+        self.template = image_spec(scenario, image, store)
+        self._lease_of_image = store.lease(image)
+        self._lease_of_image.__enter__()
+
+    def connect(self) -> None:
+        if self.lab is not None:
+            self._lease = self.lab.lease()
+            self._network_fd = self.lab.attach_container(self._lease)
+
+    def spec(self, stdio: tuple[int, int, int]) -> runtime.ContainerSpec:
+        from dataclasses import replace
+
+        network = runtime.NetworkSpec()
+        if self._network_fd is not None:
+            network = runtime.NetworkSpec("join", self._network_fd)
+        return replace(self.template, stdio=stdio, network=network)
+
+    def close(self) -> None:
+        self._lease_of_image.__exit__(None, None, None)
+
+
+class ContainerBackend:
+    """Six namespaces, an overlay and a cgroup an instance."""
+
+    name = "container"
+
+    def availability(self) -> Availability:
+        """Launch the smallest container there is and see."""
+        found = runtime.probe_features()
+        if not found.mount_namespaces:
+            return Availability(False, "this user may not make namespaces", "run as root")
+        if not found.overlay:
+            return Availability(
+                False, "this kernel has no overlay filesystem", "load the module: modprobe overlay"
+            )
+        launcher = runtime.default_launcher()
+        layout = runtime.find_layout().name
+        return Availability(True, f"{launcher} launcher, overlay, cgroups: {layout}")
+
+    def prepare(
+        self, scenario: Scenario, arm: Arm, lab: Lab | None, progress: Progress
+    ) -> PreparedArm:
+        """See `harness.backend.Backend.prepare`."""
+        del arm
+        require_usable(self)
+        image, store = prepare_image(scenario, progress)
+        prepared = _ContainerArm(scenario, lab, image, store)
+        plan = runtime.plan_container(prepared.template)
+        launcher = runtime.default_launcher()
+        prepared.facts = MappingProxyType(
+            {
+                "image": image.digest,
+                "launcher": launcher,
+                "cgroups": runtime.find_layout().name,
+                "plan_sha256": plan.sha256(),
+                "plan_steps": str(len(plan.steps)),
+            }
+        )
+        if launcher != "native":
+            prepared.diagnostics = (Diagnostic(DiagnosticCode.NO_NATIVE_LAUNCH),)
+        return prepared
+
+
+def require_usable(backend: Backend) -> None:
+    """Raise BackendUnavailableError if the backend cannot work here."""
+    verdict = backend.availability()
+    if not verdict.usable:
+        raise BackendUnavailableError(backend.name, verdict.reason, verdict.remedy)
+
+
+def prepare_image(
+    scenario: Scenario, progress: Progress
+) -> tuple[runtime.Image, runtime.ImageStore]:
+    """The scenario's image from the store, made first where it comes with Steelyard.
+
+    Raises:
+        PrepareError: There is no such image, or it cannot be made.
+    """
+    store = runtime.ImageStore.default()
+    try:
+        return runtime.ensure_image(store, scenario.image, progress), store
+    except runtime.ContainerError as error:
+        raise PrepareError(str(error)) from error
+
+
+def image_spec(
+    scenario: Scenario,
+    image: runtime.Image,
+    store: runtime.ImageStore,
+    directory_root: str | None = None,
+) -> runtime.ContainerSpec:
+    """The scenario's workload on its image, as the runtime wants it."""
+    workload, limits = scenario.workload, scenario.limits
+    try:
+        return runtime.spec_for_image(
+            image,
+            store,
+            command=workload.command,
+            # A scenario states its command completely, so that every arm runs the same argv.
+            entrypoint=() if workload.command else None,
+            environment=workload.environment,
+            user=workload.user,
+            working_directory=workload.working_directory,
+            limits=runtime.ResourceLimits(limits.memory_bytes, limits.cpus, limits.pids),
+            directory_root=directory_root,
+        )
+    except runtime.ContainerError as error:
+        raise PrepareError(f"scenario {scenario.name}: {error}") from error

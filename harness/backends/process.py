@@ -1,0 +1,116 @@
+"""The backend `process`: the image's rootfs by chroot, no namespaces, no limits: the floor.
+
+The same launch loop as a container's, with almost nothing in it, so that the difference between the
+two arms is the isolation and not the tool. The rootfs is a private copy, since a chrooted workload
+would write into the layers themselves; it is made once for the run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import runtime
+from harness.backend import Availability, PreparedArm, Progress
+from harness.backends.container import _LaunchedArm, image_spec, prepare_image, require_usable
+from harness.errors import PrepareError
+from harness.meters.disk import measure
+from harness.model import Arm, Diagnostic, DiagnosticCode, DiskPart, Scenario, Sharing
+
+if TYPE_CHECKING:
+    from harness.lab import Lab
+
+_DEVICES = {"null": (1, 3), "zero": (1, 5), "random": (1, 8), "urandom": (1, 9)}
+
+
+class _ProcessArm(_LaunchedArm):
+    def __init__(
+        self,
+        scenario: Scenario,
+        lab: Lab | None,
+        image: runtime.Image,
+        rootfs: Path,
+        template: runtime.ContainerSpec,
+    ) -> None:
+        super().__init__(scenario, lab, image)
+        self.rootfs = rootfs
+        self.template = template
+
+    def spec(self, stdio: tuple[int, int, int]) -> runtime.ContainerSpec:
+        network = runtime.NetworkSpec("host")
+        if self.lab is not None:
+            # No namespace of its own: it runs in the lab's, next to the prober.
+            network = runtime.NetworkSpec("join", self.lab.namespace_fd)
+        return replace(self.template, stdio=stdio, network=network)
+
+    def address(self) -> str | None:
+        return None if self.lab is None else self.lab.gateway
+
+    def disk_parts(self) -> tuple[DiskPart, ...]:
+        return (measure(self.rootfs, "rootfs copy", Sharing.SHARED),)
+
+    def close(self) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            runtime.remove_tree(self.rootfs)
+
+
+class ProcessBackend:
+    """A plain process of the host with another root folder."""
+
+    name = "process"
+
+    def availability(self) -> Availability:
+        """chroot(2) needs CAP_SYS_CHROOT; a new process that may do it can also make devices."""
+        if not runtime.probe_features().effective_capabilities >> 18 & 1:
+            return Availability(False, "this user may not chroot", "run as root")
+        return Availability(True, f"chroot, {runtime.default_launcher()} launcher")
+
+    def prepare(
+        self, scenario: Scenario, arm: Arm, lab: Lab | None, progress: Progress
+    ) -> PreparedArm:
+        """See `harness.backend.Backend.prepare`."""
+        del arm
+        require_usable(self)
+        image, store = prepare_image(scenario, progress)
+        session = runtime.Session.current()
+        rootfs = session.directory / session.next_name("process-rootfs")
+        progress("copying the rootfs")
+        try:
+            store.flatten(image, rootfs)
+            _make_devices(rootfs / "dev")
+        except (OSError, runtime.ContainerError) as error:
+            runtime.remove_tree(rootfs)
+            raise PrepareError(f"cannot copy image {image.reference}: {error}") from error
+        template = replace(
+            image_spec(scenario, image, store, directory_root=os.fspath(rootfs)),
+            namespaces=frozenset(),
+            limits=runtime.ResourceLimits(),
+        )
+        prepared = _ProcessArm(scenario, lab, image, rootfs, template)
+        facts: Mapping[str, str] = {
+            "image": image.digest,
+            "launcher": runtime.default_launcher(),
+            "plan_sha256": runtime.plan_container(template).sha256(),
+        }
+        prepared.facts = MappingProxyType(facts)
+        limits = scenario.limits
+        if not (limits.memory_bytes is None and limits.cpus is None and limits.pids is None):
+            detail = "a plain process has no limits"
+            prepared.diagnostics = (Diagnostic(DiagnosticCode.NOT_LIMITED, detail),)
+        return prepared
+
+
+def _make_devices(folder: Path) -> None:
+    """What programs take for granted; a container gets these from its launch plan."""
+    folder.mkdir(exist_ok=True)
+    for name, (major, minor) in _DEVICES.items():
+        path = folder / name
+        if not path.exists():
+            os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(major, minor))
+            path.chmod(0o666)

@@ -1,0 +1,389 @@
+"""What every backend promises, asked of every backend in the same words.
+
+The runner drives all of them alike, so whatever one does differently falsifies a comparison. A
+backend that cannot work on this host is skipped with its own reason.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from harness.backend import Backend, Instance, PreparedArm
+from harness.backends import BACKENDS, get_backend
+from harness.errors import (
+    LaunchFailedError,
+    ReadinessTimeoutError,
+    UnexpectedExitError,
+)
+from harness.interruption import Interruption
+from harness.lab import Lab, LabError
+from harness.model import (
+    Arm,
+    Limits,
+    Milestone,
+    Outcome,
+    Readiness,
+    ReadinessKind,
+    Scenario,
+    Sharing,
+)
+from harness.readiness import wait_ready
+from harness.schedule import Slot
+from harness.trial import STOP_PATIENCE_NS, out_of_order, take_trial
+from tests.support.scenarios import scenario
+
+ENDED = Readiness(ReadinessKind.EXIT)
+LIMITS = Limits(memory_bytes=256 << 20, cpus=1.0)
+SERVE = (
+    "mkdir -p /tmp/page && echo hello > /tmp/page/index.html && exec httpd -f -p 8000 -h /tmp/page"
+)
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """One thing that a workload does: as a command for real boxes, as options for the fake one."""
+
+    command: tuple[str, ...]
+    options: dict[str, Any]
+
+
+def sh(line: str, **options: Any) -> Behaviour:
+    return Behaviour(("sh", "-c", line), options)
+
+
+HELLO = sh("echo hello", output="hello\n")
+CODE_3 = sh("echo out; echo bye >&2; exit 3", output="out\nbye\n", exit_code=3)
+# A true fault: the first process of a pid namespace is immune to signals that it sends itself
+# (pid_namespaces(7)), and endless recursion runs into the end of the stack.
+KILLED = sh("f() { f; }; f", output="", signal=int(signal.SIGSEGV))
+WAITS = sh("echo waiting; exec sleep 1000", output="waiting\n", exit_code=-1)
+STUBBORN = sh("trap '' TERM INT HUP; echo waiting; while :; do sleep 1; done",
+              output="waiting\n", exit_code=-1)  # fmt: skip
+MUCH_OUTPUT = b"0123456789 0123456789 0123456789\n" * 3000
+MUCH = sh("i=0; while [ $i -lt 3000 ]; do echo 0123456789 0123456789 0123456789; i=$((i+1)); done",
+          output=MUCH_OUTPUT.decode())  # fmt: skip
+NOTHING_THERE = Behaviour(("/no/such/command",), {"fail": "launch"})
+SERVES = sh(SERVE, body="hello\n")
+
+
+class Box:
+    """One backend under test: prepares arms, and makes sure they are closed."""
+
+    def __init__(self, backend: Backend, lab: Lab | None) -> None:
+        self.backend = backend
+        self.is_fake = backend.name == "fake"
+        self.is_vm = backend.name.startswith("vm")
+        self.patience_s = 90 if self.is_vm else 10
+        self._lab = lab
+
+    def scenario(self, does: Behaviour, readiness: Readiness, timeout_s: float = 0) -> Scenario:
+        return scenario(
+            self.arm(does),
+            command=does.command,
+            readiness=readiness,
+            limits=LIMITS,
+            timeout_s=timeout_s or self.patience_s,
+        )
+
+    def arm(self, does: Behaviour) -> Arm:
+        return Arm(self.backend.name, self.backend.name, does.options if self.is_fake else {})
+
+    def prepare(self, does: Behaviour, readiness: Readiness = ENDED) -> PreparedArm:
+        asked = self.scenario(does, readiness)
+        lab = self._lab if readiness.needs_network else None
+        return self.backend.prepare(asked, asked.arms[0], lab, lambda _: None)
+
+    def deadline(self, seconds: float = 0) -> int:
+        return time.monotonic_ns() + round((seconds or self.patience_s) * 1e9)
+
+
+def finish(instance: Instance) -> None:
+    instance.stop(STOP_PATIENCE_NS)
+    instance.remove()
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab | None]:
+    try:
+        made = Lab()
+    except LabError:
+        yield None
+        return
+    with made:
+        yield made
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=[pytest.mark.vm] if name.startswith("vm") else [])
+        for name in BACKENDS
+    ],
+    scope="module",
+)
+def box(request: pytest.FixtureRequest, lab: Lab | None) -> Box:
+    backend = get_backend(request.param)
+    verdict = backend.availability()
+    if not verdict.usable:
+        pytest.skip(f"{backend.name}: {verdict.reason}; {verdict.remedy}")
+    made = Box(backend, lab)
+    # The image, kernel and disk are made here, outside of what is watched for leftovers.
+    # One trial too: the first of a session makes what all share.
+    with closing(made.prepare(HELLO)) as prepared:
+        finish(prepared.launch("first"))
+    return made
+
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_by_any(box: Box, nothing_left: None) -> None:
+    """Every test of this file is watched: mounts, cgroups, namespaces, processes, descriptors."""
+
+
+def test_it_is_what_its_name_says(box: Box) -> None:
+    assert isinstance(box.backend, Backend)
+    verdict = box.backend.availability()
+    assert verdict.usable
+    assert verdict.reason
+
+
+def test_a_trial_has_its_milestones_in_order_and_owns_its_disk(box: Box) -> None:
+    with closing(box.prepare(HELLO)) as prepared:
+        assert isinstance(prepared, PreparedArm)
+        shared = prepared.disk_parts()
+        assert shared
+        assert all(part.sharing is Sharing.SHARED for part in shared)
+        assert sum(part.allocated_bytes for part in shared) > 0
+        assert all(isinstance(value, str) for value in prepared.facts.values())
+        before_ns = time.monotonic_ns()
+        instance = prepared.launch("contract")
+        assert isinstance(instance, Instance)
+        try:
+            wait_ready(instance, ENDED, None, box.deadline())
+            owned = instance.disk_parts()
+        finally:
+            finish(instance)
+        after_ns = time.monotonic_ns()
+        # Doing it again does nothing, and changes no stamp.
+        stamps = dict(instance.milestones_ns)
+        finish(instance)
+        assert instance.milestones_ns == stamps
+    prepared.close()
+    assert all(part.sharing is Sharing.EXCLUSIVE for part in owned)
+    expected = {
+        Milestone.REQUESTED, Milestone.ISOLATED, Milestone.STARTED, Milestone.READY,
+        Milestone.STOPPED, Milestone.REMOVED,
+    }  # fmt: skip
+    if box.is_vm:
+        expected |= {Milestone.KERNEL, Milestone.USERSPACE}
+    assert expected - stamps.keys() <= ({Milestone.KERNEL} if box.is_vm else set())
+    assert out_of_order(stamps) is None
+    assert all(before_ns <= stamp <= after_ns for stamp in stamps.values())
+    assert instance.output.data == b"hello\n"
+
+
+def test_much_output_arrives_whole(box: Box) -> None:
+    with closing(box.prepare(MUCH)) as prepared:
+        instance = prepared.launch("much")
+        try:
+            wait_ready(instance, ENDED, None, box.deadline())
+            assert instance.output.data == MUCH_OUTPUT
+            stamps = [at_ns for at_ns, _ in instance.output.chunks]
+            assert stamps == sorted(stamps)
+        finally:
+            finish(instance)
+
+
+@pytest.mark.parametrize(
+    ("does", "code", "number"),
+    [(HELLO, 0, None), (CODE_3, 3, None), (KILLED, None, int(signal.SIGSEGV))],
+    ids=["0", "3", "SIGSEGV"],
+)
+def test_the_workloads_own_end_is_reported_as_such(
+    box: Box, does: Behaviour, code: int | None, number: int | None
+) -> None:
+    with closing(box.prepare(does)) as prepared:
+        instance = prepared.launch("end")
+        try:
+            while instance.exit is None:
+                assert time.monotonic_ns() < box.deadline()
+                instance.pump(box.deadline(1))
+            assert (instance.exit.code, instance.exit.signal) == (code, number)
+            ended_at = instance.exit.at_ns
+            finish(instance)
+            assert instance.exit.at_ns == ended_at
+            assert instance.milestones_ns[Milestone.STARTED] <= ended_at
+        finally:
+            finish(instance)
+
+
+def test_another_end_than_wanted_is_told_with_all_that_was_printed(box: Box) -> None:
+    with closing(box.prepare(CODE_3)) as prepared:
+        instance = prepared.launch("unexpected")
+        try:
+            with pytest.raises(UnexpectedExitError, match=r"code 3.*bye") as caught:
+                wait_ready(instance, ENDED, None, box.deadline())
+            assert "bye" in caught.value.console
+            # Both streams, and nothing was still on its way when the end was seen.
+            assert instance.output.data == b"out\nbye\n"
+            assert instance.console_tail().splitlines()[-1] == "bye"
+        finally:
+            finish(instance)
+
+
+def failure_of(prepared: PreparedArm, box: Box) -> str:
+    """All that is told about a workload that cannot start: at the launch or soon after."""
+    instance: Instance | None = None
+    try:
+        instance = prepared.launch("missing")
+        wait_ready(instance, ENDED, None, box.deadline())
+    except (LaunchFailedError, UnexpectedExitError) as error:
+        return f"{error} {error.console}"
+    finally:
+        if instance is not None:
+            finish(instance)
+    return "nothing"
+
+
+def test_a_command_that_is_not_there_is_named(box: Box) -> None:
+    with closing(box.prepare(NOTHING_THERE)) as prepared:
+        told = failure_of(prepared, box)
+    assert ("the fake box missing failed" if box.is_fake else "/no/such/command") in told
+
+
+def test_output_makes_it_ready_while_it_goes_on(box: Box) -> None:
+    ready = Readiness(ReadinessKind.OUTPUT, output="^waiting$")
+    with closing(box.prepare(WAITS, ready)) as prepared:
+        instance = prepared.launch("waits")
+        try:
+            wait_ready(instance, ready, None, box.deadline())
+            assert instance.exit is None
+        finally:
+            finish(instance)
+        assert instance.exit is not None
+        assert out_of_order(instance.milestones_ns) is None
+
+
+def test_a_timeout_comes_in_time_and_everything_goes(box: Box) -> None:
+    with closing(box.prepare(WAITS)) as prepared:
+        instance = prepared.launch("timeout")
+        try:
+            begun = time.monotonic()
+            with pytest.raises(ReadinessTimeoutError, match="it has not ended"):
+                wait_ready(instance, ENDED, None, box.deadline(0.3))
+            assert time.monotonic() - begun < 2
+        finally:
+            finish(instance)
+        assert Milestone.READY not in instance.milestones_ns
+
+
+def test_a_workload_that_ignores_signals_is_ended_by_force(box: Box) -> None:
+    ready = Readiness(ReadinessKind.OUTPUT, output="waiting")
+    with closing(box.prepare(STUBBORN, ready)) as prepared:
+        instance = prepared.launch("stubborn")
+        try:
+            wait_ready(instance, ready, None, box.deadline())
+            begun = time.monotonic()
+            instance.stop(2_000_000_000)
+            assert time.monotonic() - begun < 8
+        finally:
+            finish(instance)
+
+
+def test_it_can_be_stopped_before_it_is_ready(box: Box) -> None:
+    with closing(box.prepare(WAITS)) as prepared:
+        instance = prepared.launch("early")
+        finish(instance)
+        assert Milestone.REMOVED in instance.milestones_ns
+
+
+def test_a_pump_comes_back_at_its_deadline_and_when_woken(box: Box) -> None:
+    ready = Readiness(ReadinessKind.OUTPUT, output="waiting")
+    with closing(box.prepare(WAITS, ready)) as prepared:
+        instance = prepared.launch("pump")
+        wake_fd = os.eventfd(0, os.EFD_CLOEXEC)
+        try:
+            wait_ready(instance, ready, None, box.deadline())
+            time.sleep(0.05)
+            for _ in range(50):  # whatever is still coming
+                instance.pump(time.monotonic_ns())
+            begun = time.monotonic()
+            instance.pump(box.deadline(0.1))
+            assert 0.09 < time.monotonic() - begun < 1
+            os.eventfd_write(wake_fd, 1)
+            begun = time.monotonic()
+            instance.pump(box.deadline(20), wake_fd)
+            assert time.monotonic() - begun < 5
+            assert os.eventfd_read(wake_fd) == 1
+        finally:
+            os.close(wake_fd)
+            finish(instance)
+
+
+def test_instances_are_independent_of_each_other(box: Box) -> None:
+    """Two at the same time, and what one wrote into its files is not in the next."""
+    does = sh("cat /tmp/mark 2>/dev/null; echo mine > /tmp/mark; echo hello", output="hello\n")
+    with closing(box.prepare(does)) as prepared:
+        one, other = prepared.launch("one"), prepared.launch("other")
+        try:
+            for instance in (one, other):
+                wait_ready(instance, ENDED, None, box.deadline())
+            if box.backend.name != "process":  # no isolation: that is what it is the floor of
+                assert [one.output.data, other.output.data] == [b"hello\n"] * 2
+        finally:
+            finish(one)
+            finish(other)
+
+
+@pytest.mark.parametrize("kind", [ReadinessKind.TCP, ReadinessKind.HTTP])
+def test_it_is_reached_over_the_network(box: Box, lab: Lab | None, kind: ReadinessKind) -> None:
+    if lab is None:
+        pytest.skip("no private network can be made here")
+    ready = Readiness(kind, port=8000, path="/index.html")
+    with closing(box.prepare(SERVES, ready)) as prepared:
+        instance = prepared.launch("serves")
+        try:
+            assert instance.address is not None
+            answer = wait_ready(instance, ready, lab, box.deadline())
+            assert answer.body == (b"hello\n" if kind is ReadinessKind.HTTP else None)
+            assert instance.milestones_ns[Milestone.STARTED] < answer.at_ns
+        finally:
+            finish(instance)
+        assert out_of_order(instance.milestones_ns) is None
+
+
+def test_a_server_that_ends_before_it_serves_is_told(box: Box, lab: Lab | None) -> None:
+    if lab is None:
+        pytest.skip("no private network can be made here")
+    if box.is_fake:
+        pytest.skip("the fake workload always serves when it is on the network")
+    ready = Readiness(ReadinessKind.TCP, port=8000)
+    with closing(box.prepare(CODE_3, ready)) as prepared:
+        instance = prepared.launch("quitter")
+        try:
+            with pytest.raises(UnexpectedExitError, match="code 3, it should serve port 8000"):
+                wait_ready(instance, ready, lab, box.deadline())
+        finally:
+            finish(instance)
+
+
+def test_the_runner_can_take_trials_of_it(box: Box) -> None:
+    asked = box.scenario(HELLO, Readiness(ReadinessKind.EXIT, output="^hello$"))
+    with closing(box.prepare(HELLO)) as prepared, Interruption() as interruption:
+        for block in range(2):
+            slot = Slot("sample", box.backend.name, block, 0)
+            trial = take_trial(slot, asked, prepared, None, interruption)
+            assert (trial.outcome, trial.error) == (Outcome.OK, None)
+            assert trial.exit_code == 0
+            assert trial.milestones_ns[Milestone.REQUESTED] == 0
+            assert Milestone.REMOVED in trial.milestones_ns
+            assert trial.diagnostics == () or box.is_vm
