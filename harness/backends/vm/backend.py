@@ -1,0 +1,335 @@
+"""Virtual machines as a backend: an arm is a machine spec, an instance a QEMU process."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import math
+import shlex
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from harness.backend import Availability, Progress
+from harness.backends.container import image_spec, prepare_image
+from harness.backends.vm import host
+from harness.backends.vm.accelerator import choose, kvm_verdict, qemu_version
+from harness.backends.vm.argv import PROGRAM, Wiring, qemu_argv
+from harness.backends.vm.arms import DiskKind, KernelFormat, MachineSpec
+from harness.backends.vm.disk import copy_disk, image_disk
+from harness.backends.vm.initramfs import (
+    Command,
+    base_initramfs,
+    find_busybox,
+    workload_segment,
+)
+from harness.backends.vm.instance import VmInstance
+from harness.backends.vm.kernel import Kernel, find_kernel
+from harness.backends.vm.machine import Descriptors, Machine, death_signal_prefix
+from harness.backends.vm.network import Connection, connect
+from harness.errors import HarnessError, LaunchFailedError, PrepareError
+from harness.meters.disk import measure
+from harness.model import (
+    Arm,
+    Diagnostic,
+    DiagnosticCode,
+    DiskPart,
+    Milestone,
+    Scenario,
+    Sharing,
+)
+
+if TYPE_CHECKING:
+    from harness.lab import Lab
+    from runtime import ContainerSpec
+
+_TOOLS = {
+    PROGRAM: "qemu-system-x86",
+    "qemu-img": "qemu-utils",
+    "mke2fs": "e2fsprogs",
+    "debugfs": "e2fsprogs",
+    "dumpe2fs": "e2fsprogs",
+}
+_DISK_NAMES = {DiskKind.COPY: "disk copy", DiskKind.OVERLAY: "overlay"}
+
+
+class VmBackend:
+    """QEMU with a spec; `vm-classic` and `vm-micro` are this with theirs.
+
+    Attributes:
+        name: As scenario files and `--arm` spell it.
+        spec: What an arm without options gets.
+    """
+
+    def __init__(self, name: str, spec: MachineSpec) -> None:
+        self.name = name
+        self.spec = spec
+
+    def availability(self) -> Availability:
+        """Look for the tools, then boot a tiny guest to choose the accelerator."""
+        for tool, package in _TOOLS.items():
+            if shutil.which(tool) is None:
+                return Availability(False, f"there is no {tool}", f"install the package {package}")
+        try:
+            find_busybox()
+            kernel = functools.cache(lambda: self._kernel(self.spec, _silent))
+            verdict = kvm_verdict(kernel, _silent)
+            version = kernel().version
+        except (HarnessError, OSError) as error:
+            return Availability(False, str(error))
+        return Availability(
+            True, f"{verdict.accelerator}: {verdict.reason}; guest kernel {version}"
+        )
+
+    def prepare(self, scenario: Scenario, arm: Arm, lab: Lab | None, progress: Progress) -> VmArm:
+        """See `harness.backend.Backend.prepare`."""
+        spec = self.spec.with_options(arm.options, arm.name)
+        # Imported now, so that no launch pays for it.
+        import harness.backends.vm.qmp  # noqa: F401
+        from runtime import Session
+
+        image, store = prepare_image(scenario, progress)
+        kernel = self._kernel(spec, progress)
+        verdict = kvm_verdict(lambda: kernel, progress)
+        accelerator = choose(spec.accelerator, verdict, self.name)
+        container = image_spec(scenario, image, store)
+        backing = image_disk(image, store, progress)
+        session = Session.current()
+        directory = session.new_instance_directory(session.next_name(f"arm-{self.name}"))
+        try:
+            initramfs = directory / "initramfs"
+            segments = base_initramfs(kernel, spec.bus), workload_segment(_command(container))
+            initramfs.write_bytes(b"".join(segments))
+            template = directory / "overlay"
+            if spec.disk is DiskKind.OVERLAY:
+                _make_overlay(backing, template)
+            template_wiring = Wiring(
+                name="",
+                hostname=container.hostname,
+                kernel=kernel.elf if spec.kernel_format is KernelFormat.ELF else kernel.bzimage,
+                initramfs=initramfs,
+                accelerator=accelerator,
+                memory_bytes=scenario.limits.memory_bytes or spec.memory_bytes,
+                vcpus=math.ceil(scenario.limits.cpus or spec.vcpus),
+                console_fd=-1,
+                disk_format="qcow2" if spec.disk is DiskKind.OVERLAY else "raw",
+                tsc_khz=host.tsc_khz() if accelerator == "tcg" else None,
+            )
+        except BaseException:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
+        prepared = VmArm(spec, scenario, lab, template_wiring, backing, template, directory)
+        prepared.facts = _facts(spec, template_wiring, kernel, verdict.reason, image.digest)
+        prepared.diagnostics = _doubts(scenario, container, accelerator, verdict.reason)
+        return prepared
+
+    def _kernel(self, spec: MachineSpec, progress: Progress) -> Kernel:
+        return find_kernel(spec.kernel, spec.modules, progress)
+
+
+class VmArm:
+    """A machine spec with kernel, initramfs and disk ready.
+
+    Implements `harness.backend.PreparedArm`.
+
+    Attributes:
+        facts: What will run.
+        diagnostics: Doubts about the arm.
+    """
+
+    def __init__(
+        self,
+        spec: MachineSpec,
+        scenario: Scenario,
+        lab: Lab | None,
+        wiring: Wiring,
+        backing: Path,
+        template: Path,
+        directory: Path,
+    ) -> None:
+        self.facts: Mapping[str, str] = {}
+        self.diagnostics: tuple[Diagnostic, ...] = ()
+        self._spec = spec
+        self._scenario = scenario
+        self._lab = lab
+        self._wiring = wiring
+        self._backing = backing
+        self._template = template
+        self._directory = directory
+
+    def disk_parts(self) -> tuple[DiskPart, ...]:
+        """Firmware, kernel, initramfs and the image's disk, which all instances share."""
+        is_overlay = self._spec.disk is DiskKind.OVERLAY
+        parts = {
+            "kernel": self._wiring.kernel,
+            "initramfs": self._wiring.initramfs,
+            "backing file" if is_overlay else "disk to copy": self._backing,
+        }
+        firmware = find_firmware(self._spec.firmware)
+        if firmware is not None:
+            parts = {"firmware": firmware, **parts}
+        return tuple(measure(path, name, Sharing.SHARED) for name, path in parts.items())
+
+    def launch(self, name: str) -> VmInstance:
+        """See `harness.backend.PreparedArm.launch`."""
+        from runtime import Session, remove_tree
+
+        session = Session.current()
+        requested_ns = time.monotonic_ns()
+        with contextlib.ExitStack() as stack:
+            try:
+                directory = session.new_instance_directory(name)
+                stack.callback(remove_tree, directory)
+                disk = self._make_disk(directory)
+                connection = self._connect(stack)
+                machine = self._start(f"steelyard-{session.identifier}-{name}", disk, connection)
+                stack.callback(machine.close)
+                accelerator = machine.connect(name)
+                if accelerator != self._wiring.accelerator:
+                    wanted = self._wiring.accelerator
+                    raise LaunchFailedError(f"QEMU runs the guest on {accelerator}, not {wanted}")
+                isolated_ns = time.monotonic_ns()
+                machine.run()
+            except OSError as error:
+                raise LaunchFailedError(f"{name}: {error}") from error
+            kept = stack.pop_all()
+        return VmInstance(
+            machine,
+            {Milestone.REQUESTED: requested_ns, Milestone.ISOLATED: isolated_ns},
+            (disk, _DISK_NAMES[self._spec.disk]),
+            connection.reachable_at if connection else None,
+            list(connection.diagnostics) if connection else [],
+            kept.close,
+        )
+
+    def close(self) -> None:
+        """Remove the arm's initramfs and template."""
+        from runtime import remove_tree
+
+        remove_tree(self._directory)
+
+    def _make_disk(self, directory: Path) -> Path:
+        """The instance's own disk: a copy, or an overlay that is made once and is 200 kB."""
+        if self._spec.disk is DiskKind.COPY:
+            disk = directory / "disk.raw"
+            copy_disk(self._backing, disk)
+        else:
+            disk = directory / "overlay.qcow2"
+            copy_disk(self._template, disk)
+        return disk
+
+    def _connect(self, stack: contextlib.ExitStack) -> Connection | None:
+        """The guest's network, where the scenario needs one."""
+        if self._lab is None:
+            return None
+        connection = connect(self._lab, self._spec.network, self._scenario.readiness.port)
+        stack.callback(connection.close)
+        return connection
+
+    def _start(self, name: str, disk: Path, connection: Connection | None) -> Machine:
+        def argv(descriptors: Descriptors) -> tuple[str, ...]:
+            wiring = dataclasses.replace(
+                self._wiring,
+                name=name,
+                disk=disk,
+                console_fd=descriptors.console,
+                qmp_fd=descriptors.qmp,
+                control_fd=descriptors.control,
+                output_fd=descriptors.output,
+                netdev=connection.netdev if connection else None,
+                address=connection.address if connection else None,
+            )
+            return qemu_argv(self._spec, wiring)
+
+        inherited = connection.inherited if connection else ()
+        prefix = connection.prefix if connection else ()
+        machine = Machine(argv, disk.with_name("qemu.log"), inherited, prefix)
+        if connection:
+            connection.handed_over()
+        return machine
+
+
+@functools.cache
+def find_firmware(name: str) -> Path | None:
+    """A firmware file in QEMU's data folders (qemu-system(1), `-L help`), if it is there."""
+    result = subprocess.run([PROGRAM, "-L", "help"], capture_output=True, text=True, check=False)
+    candidates = (Path(folder) / name for folder in result.stdout.splitlines())
+    return next((path.resolve() for path in candidates if path.exists()), None)
+
+
+def _command(container: ContainerSpec) -> Command:
+    """The workload as a container would run it, for a guest."""
+    return Command(
+        argv=container.command,
+        environment=container.environment,
+        uid=container.user.uid,
+        gid=container.user.gid,
+        directory=container.working_directory,
+    )
+
+
+def _make_overlay(backing: Path, overlay: Path) -> None:
+    command = ["qemu-img", "create", "-q", "-f", "qcow2", "-b", str(backing), "-F", "raw"]
+    result = subprocess.run([*command, str(overlay)], capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise PrepareError(f"qemu-img cannot make an overlay: {result.stderr.strip()}")
+
+
+def _facts(
+    spec: MachineSpec, wiring: Wiring, kernel: Kernel, verdict: str, image: str
+) -> Mapping[str, str]:
+    """What runs, for the records. The command line has 0 for descriptors and no instance's name."""
+    shown = dataclasses.replace(
+        wiring,
+        name="steelyard",
+        disk=Path("disk"),
+        initramfs=Path("initramfs"),
+        console_fd=0,
+        qmp_fd=0,
+        control_fd=0,
+        output_fd=0,
+    )
+    return MappingProxyType(
+        {
+            "image": image,
+            "accelerator": wiring.accelerator,
+            "kvm": verdict,
+            "kernel": f"{kernel.release} (package {kernel.version})",
+            "kernel_format": str(spec.kernel_format),
+            "qemu": qemu_version(),
+            "machine": spec.machine.partition(",")[0],
+            "memory_bytes": str(wiring.memory_bytes),
+            "vcpus": str(wiring.vcpus),
+            "dies_with_harness": "yes" if death_signal_prefix() else "no: setpriv cannot do it",
+            "argv": shlex.join(qemu_argv(spec, shown)),
+        }
+    )
+
+
+def _doubts(
+    scenario: Scenario, container: ContainerSpec, accelerator: str, verdict: str
+) -> tuple[Diagnostic, ...]:
+    """In what this arm is not what was asked for, or cannot be compared."""
+    doubts = []
+    limits = scenario.limits
+    if accelerator == "tcg":
+        doubts.append(Diagnostic(DiagnosticCode.TCG, verdict))
+    if limits.pids is not None:
+        detail = "pids: a guest has a kernel of its own, without that limit"
+        doubts.append(Diagnostic(DiagnosticCode.NOT_LIMITED, detail))
+    if limits.cpus is not None and limits.cpus != math.ceil(limits.cpus):
+        detail = f"cpus: {limits.cpus:g} became {math.ceil(limits.cpus)} vCPUs"
+        doubts.append(Diagnostic(DiagnosticCode.NOT_LIMITED, detail))
+    if container.user.additional_gids:
+        detail = "the user's supplementary groups are not set in the guest"
+        doubts.append(Diagnostic(DiagnosticCode.MISSING, detail))
+    return tuple(doubts)
+
+
+def _silent(_: str) -> None:
+    """Progress that nobody wants to hear."""

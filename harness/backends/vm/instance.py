@@ -1,0 +1,215 @@
+"""One running guest, driven by the descriptors it has: console, control, output, pidfd."""
+
+from __future__ import annotations
+
+import select
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from harness.backend import Exit, Output
+from harness.backends.vm.accelerator import USERSPACE_MARK
+from harness.backends.vm.machine import Ending, Machine
+from harness.errors import LaunchFailedError, UnexpectedExitError
+from harness.meters.disk import measure
+from harness.model import Diagnostic, DiagnosticCode, DiskPart, Milestone, Sharing
+
+_KERNEL_MARK = b"Linux version "
+"""The first words of every kernel, printed as soon as there is a console to print on."""
+_READ_BYTES = 65536
+_OUTPUT_LINES = 20
+_DRAIN_PATIENCE_NS = 2_000_000_000
+
+
+class VmInstance:
+    """A guest, from its first instruction to the end of QEMU.
+
+    Implements `harness.backend.Instance`.
+
+    Marks come from two places and are stamped here when they arrive: `kernel` is the kernel's
+    banner on the console, `userspace` the line that the guest's init prints as its first act,
+    `started` the line that it writes to the control port just before the workload's exec.
+
+    Stopping ends QEMU by `quit`, with the guest and the workload in it as they are. That is what a
+    container's stop is here too, SIGKILL for all its processes: nothing of a box that is thrown
+    away needs a farewell, and a box's stop time should not be the workload's manners.
+    """
+
+    def __init__(
+        self,
+        machine: Machine,
+        milestones_ns: dict[Milestone, int],
+        disk: tuple[Path, str],
+        address: str | None,
+        diagnostics: list[Diagnostic],
+        take_away: Callable[[], None],
+    ) -> None:
+        """Take over a machine whose vCPUs have just been let go.
+
+        Args:
+            machine: The QEMU process.
+            milestones_ns: `requested` and `isolated`.
+            disk: File of the instance's own disk, and what the part is called.
+            address: Where the guest can be reached.
+            diagnostics: Doubts that came up while launching.
+            take_away: Removes what the instance has besides its machine.
+        """
+        self.milestones_ns = milestones_ns
+        self.output = Output()
+        self.exit: Exit | None = None
+        self.address = address
+        self.diagnostics = diagnostics
+        self._machine = machine
+        self._disk = disk
+        self._take_away = take_away
+        self._control = b""
+        # The workload has ended, but not all that it printed is here yet.
+        self._ended: Exit | None = None
+        self._open: dict[int, socket.socket] = {
+            end.fileno(): end for end in (machine.console, machine.control, machine.output)
+        }
+
+    def pump(self, deadline_ns: int, wake_fd: int | None = None) -> None:
+        """See `harness.backend.Instance.pump`.
+
+        Raises:
+            LaunchFailedError: The guest ended before its workload started, or could not start it.
+            UnexpectedExitError: The guest ended with the workload in it.
+        """
+        poller = select.poll()
+        for fd in self._open:
+            poller.register(fd, select.POLLIN)
+        if self.exit is None:
+            poller.register(self._machine.pidfd, select.POLLIN)
+        if wake_fd is not None:
+            poller.register(wake_fd, select.POLLIN)
+        if self._ended is not None:
+            deadline_ns = min(deadline_ns, self._ended.at_ns + _DRAIN_PATIENCE_NS)
+        # Rounded up: a poll that gives up some microseconds early would make callers spin.
+        left_ms = -(-max(0, deadline_ns - time.monotonic_ns()) // 1_000_000)
+        ready = {fd for fd, _ in poller.poll(left_ms)}
+        now = time.monotonic_ns()
+        self._take_streams(ready, now)
+        ended = self._ended
+        if ended is not None and self.exit is None and now - ended.at_ns >= _DRAIN_PATIENCE_NS:
+            self.exit = ended
+        if self.exit is None and self._machine.pidfd in ready:
+            self._take_end(now)
+
+    def disk_parts(self) -> tuple[DiskPart, ...]:
+        """The overlay, or the copy."""
+        path, name = self._disk
+        return (measure(path, name, Sharing.EXCLUSIVE),)
+
+    def stop(self, timeout_ns: int) -> None:
+        """See `harness.backend.Instance.stop`."""
+        if Milestone.STOPPED in self.milestones_ns:
+            return
+        ending = self._machine.end(timeout_ns / 1e9)
+        now = time.monotonic_ns()
+        self.milestones_ns[Milestone.STOPPED] = now
+        if ending is Ending.KILLED:
+            detail = f"QEMU did not quit within {timeout_ns / 1e9:g} s"
+            self.diagnostics.append(Diagnostic(DiagnosticCode.FORCED_STOP, detail))
+        if self.exit is None:
+            self.exit = self._ended or Exit(None, signal.SIGKILL, now)
+
+    def remove(self) -> None:
+        """See `harness.backend.Instance.remove`."""
+        if Milestone.REMOVED in self.milestones_ns:
+            return
+        self._machine.close()
+        self._open.clear()
+        self._take_away()
+        self.milestones_ns[Milestone.REMOVED] = time.monotonic_ns()
+
+    def console_tail(self) -> str:
+        """The last lines of QEMU's complaints, of the console, and of the workload's output."""
+        tail = self._machine.tail()
+        if Milestone.STARTED not in self.milestones_ns:
+            return tail
+        printed = self.output.data.decode("utf-8", "replace").splitlines()[-_OUTPUT_LINES:]
+        return "\n".join((tail, *(printed or ["(the workload printed nothing)"])))
+
+    def _take_streams(self, ready: set[int], now: int) -> None:
+        """Read what is there. Console before control: marks on it come first in the guest too."""
+        machine = self._machine
+        for end in (machine.console, machine.output, machine.control):
+            if end.fileno() in ready and end.fileno() in self._open:
+                self._read(end, now)
+
+    def _read(self, end: socket.socket, now: int) -> bool:
+        """Take in what one stream has; False when it has nothing, or has ended."""
+        try:
+            data = end.recv(_READ_BYTES)
+        except BlockingIOError:
+            return False
+        except ConnectionResetError:
+            data = b""
+        if not data:
+            # QEMU is going; its pidfd tells the rest.
+            del self._open[end.fileno()]
+            return False
+        if end is self._machine.output:
+            self.output.append(data, now)
+        elif end is self._machine.console:
+            self._take_console(data, now)
+        else:
+            self._take_control(data, now)
+        return True
+
+    def _take_console(self, data: bytes, now: int) -> None:
+        self._machine.keep_console(data)
+        if Milestone.USERSPACE in self.milestones_ns:
+            return
+        for milestone, mark in (
+            (Milestone.KERNEL, _KERNEL_MARK),
+            (Milestone.USERSPACE, USERSPACE_MARK),
+        ):
+            if milestone not in self.milestones_ns and mark in self._machine.console_bytes:
+                self.milestones_ns[milestone] = now
+
+    def _take_control(self, data: bytes, now: int) -> None:
+        """Handle whole lines; the rest of one waits for more."""
+        *lines, self._control = (self._control + data).split(b"\n")
+        for line in lines:
+            word, _, rest = line.decode("utf-8", "replace").partition(" ")
+            match word:
+                case "started":
+                    self.milestones_ns.setdefault(Milestone.STARTED, now)
+                case "exit":
+                    self._ended = Exit(int(rest), None, now)
+                case "signal":
+                    self._ended = Exit(None, int(rest), now)
+                case "drained":
+                    self._drain(now)
+                case "failed":
+                    raise LaunchFailedError(
+                        f"the guest could not start the workload: {rest}", self.console_tail()
+                    )
+
+    def _drain(self, now: int) -> None:
+        """What was printed before the end belongs to it: it is in the socket by now."""
+        while self._machine.output.fileno() in self._open and self._read(self._machine.output, now):
+            pass
+        if self.exit is None:
+            self.exit = self._ended
+
+    def _take_end(self, now: int) -> None:
+        """QEMU is gone. Hear what it still had to say, then judge."""
+        for end in tuple(self._open.values()):
+            while end.fileno() in self._open and self._read(end, now):
+                pass
+        if self._ended is not None or self.exit is not None:
+            self.exit = self.exit or self._ended
+            return
+        tail = self.console_tail()
+        panic = next((line for line in tail.splitlines() if "Kernel panic" in line), "")
+        complaint = self._machine.complaints().splitlines()
+        why = panic or (complaint[-1] if complaint else "")
+        text = f"the guest went down{f': {why}' if why else ''}"
+        if Milestone.STARTED in self.milestones_ns:
+            raise UnexpectedExitError(f"{text}; its workload went with it", tail)
+        raise LaunchFailedError(f"{text}; its workload had not started", tail)

@@ -1,0 +1,99 @@
+"""An image's disk: whole, always the same, sparse, and there only when it is finished."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from harness.backends.vm.disk import copy_disk, make_disk
+from harness.errors import PrepareError
+
+pytestmark = pytest.mark.skipif(shutil.which("mke2fs") is None, reason="no e2fsprogs here")
+
+
+def make_root(folder: Path) -> Path:
+    root = folder / "root"
+    (root / "etc").mkdir(parents=True)
+    (root / "proc").mkdir()
+    (root / "etc/motd").write_bytes(b"welcome\n" * 9000)
+    (root / "etc/link").symlink_to("motd")
+    os.link(root / "etc/motd", root / "etc/second")
+    (root / "etc/motd").chmod(0o4711)
+    for path in (root / "etc/motd", root / "etc", root / "proc", root):
+        os.utime(path, (1, 1_600_000_000))
+    return root
+
+
+def debugfs(disk: Path, command: str) -> str:
+    argv = ["debugfs", "-R", command, str(disk)]
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+
+
+def test_a_disk_holds_the_folder_and_its_mountpoints(tmp_path: Path) -> None:
+    disk = tmp_path / "disk.raw"
+    make_disk(make_root(tmp_path), disk)
+    assert debugfs(disk, "cat /etc/motd") == "welcome\n" * 9000
+    shown = debugfs(disk, "stat /etc/motd")
+    assert "Mode:  04711" in shown
+    assert "Links: 2" in shown
+    assert 'Fast link dest: "motd"' in debugfs(disk, "stat /etc/link")
+    for name in ("proc", "sys", "dev"):
+        assert "Type: directory" in debugfs(disk, f"stat /{name}")
+    subprocess.run(["e2fsck", "-fn", str(disk)], check=True, capture_output=True)
+    assert stat_mode(disk) == 0o444
+
+
+def stat_mode(path: Path) -> int:
+    return path.stat().st_mode & 0o777
+
+
+def test_the_same_folder_gives_the_same_bytes_whenever_it_was_unpacked(tmp_path: Path) -> None:
+    first, second = tmp_path / "first.raw", tmp_path / "second.raw"
+    root = make_root(tmp_path)
+    make_disk(root, first)
+    # Other inodes, other change and access times, another order of names on the host's disk.
+    copy = tmp_path / "again"
+    time.sleep(1.1)
+    subprocess.run(["cp", "-a", str(root), str(copy)], check=True)
+    (copy / "etc/motd").read_bytes()
+    make_disk(copy, second)
+    subprocess.run(["cmp", str(first), str(second)], check=True)
+
+
+def test_room_to_write_takes_no_space_until_it_is_used(tmp_path: Path) -> None:
+    disk = tmp_path / "disk.raw"
+    make_disk(make_root(tmp_path), disk)
+    status = disk.stat()
+    assert status.st_size > 512 << 20
+    assert status.st_blocks * 512 < 2 << 20
+
+
+def test_a_copy_is_equal_private_and_as_sparse(tmp_path: Path) -> None:
+    disk, copy = tmp_path / "disk.raw", tmp_path / "copy.raw"
+    make_disk(make_root(tmp_path), disk)
+    copy_disk(disk, copy)
+    subprocess.run(["cmp", str(disk), str(copy)], check=True)
+    assert copy.stat().st_blocks <= disk.stat().st_blocks + 8
+    assert copy.stat().st_ino != disk.stat().st_ino
+
+
+@pytest.mark.parametrize("missing", ["mke2fs", "debugfs"])
+def test_nothing_half_made_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name in {"mke2fs", "debugfs", "dumpe2fs"} - {missing}:
+        (tools / name).symlink_to(shutil.which(name) or name)
+    root = make_root(tmp_path)
+    disks = tmp_path / "disks"
+    disks.mkdir()
+    monkeypatch.setenv("PATH", str(tools))
+    with pytest.raises(PrepareError, match=f"there is no {missing}; install .* e2fsprogs"):
+        make_disk(root, disks / "disk.raw")
+    assert list(disks.iterdir()) == []
