@@ -1,0 +1,114 @@
+"""What was run, where, how often, and how to do it again, in words. Pure."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+from harness.model import Limits, Readiness, ReadinessKind, RunInfo, Scenario
+from harness.report import wording
+from harness.report.tables import ScenarioTable
+
+
+def command(scenario: Scenario) -> str:
+    """The workload's command line, as a shell would take it."""
+    return shlex.join(scenario.workload.command) or "the image's own command"
+
+
+def readiness(condition: Readiness) -> str:
+    """Say in a sentence when the workload counts as ready."""
+    if condition.kind is ReadinessKind.HTTP:
+        return (
+            f"Ready when GET {condition.path} on port {condition.port} first answers "
+            f"{condition.status}; asked from the host's side of a private network, by one prober "
+            "for all arms."
+        )
+    if condition.kind is ReadinessKind.TCP:
+        return (
+            f"Ready when port {condition.port} first accepts a connection; asked from the host's "
+            "side of a private network, by one prober for all arms."
+        )
+    if condition.kind is ReadinessKind.OUTPUT:
+        return f"Ready when its output first matches {condition.output!r}, as seen by the host."
+    printed = f" and its output matches {condition.output!r}" if condition.output else ""
+    return f"Ready when it has exited with code {condition.exit_code}{printed}, seen by the host."
+
+
+def limits(given: Limits) -> str:
+    """Say what an instance may use."""
+    told = []
+    if given.memory_bytes is not None:
+        told.append(f"{given.memory_bytes / 2**20:g} MiB of memory")
+    if given.cpus is not None:
+        told.append(f"{given.cpus:g} CPU{'' if given.cpus == 1 else 's'}")
+    if given.pids is not None:
+        told.append(f"{given.pids} process{'' if given.pids == 1 else 'es'}")
+    return wording.listed(told) or "no limits"
+
+
+def how_often(info: RunInfo, table: ScenarioTable) -> str:
+    """Say how many trials there were and in what order."""
+    arms = sum(1 for row in table.rows if row.trials)
+    told = (
+        f"{wording.count(table.trials, 'trial')} of {wording.count(arms, 'arm')}: "
+        f"{wording.count(table.blocks, 'block')} of the {info.blocks} asked for, each with one "
+        f"trial of every arm in an order drawn with seed {info.seed}"
+    )
+    if info.warmup_blocks:
+        told += f", after {wording.count(info.warmup_blocks, 'warm-up block')} (in no figure)"
+    return f"{told}."
+
+
+def repeat_command(info: RunInfo) -> str:
+    """The command line that repeats the run: what was typed, with seed and blocks made explicit."""
+    name, *arguments = info.command or ("steelyard", "run")
+    words = [Path(name).name, *arguments]
+    for option, value in (("--blocks", info.blocks), ("--seed", info.seed)):
+        if not any(word == option or word.startswith(f"{option}=") for word in words):
+            words += [option, str(value)]
+    return shlex.join(words)
+
+
+def environment(info: RunInfo) -> list[tuple[str, str]]:
+    """List the facts about the host by label and value; what could not be had says why."""
+    known = [(_label(name), _fact(name, value, info)) for name, value in info.environment.items()]
+    return known + [
+        (_label(name), f"not known: {reason}")
+        for name, reason in info.environment_missing.items()
+        if name not in info.environment
+    ]
+
+
+def facts(given: Mapping[str, str]) -> list[tuple[str, str]]:
+    """List what ran in an arm by label and value."""
+    return [(_label(name), value) for name, value in given.items()]
+
+
+def when(info: RunInfo) -> str:
+    """Say when the run was made, in UTC."""
+    start = info.started_at.replace("T", " ").replace("+00:00", " UTC").replace("Z", " UTC")
+    end = info.ended_at
+    if end is None:
+        return f"{start}, without a proper end"
+    return f"{start} to {end.split('T')[-1].replace('+00:00', '').replace('Z', '')}"
+
+
+def _label(name: str) -> str:
+    words = name.removesuffix("_bytes").removesuffix("_ns").replace("_", " ").replace(".", " ")
+    for word in ("cpu", "cpus", "qemu", "kvm", "ksm", "smt"):
+        spelling = word.upper() if word != "cpus" else "CPUs"
+        words = " ".join(spelling if part == word else part for part in words.split(" "))
+    return words[:1].upper() + words[1:]
+
+
+def _fact(name: str, value: str | float | bool | None, info: RunInfo) -> str:
+    if value is None:
+        return f"not known: {info.environment_missing.get(name, 'no reason was recorded')}"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int | float) and name.endswith("_bytes"):
+        return wording.size(value)
+    if isinstance(value, int | float) and name.endswith("_ns"):
+        return wording.duration(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,124 @@
+"""`summary.md`: for a pull request. The verdict first, the rest folded away."""
+
+from __future__ import annotations
+
+import re
+
+from harness.report import circumstances, wording
+from harness.report.cells import Grid, cost_grid, start_grid
+from harness.report.drawing import Chart
+from harness.report.tables import ScenarioTable, Summary
+from harness.report.verdict import verdict
+
+
+def render_markdown(summary: Summary, charts: dict[str, list[Chart]]) -> str:
+    """Write the summary as GitHub-flavoured Markdown.
+
+    Args:
+        summary: The figures.
+        charts: Scenario name to its charts, which lie in `charts/` beside the file.
+    """
+    blocks = [f"# Steelyard: {_text(_title(summary))}"]
+    for table in summary.tables:
+        blocks += _scenario(table, summary, charts.get(table.scenario.name, []))
+    blocks += _doubts(summary)
+    blocks += _circumstances(summary)
+    return "\n\n".join(blocks) + "\n"
+
+
+def _title(summary: Summary) -> str:
+    return wording.listed([table.scenario.name for table in summary.tables]) or "an empty run"
+
+
+def _scenario(table: ScenarioTable, summary: Summary, charts: list[Chart]) -> list[str]:
+    found = verdict(table, summary)
+    blocks = [
+        f"## {_text(table.scenario.name)}",
+        f"_{_text(table.scenario.question)}_",
+        f"**{_text(found.headline)}**",
+        _bullets(found.certainty),
+    ]
+    if table.trials:
+        blocks.append(_grid(start_grid(table)))
+        blocks.append(
+            "Medians since the request; brackets are intervals of the median; `ready` is compared."
+        )
+    folded = [
+        _bullets(found.findings),
+        _grid(cost_grid(table)),
+        *(f"![{_text(chart.description)}](charts/{chart.name}.svg)" for chart in charts),
+    ]
+    errors = [
+        f"{row.arm}, {wording.count(number, 'trial')}: {error}"
+        for row in table.rows
+        for error, number in row.errors
+    ]
+    if errors:
+        folded += ["Failed trials:", _bullets(errors)]
+    blocks.append(_folded("Arm by arm, on disk, charts", folded))
+    return [block for block in blocks if block]
+
+
+def _doubts(summary: Summary) -> list[str]:
+    if not summary.doubts:
+        return []
+    told = []
+    for doubt in summary.doubts:
+        where = "".join(f"\n  - {_text(occurrence)}" for occurrence in doubt.occurrences)
+        told.append(f"- `{doubt.code}`: {_text(doubt.remedy)}.{where}")
+    return [_folded(f"Doubts ({len(told)})", ["\n".join(told)])]
+
+
+def _circumstances(summary: Summary) -> list[str]:
+    info = summary.run.info
+    host = Grid(("fact", "value"), tuple(circumstances.environment(info)))
+    ran = [
+        f"{table.scenario.name}: {circumstances.command(table.scenario)} in image "
+        f"{table.scenario.image}, {circumstances.limits(table.scenario.limits)}. "
+        f"{circumstances.readiness(table.scenario.readiness)} "
+        f"{circumstances.how_often(info, table)}"
+        for table in summary.tables
+    ]
+    return [
+        _folded("What was run, where, how often", [_bullets(ran), _grid(host)]),
+        f"Run `{info.run_id}`, {_text(circumstances.when(info))}. Repeat it with:",
+        _fenced(circumstances.repeat_command(info)),
+    ]
+
+
+def _folded(title: str, blocks: list[str]) -> str:
+    inside = "\n\n".join(block for block in blocks if block)
+    return f"<details><summary>{title}</summary>\n\n{inside}\n\n</details>"
+
+
+def _bullets(sentences: tuple[str, ...] | list[str]) -> str:
+    return "\n".join(f"- {_text(sentence)}" for sentence in sentences)
+
+
+def _grid(grid: Grid) -> str:
+    if not grid.rows:
+        return ""
+    lines = [
+        _line([_text(head) for head in grid.head]),
+        _line([":--", *["--:" if len(grid.head) > 2 else ":--"] * (len(grid.head) - 1)]),
+        *(_line([_text(cell) for cell in row]) for row in grid.rows),
+    ]
+    return "\n".join(lines)
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _text(text: str) -> str:
+    """Escape what Markdown, a table or HTML would take for its own: the text is the user's."""
+    flat = " ".join(text.split())
+    escaped = re.sub(r"([\\`*_|\[\]~#!])", r"\\\1", flat)
+    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _fenced(text: str) -> str:
+    """Fence a command so that no run of backticks in it can end the fence."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}sh\n{text}\n{fence}"

@@ -1,0 +1,183 @@
+"""How the report spells quantities: three significant digits, a unit, an interval, and no more."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from harness.model import Milestone
+from harness.stats import Comparison, Estimate, Interval
+
+NOT_REACHED = "not reached"
+NONE = "–"
+"""Stands for a value that does not exist, as a container's guest kernel."""
+
+MEANING: Mapping[Milestone, str] = MappingProxyType(
+    {
+        Milestone.REQUESTED: "t0: just before the first system call that creates the instance. "
+        "Everything else is counted from here, on the host's monotonic clock.",
+        Milestone.ISOLATED: "The box is made: a container's namespaces, mounts and limits are in "
+        "place; a VM's QEMU is up and its processors are about to run.",
+        Milestone.KERNEL: "VM only: the guest's kernel was entered; firmware and loading are over.",
+        Milestone.USERSPACE: "VM only: the guest's kernel has booted and its init begins.",
+        Milestone.STARTED: "The workload itself begins: its exec is done, or in a VM about to be.",
+        Milestone.READY: "The workload is usable: the scenario's condition first held, seen from "
+        "the host in the same way for every arm. This is the figure that is compared.",
+        Milestone.STOPPED: "The last process of the instance is gone, after it was asked to stop.",
+        Milestone.REMOVED: "Nothing is left on the host: no mount, cgroup, network, file, socket.",
+    }
+)
+
+PHASES: Mapping[Milestone, str] = MappingProxyType(
+    {
+        Milestone.ISOLATED: "making the box",
+        Milestone.KERNEL: "firmware, loading the kernel",
+        Milestone.USERSPACE: "guest kernel boots",
+        Milestone.STARTED: "up to the workload's exec",
+        Milestone.READY: "workload, until ready",
+    }
+)
+"""What goes on before each milestone, since the one before it."""
+
+BACKENDS: Mapping[str, str] = MappingProxyType(
+    {
+        "process": "the program alone in the image's files (chroot), no isolation: the floor",
+        "container": "six namespaces, overlay, cgroup, capabilities, on the host's kernel",
+        "vm-micro": "QEMU microvm: uncompressed kernel, no firmware, overlay on a shared disk",
+        "vm-classic": "QEMU q35: a whole PC with firmware, bzImage and a disk of its own",
+        "fake": "no box at all: made-up milestones, to test the harness",
+    }
+)
+
+_TIMES = ((1e9, "s"), (1e6, "ms"), (1e3, "µs"), (1.0, "ns"))
+_SIZES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
+
+
+def duration(ns: float) -> str:
+    """Spell a duration: `2.41 s`, `3.05 ms`, `840 µs`."""
+    return _quantity(ns, _TIMES)
+
+
+def size(count_bytes: float) -> str:
+    """Spell a size in decimal units, as disks are sold: `52.6 MB`."""
+    return _quantity(count_bytes, _SIZES)
+
+
+def times(factor: float) -> str:
+    """Spell a ratio: `43.1 ×`."""
+    return f"{_digits(factor, factor)} ×"
+
+
+def duration_estimate(value: Estimate | None) -> str:
+    """Spell a median duration with its interval: `2.41 s [2.36–2.47]`."""
+    return _estimate(value, _TIMES)
+
+
+def size_estimate(value: Estimate | None) -> str:
+    """Spell a median size with its interval."""
+    return _estimate(value, _SIZES)
+
+
+def median_duration(value: Estimate | None) -> str:
+    """Spell a median duration alone."""
+    if value is None:
+        return NONE
+    return duration(value.median) if value.is_reached else NOT_REACHED
+
+
+def quantile(ns: float | None) -> str:
+    """Spell a quantile of durations; a dash where there were too few trials to have one."""
+    if ns is None:
+        return NONE
+    return duration(ns) if math.isfinite(ns) else NOT_REACHED
+
+
+def ratio(value: Comparison | None) -> str:
+    """Spell a paired ratio with its interval: `43.1 × [39.2–47.0]`."""
+    if value is None:
+        return NONE
+    if not value.estimate.is_reached:  # -infinity: it is the reference that failed
+        return NOT_REACHED if value.estimate.median == math.inf else "cannot tell"
+    middle = value.estimate.median
+    return f"{times(middle)}{_bracket(value.estimate.interval, middle, 1.0)}"
+
+
+def difference(value: Comparison) -> str:
+    """Spell the size of a paired difference with its interval: `2.40 s [2.36–2.45]`.
+
+    The sign is left to the sentence around it ("longer", "shorter").
+    """
+    found = value.estimate
+    if found.median >= 0 or not found.is_reached:
+        return duration_estimate(found)
+    interval = found.interval and Interval(
+        -found.interval.high, -found.interval.low, found.interval.coverage, found.interval.method
+    )
+    return duration_estimate(Estimate(-found.median, interval, found.count, found.censored))
+
+
+def count(number: int, noun: str) -> str:
+    """Spell a count with its noun: `1 block`, `20 blocks`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def listed(words: list[str]) -> str:
+    """Join words for a sentence: `a, b and c`."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
+
+
+def duration_unit(ns: float) -> tuple[float, str]:
+    """Choose the unit of an axis: its length in ns and its name, `(1e9, "s")`."""
+    return _unit(ns, _TIMES)
+
+
+def size_unit(count_bytes: float) -> tuple[float, str]:
+    """Choose the unit of an axis: its size in bytes and its name, `(1e6, "MB")`."""
+    return _unit(count_bytes, _SIZES)
+
+
+def _unit(value: float, units: tuple[tuple[float, str], ...]) -> tuple[float, str]:
+    for scale, name in units:
+        # 999.6 ms would be rounded to 1000 ms: that is the next unit's 1.00.
+        if abs(value) >= scale * 0.9995:
+            return scale, name
+    return units[-1]
+
+
+def _quantity(value: float, units: tuple[tuple[float, str], ...]) -> str:
+    if value == 0:
+        return f"0 {units[-1][1]}"
+    scale, name = _unit(value, units)
+    return f"{_digits(value / scale, value / scale, whole=scale == 1.0)} {name}"
+
+
+def _digits(value: float, measure: float, *, whole: bool = False) -> str:
+    """Spell a number with as many decimals as `measure` needs for three significant digits."""
+    if whole or measure == 0 or not math.isfinite(measure):
+        decimals = 0
+    else:
+        decimals = min(max(2 - math.floor(math.log10(abs(measure) * 1.0005)), 0), 4)
+    return f"{value:.{decimals}f}"
+
+
+def _estimate(value: Estimate | None, units: tuple[tuple[float, str], ...]) -> str:
+    if value is None:
+        return NONE
+    if not value.is_reached:
+        return NOT_REACHED
+    scale, _ = _unit(value.median, units) if value.median else (1.0, "")
+    return f"{_quantity(value.median, units)}{_bracket(value.interval, value.median, scale)}"
+
+
+def _bracket(interval: Interval | None, middle: float, scale: float) -> str:
+    """Spell an interval in the unit and with the decimals of its median."""
+    if interval is None:
+        return ""
+    ends = [
+        _digits(end / scale, middle / scale, whole=scale == 1.0 and abs(middle) >= 100)
+        if math.isfinite(end)
+        else "?"
+        for end in (interval.low, interval.high)
+    ]
+    return f" [{'–'.join(ends)}]"
