@@ -1,0 +1,175 @@
+"""The command `steelyard`.
+
+Each subcommand is imported when it is called, so that `--help` and the launch of a container load
+nothing that they do not use. This is the only module that turns an error into a sentence on stderr
+and an exit code:
+
+| code | meaning |
+|---|---|
+| 0 | fine |
+| 1 | something failed: trials of a run, an arm that cannot run, leftovers that doctor found |
+| 2 | a mistake in what was typed or in a file that was named |
+| 125 – 127, others | `container run`: as docker-run(1) |
+| 128 + n | ended by signal n: 130 for Ctrl-C |
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import traceback
+from collections.abc import Mapping
+from importlib import import_module
+from typing import NoReturn, cast
+
+import click
+
+import harness
+from harness.errors import HarnessError, RecordError, ScenarioError
+
+_EXIT_FAILED, _EXIT_USAGE, _EXIT_INTERRUPTED, _EXIT_BROKEN_PIPE = 1, 2, 130, 141
+
+# Name -> (module:attribute, what the list of commands says about it).
+_COMMANDS: Mapping[str, tuple[str, str]] = {
+    "run": ("harness.run_command:run", "Run scenarios in their arms, measure, and report."),
+    "report": ("harness.report_command:report", "Make the report of earlier runs again."),
+    "doctor": ("harness.doctor_command:doctor", "What works here, and what was left behind."),
+    "container": ("runtime.cli:container", "Run a container, or print its launch plan."),
+    "image": ("runtime.image_commands:image", "Import, list and remove images."),
+    "version": ("harness.cli:version", "Print the version."),
+}
+
+
+class _LazyGroup(click.Group):
+    """A group whose subcommands are imported when they are called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's
+        return list(_COMMANDS)
+
+    def get_command(
+        self,
+        ctx: click.Context,  # noqa: ARG002 - click's
+        cmd_name: str,
+    ) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, attribute = _COMMANDS[cmd_name][0].partition(":")
+        return cast("click.Command", getattr(import_module(module), attribute))
+
+    def format_commands(
+        self,
+        ctx: click.Context,  # noqa: ARG002 - click's
+        formatter: click.HelpFormatter,
+    ) -> None:
+        """List them without importing any of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+
+@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(harness.__version__, prog_name="steelyard", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Weighs the box, not the goods.
+
+    Starts the same workload, from the same image, in virtual machines and in containers, and
+    measures what each box costs: `steelyard run`.
+    """
+
+
+@click.command()
+def version() -> None:
+    """Print the version."""
+    click.echo(f"steelyard {harness.__version__}")
+
+
+def main() -> None:
+    """The entry point: run the command line and exit."""
+    code = _run(sys.argv[1:])
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _quieten_stdout()
+        code = code or _EXIT_BROKEN_PIPE
+    except OSError as error:
+        code = code or _complain(f"cannot write the output: {_reason(error)}", _EXIT_FAILED)
+    sys.exit(code)
+
+
+def _run(arguments: list[str]) -> int:
+    """Run the command line; every way to end becomes an exit code here."""
+    try:
+        with cli.make_context("steelyard", list(arguments)) as context:
+            result = cli.invoke(context)
+            return result if isinstance(result, int) else 0
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        return _EXIT_USAGE
+    except click.ClickException as error:
+        context_ = getattr(error, "ctx", None)
+        hint = f"; see {context_.command_path} --help" if context_ is not None else ""
+        return _complain(_sentence(error.format_message()) + hint, error.exit_code)
+    except ScenarioError as error:
+        return _complain("\nsteelyard: ".join(error.problems), _EXIT_USAGE)
+    except RecordError as error:
+        return _complain(str(error), _EXIT_USAGE)
+    except HarnessError as error:
+        return _complain(str(error), _EXIT_FAILED)
+    except (KeyboardInterrupt, click.Abort) as error:
+        signal_number = getattr(error, "signal_number", None)
+        return _EXIT_INTERRUPTED if signal_number is None else 128 + int(signal_number)
+    except BrokenPipeError:
+        _quieten_stdout()
+        return _EXIT_BROKEN_PIPE
+    except Exception as error:  # the edge: nothing goes past it as a traceback
+        return _unforeseen(error)
+
+
+def _unforeseen(error: Exception) -> int:
+    """An error of the runtime carries its exit code; anything else is a mistake of ours."""
+    code = getattr(error, "exit_code", None)
+    if isinstance(code, int):
+        return _complain(str(error), code)
+    if os.environ.get("STEELYARD_DEBUG"):
+        traceback.print_exc()
+    if isinstance(error, OSError):
+        return _complain(_reason(error), _EXIT_FAILED)
+    what = f"{type(error).__name__}: {error}"
+    advice = "this is a mistake in Steelyard; STEELYARD_DEBUG=1 shows where, please report it"
+    return _complain(f"{what}; {advice}", _EXIT_FAILED)
+
+
+def _complain(message: str, code: int) -> int:
+    with contextlib.suppress(OSError):
+        click.echo(f"steelyard: {message}", err=True)
+    return code
+
+
+def _sentence(message: str) -> str:
+    """Click's messages begin with a capital and end with a stop; ours follow `steelyard: `."""
+    message = message.strip().rstrip(".")
+    first, stop, rest = message.partition(". ")
+    # A second sentence, such as a suggestion, becomes a part of the first.
+    message = f"{first}; {rest[:1].lower()}{rest[1:]}" if stop else first
+    return message[:1].lower() + message[1:]
+
+
+def _reason(error: OSError) -> str:
+    place = f"{error.filename}: " if error.filename else ""
+    return f"{place}{(error.strerror or str(error)).lower()}"
+
+
+def _quieten_stdout() -> None:
+    """The reader has gone: what is still buffered goes nowhere, and Python does not complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def exit_now(code: int) -> NoReturn:
+    """End the running command with an exit code."""
+    raise click.exceptions.Exit(code)
+
+
+if __name__ == "__main__":
+    main()

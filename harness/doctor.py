@@ -1,0 +1,181 @@
+"""What works on this host, exactly why not where it does not, and what dead runs left behind.
+
+Looking changes nothing. Cleaning removes exactly what carries the name of a session whose owner is
+dead, and temporary files in the cache that nobody can be writing any more; living sessions, images
+and finished runs are never touched.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.backend import Availability
+from harness.backends import BACKENDS, get_backend
+
+STALE_AFTER_S = 3600
+"""A temporary file in the cache that was not written to for so long belongs to nobody."""
+_NOT_FOR_MEASURING = frozenset({"fake"})
+
+
+@dataclass(frozen=True, slots=True)
+class ArmFinding:
+    """Whether a backend can be an arm here."""
+
+    name: str
+    availability: Availability
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureFinding:
+    """One thing that the arms build upon, and how it is here."""
+
+    name: str
+    value: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeftoverFinding:
+    """One thing that a dead run left behind.
+
+    Attributes:
+        kind: `process`, `mount`, `cgroup`, `folder` or `temporary file`.
+        name: A pid with its command, or a path.
+        problem: Why it could not be removed; None when it was not tried, or succeeded.
+        removed: Whether it is gone now.
+    """
+
+    kind: str
+    name: str
+    problem: str | None = None
+    removed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Examination:
+    """All that was found."""
+
+    arms: tuple[ArmFinding, ...]
+    features: tuple[FeatureFinding, ...]
+    leftovers: tuple[LeftoverFinding, ...]
+
+    @property
+    def is_well(self) -> bool:
+        """At least one arm is usable, and nothing is left behind."""
+        usable = any(arm.availability.usable for arm in self.arms)
+        return usable and all(leftover.removed for leftover in self.leftovers)
+
+
+def examine(*, clean: bool, progress: Callable[[str], None] = lambda _: None) -> Examination:
+    """Look at everything; may take seconds, since an accelerator is tried by booting a guest.
+
+    Args:
+        clean: Also remove the leftovers.
+        progress: Told what is being tried.
+    """
+    progress("leftovers of dead runs")
+    leftovers = tuple(_leftovers(clean=clean))
+    arms = []
+    for name in BACKENDS:
+        if name not in _NOT_FOR_MEASURING:
+            progress(f"arm {name}")
+            arms.append(ArmFinding(name, get_backend(name).availability()))
+    return Examination(tuple(arms), tuple(_features()), leftovers)
+
+
+def _leftovers(*, clean: bool) -> Iterator[LeftoverFinding]:
+    """What the runtime finds, in the order in which it can be removed, then the cache."""
+    import runtime
+
+    found: list[tuple[str, str, Callable[[], None]]] = [
+        (leftover.kind, leftover.name, leftover.remove) for leftover in runtime.find_leftovers()
+    ]
+    found += [
+        ("temporary file", str(path), _remover(path))
+        for path in stale_files(runtime.cache_home(), time.time())
+    ]
+    for kind, name, remove in found:
+        if not clean:
+            yield LeftoverFinding(kind, name)
+            continue
+        try:
+            remove()
+        except OSError as error:
+            yield LeftoverFinding(kind, name, problem=(error.strerror or str(error)).lower())
+        else:
+            yield LeftoverFinding(kind, name, removed=True)
+
+
+def stale_files(cache: Path, now_s: float) -> list[Path]:
+    """Files and folders in the cache that were begun aside and never renamed into place.
+
+    Whoever writes into the cache writes to a name that begins with `.` or ends in `.tmp` or
+    `.part`, in the same folder, and renames. One that is still there after an hour was abandoned.
+    """
+    stale: list[Path] = []
+    for folder, directories, files in os.walk(cache):
+        for name in [*directories, *files]:
+            if not (name.startswith(".") or name.endswith((".tmp", ".part"))):
+                continue
+            path = Path(folder) / name
+            try:
+                age_s = now_s - path.lstat().st_mtime
+            except FileNotFoundError:
+                continue
+            if age_s > STALE_AFTER_S:
+                stale.append(path)
+        directories[:] = [name for name in directories if not name.startswith(".")]
+    return sorted(stale)
+
+
+def _remover(path: Path) -> Callable[[], None]:
+    def remove() -> None:
+        import runtime
+
+        if path.is_dir() and not path.is_symlink():
+            runtime.remove_tree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+    return remove
+
+
+def _features() -> Iterator[FeatureFinding]:
+    """What the arms build upon."""
+    import runtime
+    from harness.environment import MissingError, filesystem_of
+
+    found = runtime.probe_features()
+    yield FeatureFinding("user", "root" if os.geteuid() == 0 else f"uid {os.geteuid()}, not root")
+    yield FeatureFinding("namespaces", "yes" if found.mount_namespaces else "not for this user")
+    yield FeatureFinding("overlay filesystem", "yes" if found.overlay else "not in this kernel")
+    yield FeatureFinding("cgroups", str(runtime.find_layout().name))
+    yield FeatureFinding("container launcher", str(runtime.default_launcher()))
+    yield FeatureFinding("private network", _network())
+    for name, path in (("data", runtime.data_home()), ("cache", runtime.cache_home())):
+        try:
+            kind = filesystem_of(path)
+        except MissingError as error:  # in a chroot, mountinfo may not have the root
+            kind = f"filesystem unknown: {error}"
+        yield FeatureFinding(name, f"{path} ({kind})")
+
+
+def _network() -> str:
+    """Make a lab, lease a place in it, and open a tap."""
+    from harness.lab import Lab, LabError
+
+    try:
+        with Lab() as lab:
+            lease = lab.lease()
+            try:
+                os.close(lab.open_tap(lease))
+            except LabError as error:
+                return f"for containers only: {error}"
+            finally:
+                lab.release(lease)
+    except LabError as error:
+        return str(error)
+    return "yes, for containers and machines"

@@ -1,0 +1,195 @@
+"""A run's events on the terminal: a bar where there is a person, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from harness.events import (
+    ArmPrepared,
+    ArmPreparing,
+    ArmSkipped,
+    BlockStarted,
+    Event,
+    Listener,
+    RunStarted,
+    TrialFinished,
+    TrialStarted,
+)
+from harness.model import Milestone, Outcome, Trial
+from harness.quantities import format_duration
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from harness.runner import Request
+
+
+def make_console() -> Console:
+    """Where a command prints. A reader that left is a BrokenPipeError, as it is elsewhere."""
+    from rich.console import Console
+
+    class _Console(Console):
+        def on_broken_pipe(self) -> None:
+            # Rich's own way is to exit at once with code 1.
+            raise BrokenPipeError
+
+    return _Console(highlight=False)
+
+
+@contextlib.contextmanager
+def listener_for(console: Console, request: Request) -> Iterator[Listener]:
+    """A listener that shows a run on `console`, for as long as it lasts."""
+    if not console.is_terminal:
+        yield PlainListener(console, request)
+        return
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    progress = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("trials"),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+        # A redraw is work beside the measurement: few of them.
+        refresh_per_second=4,
+    )
+    with progress:
+        yield BarListener(console, request, progress)
+
+
+class PlainListener:
+    """Lines: what is prepared, each block, each failure."""
+
+    def __init__(self, console: Console, request: Request) -> None:
+        self._console = console
+        self._request = request
+        self._block: BlockStarted | None = None
+        self._block_begun = 0
+        self._done = self._failed = 0
+        self._last_message = ""
+
+    def __call__(self, event: Event) -> None:
+        """Take an event."""
+        match event:
+            case RunStarted():
+                self._say(_intention(self._request))
+            case ArmPreparing(scenario, arm, message):
+                self.preparing(scenario, arm, message)
+            case ArmPrepared(record):
+                took = format_duration(record.prepare_ns)
+                self._say(f"{record.scenario}: {record.arm.name} prepared in {took}")
+            case ArmSkipped(scenario, arm, availability):
+                remedy = f"; {availability.remedy}" if availability.remedy else ""
+                self._say(f"{scenario}: {arm} left out: {availability.reason}{remedy}")
+            case BlockStarted():
+                self._block, self._block_begun = event, time.monotonic_ns()
+                self._done = self._failed = 0
+                self.block_started(event)
+            case TrialStarted():
+                self.trial_started(event)
+            case TrialFinished(trial):
+                self._finished(trial)
+            case _:
+                pass
+
+    def _finished(self, trial: Trial) -> None:
+        self._done += 1
+        if trial.outcome is not Outcome.OK:
+            self._failed += 1
+            where = f"{trial.scenario}: {trial.arm}, {_block_name(trial.block)}"
+            self._say(f"{where}: {trial.outcome}: {trial.error}")
+        self.trial_finished(trial)
+        assert self._block is not None
+        if self._done == self._block.trials:
+            self.block_finished(self._block, time.monotonic_ns() - self._block_begun)
+
+    def preparing(self, scenario: str, arm: str, message: str) -> None:
+        """A step of preparing; each once."""
+        line = f"{scenario}: {arm}: {message}"
+        if line != self._last_message:
+            self._say(line)
+            self._last_message = line
+
+    def block_started(self, event: BlockStarted) -> None:
+        """Say after the warm-up how many blocks there will be."""
+
+    def trial_started(self, event: TrialStarted) -> None:
+        """Nothing: one line a block is enough."""
+
+    def trial_finished(self, trial: Trial) -> None:
+        """Nothing: one line a block is enough."""
+
+    def block_finished(self, event: BlockStarted, took_ns: int) -> None:
+        """One line a block."""
+        of = ""
+        if event.block >= 0:
+            expected = event.expected or event.blocks
+            about = "about " if self._request.time_limit_ns is not None else ""
+            of = f" of {about}{max(expected, event.block + 1)}"
+        failures = f", {self._failed} failed" if self._failed else ""
+        took = format_duration(took_ns)
+        self._say(f"{_block_name(event.block)}{of}: {self._done} trials in {took}{failures}")
+
+    def _say(self, line: str) -> None:
+        self._console.print(line, markup=False, soft_wrap=True)
+
+
+class BarListener(PlainListener):
+    """The same, with a bar in place of a line for each step and block."""
+
+    def __init__(self, console: Console, request: Request, progress: object) -> None:
+        super().__init__(console, request)
+        from rich.progress import Progress
+
+        assert isinstance(progress, Progress)
+        self._progress = progress
+        self._task = progress.add_task("preparing", total=None)
+        self._all_done = 0
+
+    def preparing(self, scenario: str, arm: str, message: str) -> None:
+        """A step of preparing."""
+        self._progress.update(self._task, description=f"{scenario}: {arm}: {message}")
+
+    def block_started(self, event: BlockStarted) -> None:
+        """Set the bar's length by what will fit."""
+        expected = max(event.expected or event.blocks, event.block + 1)
+        total = (expected + self._request.warmup_blocks) * event.trials
+        self._progress.update(self._task, total=total)
+
+    def trial_started(self, event: TrialStarted) -> None:
+        """Name the trial under way."""
+        what = f"{_block_name(event.block)}: {event.scenario}: {event.arm}"
+        self._progress.update(self._task, description=what)
+
+    def trial_finished(self, trial: Trial) -> None:
+        """One step further."""
+        self._all_done += 1
+        ready = trial.milestones_ns.get(Milestone.READY)
+        if ready is not None:
+            what = f"{_block_name(trial.block)}: {trial.scenario}: {trial.arm}"
+            what += f" ready in {format_duration(ready)}"
+            self._progress.update(self._task, description=what)
+        self._progress.update(self._task, completed=self._all_done)
+
+    def block_finished(self, event: BlockStarted, took_ns: int) -> None:
+        """Nothing: the bar has moved."""
+
+
+def _intention(request: Request) -> str:
+    """What the run is going to do, in one sentence."""
+    names = ", ".join(scenario.name for scenario in request.scenarios)
+    warmup = f"{request.warmup_blocks} warm-up block{'s' * (request.warmup_blocks != 1)}, then "
+    many = f"{request.blocks} block{'s' * (request.blocks != 1)}"
+    if request.time_limit_ns is not None:
+        limit = format_duration(request.time_limit_ns)
+        many = f"as many blocks as fit {limit} (at most {request.blocks}; --blocks sets the number)"
+    return f"{names}: {warmup if request.warmup_blocks else ''}{many}, seed {request.seed}"
+
+
+def _block_name(block: int) -> str:
+    return f"block {block + 1}" if block >= 0 else "warm-up"
