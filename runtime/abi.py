@@ -17,7 +17,7 @@ _SYSCALLS_X86_64 = {
     "pivot_root": 155, "prctl": 157, "chroot": 161, "mount": 165, "umount2": 166,
     "sethostname": 170, "openat": 257, "mkdirat": 258, "mknodat": 259, "symlinkat": 266,
     "fchmodat": 268, "unshare": 272, "dup3": 292, "prlimit64": 302, "setns": 308, "seccomp": 317,
-    "open_tree": 428, "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432,
+    "open_tree": 428, "move_mount": 429,
     "clone3": 435, "close_range": 436, "openat2": 437, "pidfd_send_signal": 424,
     "mount_setattr": 442,
 }  # fmt: skip
@@ -28,7 +28,7 @@ _SYSCALLS_GENERIC = {
     "pivot_root": 41, "prctl": 167, "chroot": 51, "mount": 40, "umount2": 39, "sethostname": 161,
     "openat": 56, "mkdirat": 34, "mknodat": 33, "symlinkat": 36, "fchmodat": 53, "unshare": 97,
     "prlimit64": 261, "setns": 268, "seccomp": 277, "open_tree": 428, "move_mount": 429,
-    "fsopen": 430, "fsconfig": 431, "fsmount": 432, "clone3": 435, "close_range": 436,
+    "clone3": 435, "close_range": 436,
     "openat2": 437, "pidfd_send_signal": 424, "mount_setattr": 442,
 }  # fmt: skip
 SYSCALL_NUMBERS: dict[str, int] = (
@@ -73,11 +73,6 @@ MNT_DETACH = 0x2
 OPEN_TREE_CLONE = 0x1
 MOVE_MOUNT_F_EMPTY_PATH = 0x00000004
 MOVE_MOUNT_T_EMPTY_PATH = 0x00000040
-FSOPEN_CLOEXEC = 0x1
-FSCONFIG_SET_FLAG = 0
-FSCONFIG_SET_STRING = 1
-FSCONFIG_CMD_CREATE = 6
-FSMOUNT_CLOEXEC = 0x1
 MOUNT_ATTR_RDONLY = 0x1
 MOUNT_ATTR_NOSUID = 0x2
 MOUNT_ATTR_NODEV = 0x4

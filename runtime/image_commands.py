@@ -1,23 +1,58 @@
-"""`steelyard image …`: look after the image store."""
+"""`steelyard image …`: look after the image store.
+
+The group and the commands that every store needs. Others live in modules of their own, which are
+imported when one of their commands is named: `steelyard --help` loads none of them.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 if TYPE_CHECKING:
-    from runtime.images import Image, ImageStore
+    from runtime.images import ImageStore, Removal
+
+_ELSEWHERE = {
+    "bootstrap": "runtime.image_commands_build",
+    "build": "runtime.image_commands_build",
+    "gc": "runtime.image_commands_views",
+    "history": "runtime.image_commands_views",
+    "inspect": "runtime.image_commands_views",
+    "load": "runtime.image_commands_transfer",
+    "ls": "runtime.image_commands_views",
+    "pull": "runtime.image_commands_transfer",
+    "push": "runtime.image_commands_transfer",
+    "save": "runtime.image_commands_transfer",
+    "tree": "runtime.image_commands_views",
+    "verify": "runtime.image_commands_views",
+}
+"""Which module has which command, as an attribute of the command's name."""
 
 
-@click.group()
+class _Commands(click.Group):
+    """A group most of whose commands are loaded when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *_ELSEWHERE})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if module := _ELSEWHERE.get(cmd_name):
+            command = getattr(importlib.import_module(module), cmd_name)
+            assert isinstance(command, click.Command)
+            return command
+        return super().get_command(ctx, cmd_name)
+
+
+@click.group(cls=_Commands)
 def image() -> None:
-    """Import, list, inspect and remove images."""
+    """Pull, build, import, look at and remove images."""
 
 
 @image.command("import")
@@ -57,88 +92,47 @@ def import_(
         working_directory=workdir,
         user=user,
     )
-    with _told() as store:
+    with told_store() as store:
         click.echo(store.import_rootfs(source, reference, config).digest)
 
 
-@image.command("ls")
-@click.option(
-    "--format", "style", type=click.Choice(["table", "json"]), default="table", show_default=True
-)
-def ls(style: str) -> None:
-    """List images.
-
-    SIZE is what the unpacked layers take on disk; layers that images share are counted for each.
-    """
-    with _told() as store:
-        images = store.images()
-    if style == "json":
-        click.echo(json.dumps([_summary(each) for each in images], indent=2))
-        return
-    rows = [("REFERENCE", "DIGEST", "LAYERS", "SIZE", "CREATED")]
-    now = datetime.now(UTC)
-    rows += [
-        (
-            each.reference,
-            each.digest.removeprefix("sha256:")[:12],
-            str(len(each.layers)),
-            size_text(each.allocated_bytes),
-            age_text(each.created, now),
-        )
-        for each in images
-    ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        click.echo(
-            "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        )
+@image.command("tag")
+@click.argument("reference")
+@click.argument("name")
+def tag(reference: str, name: str) -> None:
+    """Give the image REFERENCE another NAME; one that is taken moves to it."""
+    with told_store() as store:
+        click.echo(store.tag(reference, name).reference)
 
 
 @image.command("rm")
 @click.argument("references", nargs=-1, required=True, metavar="REFERENCE...")
 def rm(references: tuple[str, ...]) -> None:
-    """Remove images by name, and the layers that no other image and no running instance needs."""
+    """Remove images by name, and the layers that no other image and no instance needs."""
     from runtime.errors import ContainerError
 
     failed = False
-    with _told() as store:
+    with told_store() as store:
         for reference in references:
             try:
-                removal = store.remove(reference)
+                echo_removal(store.remove(reference))
             except ContainerError as error:
                 click.echo(f"Error: {error}", err=True)
                 failed = True
-                continue
-            for name in removal.untagged:
-                click.echo(f"Untagged: {name}")
-            for digest in removal.deleted:
-                click.echo(f"Deleted: {digest}")
-            if removal.freed_bytes:
-                click.echo(f"Freed: {size_text(removal.freed_bytes)}")
     if failed:
         raise SystemExit(1)
 
 
-@image.command("inspect")
-@click.argument("reference")
-def inspect(reference: str) -> None:
-    """Print all that is known of an image, as JSON."""
-    with _told() as store:
-        found = store.get(reference)
-    details = _summary(found) | {
-        "config": found.config.to_oci(),
-        "layers": [
-            {
-                "digest": layer.digest,
-                "diff_id": layer.diff_id,
-                "size_bytes": layer.size_bytes,
-                "allocated_bytes": layer.allocated_bytes,
-                "path": str(layer.path),
-            }
-            for layer in found.layers
-        ],
-    }
-    click.echo(json.dumps(details, indent=2))
+def echo_removal(removal: Removal) -> None:
+    """Print what went, in docker's words."""
+    for name in removal.untagged:
+        click.echo(f"Untagged: {name}")
+    for digest in removal.deleted:
+        click.echo(f"Deleted: {digest}")
+    for diff_id in removal.layers:
+        click.echo(f"Deleted layer: {diff_id}")
+    if removal.freed_bytes:
+        click.echo(f"Freed: {size_text(removal.freed_bytes)}")
 
 
 def size_text(size_bytes: int) -> str:
@@ -166,7 +160,7 @@ def age_text(moment: datetime | None, now: datetime) -> str:
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[ImageStore]:
+def told_store() -> Iterator[ImageStore]:
     """The default store; what goes wrong is one sentence on stderr and exit code 1."""
     from runtime.errors import ContainerError
     from runtime.images import ImageStore
@@ -180,20 +174,6 @@ def _told() -> Iterator[ImageStore]:
 def _fail(message: str) -> NoReturn:
     click.echo(f"Error: {message}", err=True)
     raise SystemExit(1)
-
-
-def _summary(each: Image) -> dict[str, Any]:
-    from runtime.images.config import format_time
-
-    return {
-        "reference": each.reference,
-        "digest": each.digest,
-        "architecture": each.architecture,
-        "created": format_time(each.created) if each.created else None,
-        "layer_count": len(each.layers),
-        "size_bytes": sum(layer.size_bytes for layer in each.layers),
-        "allocated_bytes": each.allocated_bytes,
-    }
 
 
 def _variables(items: tuple[str, ...]) -> dict[str, str]:

@@ -78,7 +78,7 @@ def lower(spec: ContainerSpec, features: Features, cgroup: CgroupEntry) -> Plan:
         steps += [
             *_private_mounts(),
             *volume_steps,
-            *_overlay_root(spec.root, slots),
+            *_overlay_root(spec.root),
             *_enter_root(spec.root),
             # From here on every path is the container's own. Mounting only now means that no
             # symlink of the image can lead a mount out of its rootfs.
@@ -162,30 +162,33 @@ def _private_mounts() -> list[Step]:
     return [Step("mount", (None, "/", None, flags, None), "make all mounts private")]
 
 
-def _overlay_root(root: OverlayRoot, slots: Iterator[int]) -> list[Step]:
-    options = overlay.options(root)
+def _overlay_root(root: OverlayRoot) -> list[Step]:
     label = f"mount overlay on {root.mountpoint}"
-    if overlay.fits_one_page(options):
-        # nodev: a device node in an image or made in the container must not reach a real device.
-        arguments = ("overlay", root.mountpoint, "overlay", abi.MS_NODEV, options)
-        return [Step("mount", arguments, label)]
-    fs, mounted = next(slots), next(slots)
-    steps = [Step("fsopen", ("overlay", abi.FSOPEN_CLOEXEC), label, result=fs)]
-    steps += [
-        Step("fsconfig", (Slot(fs), abi.FSCONFIG_SET_STRING, key, value, 0), f"{label}: {key}")
-        for key, value in overlay.settings(root)
+    steps = []
+    if not overlay.fits_one_page(root):
+        steps += _short_names(root)
+        root = overlay.with_short_names(root)
+    # nodev: a device node in an image or made in the container must not reach a real device.
+    arguments = ("overlay", root.mountpoint, "overlay", abi.MS_NODEV, overlay.options(root))
+    return [*steps, Step("mount", arguments, label)]
+
+
+def _short_names(root: OverlayRoot) -> list[Step]:
+    """Give the layers names so short that the options of all of them fit the page of mount(2).
+
+    fsconfig(2) would take long ones, one a call, but only since Linux 6.8. The names are symlinks
+    in a tmpfs that nobody else sees: it is buried under the overlay, and goes with the old root.
+    """
+    closed = abi.MS_NOSUID | abi.MS_NOEXEC | abi.MS_NODEV
+    arguments = ("tmpfs", root.mountpoint, "tmpfs", closed, "mode=700,size=4m")
+    return [
+        Step("mount", arguments, f"mount tmpfs on {root.mountpoint}"),
+        Step("chdir", (root.mountpoint,), f"enter {root.mountpoint}"),
+        *(
+            Step("symlinkat", (path, abi.AT_FDCWD, name), f"name layer {path}")
+            for name, path in overlay.short_names(root).items()
+        ),
     ]
-    if root.volatile:
-        flag = (Slot(fs), abi.FSCONFIG_SET_FLAG, "volatile", None, 0)
-        steps.append(Step("fsconfig", flag, f"{label}: volatile"))
-    steps += [
-        Step("fsconfig", (Slot(fs), abi.FSCONFIG_CMD_CREATE, None, None, 0), label),
-        Step("fsmount", (Slot(fs), abi.FSMOUNT_CLOEXEC, abi.MOUNT_ATTR_NODEV), label, (), mounted),
-        Step("move_mount",
-             (Slot(mounted), "", abi.AT_FDCWD, root.mountpoint, abi.MOVE_MOUNT_F_EMPTY_PATH),
-             label),
-    ]  # fmt: skip
-    return steps
 
 
 def _enter_root(root: OverlayRoot) -> list[Step]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 from runtime.spec import OverlayRoot
 
@@ -25,20 +26,16 @@ def options(root: OverlayRoot) -> str:
     return text + (",volatile" if root.volatile else "")
 
 
-def settings(root: OverlayRoot) -> list[tuple[str, str]]:
-    """The same as key and value pairs of fsconfig(2), which has no page to fit in.
-
-    `lowerdir+` adds one layer (Linux 6.8) and takes its path as it is; in the other two the kernel
-    still undoes backslashes.
-    """
-    return [
-        ("source", "overlay"),
-        *(("lowerdir+", path) for path in root.lowerdirs),
-        ("upperdir", root.upperdir.replace("\\", "\\\\")),
-        ("workdir", root.workdir.replace("\\", "\\\\")),
-    ]
+def fits_one_page(root: OverlayRoot) -> bool:
+    """Whether mount(2) can take the options of this root."""
+    return len(os.fsencode(options(root))) <= OPTIONS_LIMIT_BYTES
 
 
-def fits_one_page(text: str) -> bool:
-    """Whether mount(2) can take the options; longer ones go by fsconfig(2), piece by piece."""
-    return len(os.fsencode(text)) <= OPTIONS_LIMIT_BYTES
+def short_names(root: OverlayRoot) -> dict[str, str]:
+    """A name of one to three characters for each lowerdir, topmost first."""
+    return {f"{number:x}": path for number, path in enumerate(root.lowerdirs)}
+
+
+def with_short_names(root: OverlayRoot) -> OverlayRoot:
+    """The root with its short names for lowerdirs, to be mounted where they lead to them."""
+    return replace(root, lowerdirs=tuple(short_names(root)))

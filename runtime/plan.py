@@ -105,9 +105,6 @@ _FLAG_ARGUMENTS = {
     ("setns", 1): "CLONE_",
     ("open_tree", 2): "OPEN_TREE_",
     ("move_mount", 4): "MOVE_MOUNT_",
-    ("fsopen", 1): "FSOPEN_",
-    ("fsconfig", 1): "=FSCONFIG_",
-    ("fsmount", 2): "MOUNT_ATTR_",
     ("prctl", 0): "=PR_",
     ("ioctl", 1): "=SIOC",
 }

@@ -50,18 +50,28 @@ class UnpackOptions:
 
 @dataclass(slots=True)
 class Attributes:
-    """What a folder gets, once all that is in it is there."""
+    """What a folder gets, once all that is in it is there.
+
+    Attributes:
+        implied: No entry describes it: it was made for what is in it.
+    """
 
     mode: int = 0o755
     uid: int = 0
     gid: int = 0
     mtime_ns: int = 0
     xattrs: dict[str, bytes] = field(default_factory=dict)
+    implied: bool = True
 
 
-def set_by_fd(fd: int, wanted: TarEntry | Attributes, options: UnpackOptions) -> None:
-    """Give an open file or folder its attributes."""
-    if options.owners:
+def set_by_fd(
+    fd: int,
+    wanted: TarEntry | Attributes,
+    options: UnpackOptions,
+    owner: tuple[int, int] | None = None,
+) -> None:
+    """Give an open file or folder its attributes; `owner` is who it belongs to, if known."""
+    if options.owners and (wanted.uid, wanted.gid) != owner:
         os.fchown(fd, wanted.uid, wanted.gid)
     for name, value in wanted.xattrs.items():
         _set_xattr(fd, name, value, options)
@@ -69,7 +79,13 @@ def set_by_fd(fd: int, wanted: TarEntry | Attributes, options: UnpackOptions) ->
     os.utime(fd, ns=(wanted.mtime_ns, wanted.mtime_ns))
 
 
-def set_by_name(parent: int, name: bytes, entry: TarEntry, options: UnpackOptions) -> None:
+def set_by_name(
+    parent: int,
+    name: bytes,
+    entry: TarEntry,
+    options: UnpackOptions,
+    owner: tuple[int, int] | None = None,
+) -> None:
     """The same for what cannot be opened without side effects: symlinks, FIFOs, devices.
 
     Args:
@@ -77,8 +93,9 @@ def set_by_name(parent: int, name: bytes, entry: TarEntry, options: UnpackOption
         name: Its name there; made by us just now, so it is what the entry says.
         entry: What it is to be.
         options: How.
+        owner: Who it belongs to, if known.
     """
-    if options.owners:
+    if options.owners and (entry.uid, entry.gid) != owner:
         os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
     for xattr, value in entry.xattrs.items():
         _set_xattr(b"/proc/self/fd/%d/%s" % (parent, name), xattr, value, options)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
-from runtime.images.digest import is_digest
+from runtime.images.digest import chain_key
 from runtime.images.layout import Layout, check_descriptor
 from runtime.images.manifest import diff_ids_of, read_parts
 
@@ -30,46 +31,77 @@ def leased_manifests(layout: Layout) -> set[str]:
     return held
 
 
-def collect(layout: Layout, leased: Iterable[str]) -> tuple[tuple[str, ...], int]:
-    """Remove the blobs and layers that neither the index nor a leased manifest leads to.
+def kept_manifests(layout: Layout) -> set[str]:
+    """Digests of the manifests that stopped containers, kept for later, stand on."""
+    from runtime.kept import kept_images
 
-    Returns:
-        The digests of the blobs that went, and how many bytes on disk that freed, layers included.
+    return kept_images(layout.root.parent)
+
+
+@dataclass(frozen=True, slots=True)
+class Collection:
+    """What has been removed because nothing needed it.
+
+    Attributes:
+        blobs: Digests of manifests, configurations and layers as they were shipped.
+        layers: Diff IDs of unpacked layers.
+        freed_bytes: What all of it took on disk.
+    """
+
+    blobs: tuple[str, ...]
+    layers: tuple[str, ...]
+    freed_bytes: int
+
+
+def collect(layout: Layout, in_use: Iterable[str]) -> Collection:
+    """Remove the blobs and layers that neither the index nor a manifest in use leads to.
 
     Raises:
         StoreError: A manifest is damaged, so that it cannot be known what it needs: nothing went.
     """
-    blobs: set[str] = set()
-    diff_ids: set[str] = set()
-    for digest in {entry["digest"] for entry in layout.read_index()} | set(leased):
-        _mark(layout, digest, blobs, diff_ids)
-    deleted, freed = [], 0
-    for entry in list(os.scandir(layout.root / "blobs" / "sha256")):
-        digest = f"sha256:{entry.name}"
-        if is_digest(digest) and digest not in blobs:
-            freed += entry.stat(follow_symlinks=False).st_blocks * 512
-            os.unlink(entry.path)
-            deleted.append(digest)
-    names = os.listdir(layout.root / "layers" / "sha256")
-    there = {f"sha256:{name.removesuffix('.json')}" for name in names}
-    for diff_id in sorted(filter(is_digest, there - diff_ids)):
-        if layout.layer_path(diff_id).is_dir():
-            freed += layout.read_layer_record(diff_id)["allocated_bytes"]
+    needed = _Needed()
+    for digest in {entry["digest"] for entry in layout.read_index()} | set(in_use):
+        _mark(layout, digest, needed)
+    freed = 0
+    unneeded_blobs = sorted(layout.blobs() - needed.blobs)
+    unneeded_layers = sorted(layout.layers() - needed.layers)
+    for digest in unneeded_blobs:
+        freed += layout.blob_allocated_bytes(digest)
+        layout.blob_path(digest).unlink()
+    for diff_id in unneeded_layers:
+        freed += layout.layer_allocated_bytes(diff_id)
         layout.remove_layer(diff_id)
-    return tuple(sorted(deleted)), freed
+    for chain in layout.folders() - needed.chains:
+        freed += layout.folders_allocated_bytes(chain)
+        layout.remove_folders(chain)
+    return Collection(tuple(unneeded_blobs), tuple(unneeded_layers), freed)
 
 
-def _mark(layout: Layout, digest: str, blobs: set[str], diff_ids: set[str]) -> None:
+@dataclass(slots=True)
+class _Needed:
+    """Digests of blobs, diff IDs of layers, keys of their chains."""
+
+    blobs: set[str] = field(default_factory=set)
+    layers: set[str] = field(default_factory=set)
+    chains: set[str] = field(default_factory=set)
+
+
+def _mark(layout: Layout, digest: str, needed: _Needed) -> None:
     """Note all that a manifest, or an index of manifests, needs."""
-    if digest in blobs or not layout.blob_path(digest).exists():
-        return
-    blobs.add(digest)
-    document = layout.read_document(digest)
-    for entry in document.get("manifests") or ():
-        check_descriptor(entry, digest)
-        _mark(layout, entry["digest"], blobs, diff_ids)
-    if "config" in document:
-        config, layers = read_parts(layout, digest, document)
-        blobs.add(document["config"]["digest"])
-        blobs.update(layer["digest"] for layer in layers)
-        diff_ids.update(diff_ids_of(config, digest))
+    pending = [digest]
+    while pending:
+        digest = pending.pop()
+        if digest in needed.blobs or not layout.blob_path(digest).exists():
+            continue
+        needed.blobs.add(digest)
+        document = layout.read_document(digest)
+        for entry in document.get("manifests") or ():
+            check_descriptor(entry, digest)
+            pending.append(entry["digest"])
+        if "config" in document:
+            config, layers = read_parts(layout, digest, document)
+            diff_ids = diff_ids_of(config, digest)
+            needed.blobs.add(document["config"]["digest"])
+            needed.blobs.update(layer["digest"] for layer in layers)
+            needed.layers.update(diff_ids)
+            needed.chains.add(chain_key(diff_ids))

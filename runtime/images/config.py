@@ -60,12 +60,14 @@ class ImageConfig:
         return {name: value for name, value in values.items() if value}
 
     @classmethod
-    def from_oci(cls, document: Mapping[str, Any]) -> ImageConfig:
+    def from_oci(cls, document: object) -> ImageConfig:
         """Read the `config` object; absent and null fields are empty.
 
         Raises:
-            StoreError: A field has the wrong shape; names it.
+            StoreError: It is no object, or a field has the wrong shape; names it.
         """
+        if not isinstance(document, dict):
+            raise StoreError("image configuration: its config is not an object")
         environment = {}
         for item in _strings(document, "Env"):
             name, _, value = item.partition("=")

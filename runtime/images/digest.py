@@ -7,9 +7,9 @@ read and written here; the spec's sha512 is used by nobody.
 from __future__ import annotations
 
 import hashlib
-import io
 import re
-from typing import BinaryIO, Protocol
+from collections.abc import Iterable
+from typing import Protocol
 
 from runtime.errors import LayerError
 
@@ -48,44 +48,6 @@ def digest_of(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
-class RecordingSource(io.RawIOBase):
-    """Passes a stream on while hashing it and keeping a copy.
-
-    Args:
-        source: What is read.
-        copy: Where the bytes are written as they pass.
-        limit_bytes: More than this is refused: the answer to decompression bombs.
-    """
-
-    def __init__(self, source: ByteSource, copy: BinaryIO, limit_bytes: int) -> None:
-        self._source = source
-        self._copy = copy
-        self._limit_bytes = limit_bytes
-        self._hash = hashlib.sha256()
-        self.size_bytes = 0
-
-    def readable(self) -> bool:
-        """Always."""
-        return True
-
-    def readinto(self, buffer: bytearray | memoryview, /) -> int:  # type: ignore[override]
-        """Fill the buffer as far as one read of the source goes."""
-        data = self._source.read(len(buffer))
-        self.size_bytes += len(data)
-        if self.size_bytes > self._limit_bytes:
-            raise LayerError(
-                f"unpacks to more than {self._limit_bytes} bytes, the limit for one layer"
-            )
-        self._hash.update(data)
-        self._copy.write(data)
-        buffer[: len(data)] = data
-        return len(data)
-
-    @property
-    def digest(self) -> str:
-        """Of all that has passed so far."""
-        return "sha256:" + self._hash.hexdigest()
-
-    def buffered(self) -> io.BufferedReader:
-        """This stream with a buffer, so that small reads are cheap."""
-        return io.BufferedReader(self, BLOCK_BYTES)
+def chain_key(diff_ids: Iterable[str]) -> str:
+    """One digest for a chain of layers, bottom first."""
+    return "sha256:" + hashlib.sha256("\n".join(diff_ids).encode()).hexdigest()

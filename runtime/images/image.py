@@ -44,6 +44,10 @@ class Image:
         layers: Bottom first.
         architecture: `amd64`, `arm64`, …
         created: When, in UTC; None if the image does not say.
+        config_digest: Of its configuration, which docker calls the image's ID.
+        media_type: Of its manifest.
+        folders: On top of the layers, what they leave to each other to say of folders; None if
+            there is nothing (see `runtime.images.implied`).
     """
 
     reference: str
@@ -52,11 +56,15 @@ class Image:
     layers: tuple[Layer, ...]
     architecture: str
     created: datetime | None
+    config_digest: str = ""
+    media_type: str = ""
+    folders: Path | None = None
 
     @property
     def lowerdirs(self) -> tuple[Path, ...]:
         """The unpacked layers as overlayfs wants them: topmost first."""
-        return tuple(layer.path for layer in reversed(self.layers))
+        layers = tuple(layer.path for layer in reversed(self.layers))
+        return layers if self.folders is None else (self.folders, *layers)
 
     @property
     def allocated_bytes(self) -> int:

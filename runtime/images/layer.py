@@ -24,7 +24,7 @@ import errno
 import os
 import shutil
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from runtime.errors import LayerError
 from runtime.images import tarread
@@ -42,8 +42,15 @@ WHITEOUT_PREFIX = b".wh."
 OPAQUE_MARK = b".wh..wh..opq"
 _NAME_LIMIT_BYTES = 4095
 """PATH_MAX without its zero: what is longer no program could name."""
-_DEPTH_LIMIT = 256
+DEPTH_LIMIT = 256
 """Folders within folders; far more than anyone uses, and no more than can be removed again."""
+_CONTENT_LIMIT_BYTES = 1 << 36
+"""64 GiB for all files of a layer as programs see them: holes cost an archive nothing, and whoever
+reads them much."""
+_ENTRIES_LIMIT = 1 << 22
+"""Members of one archive; the largest real layers have some hundred thousand."""
+_FOLDERS_LIMIT = 1 << 17
+"""Folders and whiteouts of one archive, which are remembered until its end: about 100 MB then."""
 _PARENTS_KEPT_OPEN = 64
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -62,28 +69,34 @@ class UnpackResult:
         whiteouts: How many whiteouts and opaque marks there were.
         skipped_devices: Device nodes left out.
         newest_ns: Latest modification time of any member, nanoseconds since the epoch.
+        implied: Folders that no entry describes, the root as an empty name; see
+            `runtime.images.implied`.
     """
 
     entries: int = 0
     whiteouts: int = 0
     skipped_devices: int = 0
     newest_ns: int = 0
+    implied: list[bytes] = field(default_factory=list)
 
 
-def unpack(source: ByteSource, folder_fd: int, options: UnpackOptions) -> UnpackResult:
+def unpack(
+    source: ByteSource, folder_fd: int, options: UnpackOptions, *, needs_end: bool = True
+) -> UnpackResult:
     """Unpack an uncompressed tar stream into an empty folder, reading the stream to its end.
 
     Args:
         source: The stream; `read(n)` gives n bytes except at the end.
         folder_fd: Descriptor of the folder, which becomes the layer's root; stays open.
         options: How.
+        needs_end: As `TarReader` takes it.
 
     Raises:
         LayerError: Malformed, hostile, or more than this user or filesystem can do. The folder is
             then half filled: the caller removes it.
     """
     unpacker = _Unpacker(folder_fd, options)
-    reader = TarReader(source)
+    reader = TarReader(source, needs_end=needs_end)
     entry: TarEntry | None = None
     try:
         for entry in reader:
@@ -109,8 +122,8 @@ def split_name(name: bytes) -> tuple[bytes, ...]:
     parts = tuple(part for part in name.split(b"/") if part not in (b"", b"."))
     if b".." in parts:
         raise LayerError(f"{show(name)}: a name with '..' in it is refused")
-    if len(parts) > _DEPTH_LIMIT:
-        raise LayerError(f"{show(name)}: more than {_DEPTH_LIMIT} folders deep")
+    if len(parts) > DEPTH_LIMIT:
+        raise LayerError(f"{show(name)}: more than {DEPTH_LIMIT} folders deep")
     return parts
 
 
@@ -119,8 +132,16 @@ class _Unpacker:
 
     def __init__(self, root: int, options: UnpackOptions) -> None:
         self.result = UnpackResult()
+        self._members = 0
+        self._content_bytes = 0
         self._root = root
         self._options = options
+        # Whose everything is that we make below: one chown(2) less for most files. The folder's
+        # group counts as well, since a filesystem may hand it down (mount(8), grpid).
+        status = os.fstat(root)
+        self._creator: tuple[int, int] | None = (os.geteuid(), os.getegid())
+        if (status.st_uid, status.st_gid) != self._creator or status.st_mode & stat.S_ISGID:
+            self._creator = None
         self._parents: dict[tuple[bytes, ...], int] = {(): root}
         self._folders: dict[tuple[bytes, ...], Attributes] = {(): Attributes()}
         self._whiteouts: set[tuple[bytes, ...]] = set()
@@ -134,10 +155,11 @@ class _Unpacker:
 
     def add(self, entry: TarEntry, reader: TarReader) -> None:
         """Make one entry."""
+        self._count(entry)
         path = split_name(entry.name)
         self.result.newest_ns = max(self.result.newest_ns, entry.mtime_ns)
         if path and path[-1].startswith(WHITEOUT_PREFIX):
-            self._whiteout(path)
+            self._whiteout(path, entry.mtime_ns)
             return
         for xattr in [name for name in entry.xattrs if name.startswith(_FORBIDDEN_XATTRS)]:
             del entry.xattrs[xattr]
@@ -150,6 +172,18 @@ class _Unpacker:
             self._file(path, entry, reader)
         else:
             self._makers[entry.kind](path, entry)
+
+    def _count(self, entry: TarEntry) -> None:
+        """Hold the archive to the limits."""
+        self._members += 1
+        self._content_bytes += entry.size_bytes
+        for what, number, limit in (
+            ("entries", self._members, _ENTRIES_LIMIT),
+            ("folders", len(self._folders) + len(self._whiteouts), _FOLDERS_LIMIT),
+            ("bytes in files", self._content_bytes, _CONTENT_LIMIT_BYTES),
+        ):
+            if number > limit:
+                raise LayerError(f"{show(entry.name)}: more than {limit} {what} in one layer")
 
     def finish(self) -> None:
         """Give the folders their owners, xattrs, modes and times, the inner before the outer."""
@@ -166,9 +200,11 @@ class _Unpacker:
                     continue
                 raise
             try:
-                set_by_fd(fd, self._folders[path], self._options)
+                set_by_fd(fd, self._folders[path], self._options, self._creator)
             finally:
                 os.close(fd)
+            if self._folders[path].implied:
+                self.result.implied.append(b"/".join(path))
 
     def close(self) -> None:
         """Close what is open; the root stays."""
@@ -227,7 +263,7 @@ class _Unpacker:
         if self._opaque_name in folder.xattrs:
             entry.xattrs[self._opaque_name] = b"y"
         self._folders[path] = Attributes(
-            entry.mode, entry.uid, entry.gid, entry.mtime_ns, entry.xattrs
+            entry.mode, entry.uid, entry.gid, entry.mtime_ns, entry.xattrs, implied=False
         )
 
     def _make_directory(self, parent: int, path: tuple[bytes, ...]) -> None:
@@ -257,7 +293,7 @@ class _Unpacker:
                 _write_sparse(fd, entry, reader)
             elif entry.stored_bytes:
                 _write(fd, entry.stored_bytes, reader)
-            set_by_fd(fd, entry, self._options)
+            set_by_fd(fd, entry, self._options, self._creator)
         finally:
             os.close(fd)
 
@@ -268,7 +304,7 @@ class _Unpacker:
         except FileExistsError:
             self._clear(parent, path)
             os.symlink(entry.link, path[-1], dir_fd=parent)
-        set_by_name(parent, path[-1], entry, self._options)
+        set_by_name(parent, path[-1], entry, self._options, self._creator)
 
     def _hard_link(self, path: tuple[bytes, ...], entry: TarEntry) -> None:
         source = split_name(entry.link)
@@ -330,9 +366,9 @@ class _Unpacker:
         except FileExistsError:
             self._clear(parent, path)
             os.mknod(path[-1], kind[entry.kind] | 0o600, device, dir_fd=parent)
-        set_by_name(parent, path[-1], entry, self._options)
+        set_by_name(parent, path[-1], entry, self._options, self._creator)
 
-    def _whiteout(self, path: tuple[bytes, ...]) -> None:
+    def _whiteout(self, path: tuple[bytes, ...], mtime_ns: int) -> None:
         parent = self._parent(path)
         if path[-1] == OPAQUE_MARK:
             self._folders[path[:-1]].xattrs[self._opaque_name] = b"y"
@@ -348,6 +384,8 @@ class _Unpacker:
         self.result.whiteouts += 1
         try:
             os.mknod(name, _WHITEOUT_MODE, os.makedev(0, 0), dir_fd=parent)
+            # Nobody sees it, but a layer unpacked twice must be the same both times.
+            os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=parent, follow_symlinks=False)
             self._whiteouts.add(hidden)
         except FileExistsError:
             # The same layer has it anew: a file hides what is below anyway, a folder must be told.

@@ -5,6 +5,8 @@
     blobs/sha256/<hex>                  manifests, configurations, layers as tar
     layers/sha256/<hex of the diff ID>  a layer unpacked, shared by every image above it
     layers/sha256/<the same>.json       what it takes on disk
+    layers/sha256/<the same>.implied    folders in it that its archive does not describe, if any
+    layers/folders/<hex of the chain>   what an image shows for those (runtime.images.implied)
     leases/sha256/<hex of a manifest>   locked, shared, by whoever runs the image, for as long
     tmp/                                what is being made
     writers.lock index.lock
@@ -22,24 +24,25 @@ Always taken in this order.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import stat
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from runtime.errors import StoreError
-from runtime.images.digest import digest_of, hexadecimal
+from runtime.images.digest import digest_of, hexadecimal, is_digest
 from runtime.session import remove_tree
 
 REFERENCE_ANNOTATION = "org.opencontainers.image.ref.name"
 INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 _LAYOUT = {"imageLayoutVersion": "1.0.0"}
-_DOCUMENT_LIMIT_BYTES = 4 << 20
+DOCUMENT_LIMIT_BYTES = 4 << 20
 """Manifests and configurations are a few KiB; registries refuse manifests above 4 MiB."""
 
 Descriptor = dict[str, Any]
@@ -70,6 +73,14 @@ class Layout:
     def layer_record_path(self, diff_id: str) -> Path:
         """The record beside an unpacked layer."""
         return self.root / "layers" / "sha256" / (hexadecimal(diff_id) + ".json")
+
+    def implied_path(self, diff_id: str) -> Path:
+        """The list of the folders that a layer implies, there only if it does."""
+        return self.root / "layers" / "sha256" / (hexadecimal(diff_id) + ".implied")
+
+    def folders_path(self, chain: str) -> Path:
+        """What goes on top of a chain of layers for their implied folders, there or not."""
+        return self.root / "layers" / "folders" / hexadecimal(chain)
 
     def lease_path(self, digest: str) -> Path:
         """The lease file of a manifest."""
@@ -102,17 +113,25 @@ class Layout:
         Raises:
             StoreError: It is missing, damaged, or no JSON object.
         """
+        return _json(self.read_document_bytes(digest), self.blob_path(digest))
+
+    def read_document_bytes(self, digest: str) -> bytes:
+        """The same as it is written.
+
+        Raises:
+            StoreError: It is missing, damaged or too large.
+        """
         path = self.blob_path(digest)
         try:
             with path.open("rb") as file:
-                data = file.read(_DOCUMENT_LIMIT_BYTES + 1)
+                data = file.read(DOCUMENT_LIMIT_BYTES + 1)
         except FileNotFoundError:
             raise StoreError(f"blob {digest} is missing from the store {self.root}") from None
-        if len(data) > _DOCUMENT_LIMIT_BYTES:
+        if len(data) > DOCUMENT_LIMIT_BYTES:
             raise StoreError(f"{path} is larger than a manifest or configuration may be")
         if digest_of(data) != digest:
             raise StoreError(f"{path} is damaged: its content is not what its name says; remove it")
-        return _json(data, path)
+        return data
 
     def read_layer_record(self, diff_id: str) -> dict[str, Any]:
         """What is known of an unpacked layer; measured if its record is lost or damaged.
@@ -134,6 +153,53 @@ class Layout:
                 return record | found
         return record | measure(self.layer_path(diff_id))
 
+    def read_implied(self, diff_id: str) -> set[bytes]:
+        """The folders that a layer fills without describing them; the root's name is empty."""
+        try:
+            return set(self.implied_path(diff_id).read_bytes().split(b"\0"))
+        except FileNotFoundError:
+            return set()
+
+    def open_blob(self, digest: str) -> IO[bytes]:
+        """A blob for reading.
+
+        Raises:
+            StoreError: It is not there.
+        """
+        try:
+            return self.blob_path(digest).open("rb")
+        except FileNotFoundError:
+            raise StoreError(f"blob {digest} is missing from the store {self.root}") from None
+
+    def blobs(self) -> set[str]:
+        """Digests of all blobs."""
+        return {d for name in _names(self.root / "blobs" / "sha256") if is_digest(d := _of(name))}
+
+    def layers(self) -> set[str]:
+        """Diff IDs of all unpacked layers; one of which only the record is left counts too."""
+        names = _names(self.root / "layers" / "sha256")
+        return {d for name in names if is_digest(d := _of(name.partition(".")[0]))}
+
+    def folders(self) -> set[str]:
+        """Keys of all chains of layers that have something on top for implied folders."""
+        return {d for name in _names(self.root / "layers" / "folders") if is_digest(d := _of(name))}
+
+    def blob_allocated_bytes(self, digest: str) -> int:
+        """What a blob takes on disk; nothing if it is not there."""
+        return _allocated_bytes(self.blob_path(digest))
+
+    def layer_allocated_bytes(self, diff_id: str) -> int:
+        """What an unpacked layer and its records take on disk."""
+        there = self.layer_path(diff_id).is_dir()
+        tree: int = self.read_layer_record(diff_id)["allocated_bytes"] if there else 0
+        records = self.layer_record_path(diff_id), self.implied_path(diff_id)
+        return tree + sum(map(_allocated_bytes, records))
+
+    def folders_allocated_bytes(self, chain: str) -> int:
+        """What the folders on top of a chain of layers take on disk."""
+        path = self.folders_path(chain)
+        return measure(path)["allocated_bytes"] if path.is_dir() else 0
+
     # Locks.
 
     @contextlib.contextmanager
@@ -150,14 +216,44 @@ class Layout:
             yield
 
     @contextlib.contextmanager
-    def removing(self) -> Iterator[None]:
-        """Held by who removes; waits until nobody is adding."""
+    def removing(self) -> Iterator[int]:
+        """Held by who removes; waits until nobody is adding.
+
+        Gives how many bytes on disk sweeping up after the dead has freed.
+        """
         self._create()
         with _lock_file(self.root / "writers.lock") as fd:
             fcntl.flock(fd, fcntl.LOCK_EX)
-            self._sweep()
+            freed_bytes = self._sweep()
             self._mark()
+            yield freed_bytes
+
+    @contextlib.contextmanager
+    def room_to_remove(self) -> Iterator[None]:
+        """See to it that even on a full disk the index can be replaced, so that something can go.
+
+        Meanwhile the records of layers are in memory alone. Who is killed now leaves a store whose
+        layers have to be measured anew.
+        """
+        records: dict[Path, bytes] = {}
+        try:
+            self._replace(self.root / "tmp" / "room", bytes(1 << 14))
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            for diff_id in self.layers():
+                path = self.layer_record_path(diff_id)
+                with contextlib.suppress(FileNotFoundError):
+                    records[path] = path.read_bytes()
+                    path.unlink()
+        (self.root / "tmp" / "room").unlink(missing_ok=True)
+        try:
             yield
+        finally:
+            for path, data in records.items():
+                if path.with_suffix("").is_dir():
+                    with contextlib.suppress(OSError):
+                        self._replace(path, data)
 
     def update_index(self, change: Callable[[list[Descriptor]], list[Descriptor]]) -> None:
         """Replace the index by what `change` makes of it; the writers' lock is held."""
@@ -182,38 +278,53 @@ class Layout:
         """Store a JSON blob; gives its descriptor."""
         data = _encode(document)
         digest = digest_of(data)
-        if not self.blob_path(digest).exists():
-            self._replace(self.blob_path(digest), data)
+        self.write_blob(data, digest)
         return {"mediaType": media_type, "digest": digest, "size": len(data)}
+
+    def write_blob(self, data: bytes, digest: str) -> None:
+        """Store a small blob whose digest has been computed; over a damaged one too."""
+        path = self.blob_path(digest)
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_size == len(data) and path.read_bytes() == data:
+                return
+        self._replace(path, data)
 
     def adopt_blob(self, path: Path, digest: str) -> None:
         """Move a finished file that is flushed to disk to where its digest says."""
         _rename(path, self.blob_path(digest))
 
-    def adopt_layer(self, folder: Path, diff_id: str, record: dict[str, Any]) -> None:
+    def adopt_layer(
+        self, folder: Path, diff_id: str, record: dict[str, Any], implied: Iterable[bytes]
+    ) -> None:
         """Move an unpacked layer to its place, unless another writer was quicker.
 
-        All of it reaches the disk before the rename, so that a layer that is there is complete.
+        All of it is on the disk already (`sync_filesystem`): a layer that is there is complete.
         """
         self._replace(self.layer_record_path(diff_id), _encode(record))
-        sync_filesystem(folder)
-        target = self.layer_path(diff_id)
-        try:
-            _rename(folder, target)
-        except OSError:
-            if not target.is_dir():
-                raise
+        if names := list(implied):
+            self._replace(self.implied_path(diff_id), b"\0".join(names))
+        _rename_folder(folder, self.layer_path(diff_id))
+
+    def adopt_folders(self, folder: Path, chain: str) -> None:
+        """The same for what goes on top of a chain of layers."""
+        _rename_folder(folder, self.folders_path(chain))
 
     def remove_layer(self, diff_id: str) -> None:
         """Take an unpacked layer away: out of sight at once, then from the disk."""
         with self.temporary_folder() as aside, contextlib.suppress(FileNotFoundError):
             self.layer_path(diff_id).rename(aside / "layer")
         self.layer_record_path(diff_id).unlink(missing_ok=True)
+        self.implied_path(diff_id).unlink(missing_ok=True)
+
+    def remove_folders(self, chain: str) -> None:
+        """Take away what is on top of a chain of layers."""
+        with self.temporary_folder() as aside, contextlib.suppress(FileNotFoundError):
+            self.folders_path(chain).rename(aside / "folders")
 
     def _create(self) -> None:
         """Make the folders; only the owner may look in, since layers hold setuid programs."""
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for part in ("blobs/sha256", "layers/sha256", "leases/sha256", "tmp"):
+        for part in ("blobs/sha256", "layers/sha256", "layers/folders", "leases/sha256", "tmp"):
             (self.root / part).mkdir(parents=True, exist_ok=True)
 
     def _mark(self) -> None:
@@ -221,12 +332,15 @@ class Layout:
         if not marker.exists():
             self._replace(marker, _encode(_LAYOUT))
 
-    def _sweep(self) -> None:
-        for entry in os.scandir(self._temporary):
+    def _sweep(self) -> int:
+        freed_bytes = 0
+        for entry in list(os.scandir(self._temporary)):
+            freed_bytes += measure(Path(entry.path))["allocated_bytes"]
             if entry.is_dir(follow_symlinks=False):
                 remove_tree(Path(entry.path))
             else:
                 os.unlink(entry.path)
+        return freed_bytes
 
     def _replace(self, target: Path, data: bytes) -> None:
         fd, name = tempfile.mkstemp(dir=self._temporary)
@@ -247,7 +361,13 @@ def check_descriptor(descriptor: object, where: str) -> None:
     if isinstance(descriptor, dict):
         digest, size = descriptor.get("digest"), descriptor.get("size")
         annotations = descriptor.get("annotations") or {}
-        if isinstance(digest, str) and isinstance(size, int) and isinstance(annotations, dict):
+        if (
+            isinstance(digest, str)
+            and isinstance(size, int)
+            and not isinstance(size, bool)
+            and size >= 0
+            and isinstance(annotations, dict)
+        ):
             hexadecimal(digest)
             return
     raise StoreError(f"{where} has a malformed descriptor: it must have a digest and a size")
@@ -274,6 +394,24 @@ def measure(folder: Path) -> dict[str, int]:
     return {"apparent_bytes": apparent, "allocated_bytes": allocated}
 
 
+def _allocated_bytes(path: Path) -> int:
+    try:
+        return path.lstat().st_blocks * 512
+    except FileNotFoundError:
+        return 0
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []
+
+
+def _of(name: str) -> str:
+    return f"sha256:{name}"
+
+
 def sync_filesystem(path: Path) -> None:
     """Write all of the path's filesystem that is in memory to disk (syncfs(2), through sync(1))."""
     subprocess.run(["sync", "--file-system", path], check=True)
@@ -287,6 +425,15 @@ def _rename(source: Path, target: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _rename_folder(folder: Path, target: Path) -> None:
+    """Rename, unless another writer was quicker."""
+    try:
+        _rename(folder, target)
+    except OSError:
+        if not target.is_dir():
+            raise
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from runtime.errors import StoreError
-from runtime.images.image import Image, Layer
+from runtime.images.image import Image
 from runtime.session import remove_tree
 
 _SYMLINK_LIMIT = 40
@@ -42,8 +42,8 @@ def flatten(image: Image, target: Path) -> None:
     elif os.listdir(target):
         raise StoreError(f"{target} is not empty: an image is copied into an empty folder only")
     try:
-        for layer in image.layers:
-            _apply(layer, target)
+        for path in reversed(image.lowerdirs):
+            _apply(path, target)
     except BaseException:
         for entry in list(os.scandir(target)):
             path = Path(entry.path)
@@ -85,7 +85,7 @@ def _resolve(roots: tuple[bytes, ...], path: bytes) -> bytes | None:
             if len(trail) > 1:
                 trail.pop()
             continue
-        found, folders = _lookup(trail[-1], part)
+        found, folders = lookup(trail[-1], part)
         if folders:
             trail.append(folders)
         elif found is None:
@@ -105,7 +105,7 @@ def _resolve(roots: tuple[bytes, ...], path: bytes) -> bytes | None:
     return None
 
 
-def _lookup(folders: tuple[bytes, ...], name: bytes) -> tuple[bytes | None, tuple[bytes, ...]]:
+def lookup(folders: tuple[bytes, ...], name: bytes) -> tuple[bytes | None, tuple[bytes, ...]]:
     """What `name` is in a merged folder: either a path, or the folders that merge into one."""
     merged: list[bytes] = []
     for folder in folders:
@@ -116,18 +116,18 @@ def _lookup(folders: tuple[bytes, ...], name: bytes) -> tuple[bytes | None, tupl
             continue
         if stat.S_ISDIR(status.st_mode):
             merged.append(path)
-            if _is_opaque(path):
+            if is_opaque(path):
                 break
-        elif merged or _is_whiteout(status):
+        elif merged or is_whiteout(status):
             break
         else:
             return path, ()
     return None, tuple(merged)
 
 
-def _apply(layer: Layer, target: Path) -> None:
+def _apply(layer: Path, target: Path) -> None:
     """Lay one layer over what is there already."""
-    source, copy = os.fsencode(layer.path), os.fsencode(target)
+    source, copy = os.fsencode(layer), os.fsencode(target)
     whiteouts, opaque = _make_way(source, copy)
     result = subprocess.run(
         ["cp", "--archive", "--reflink=auto", "--remove-destination", source + b"/.", copy],
@@ -138,7 +138,7 @@ def _apply(layer: Layer, target: Path) -> None:
     if result.returncode:
         said = result.stderr.decode("utf-8", "replace").strip().splitlines()
         reason = said[0] if said else "cp failed"
-        raise StoreError(f"cannot copy layer {layer.diff_id[:19]} to {target}: {reason}")
+        raise StoreError(f"cannot copy layer {layer.name[:12]} to {target}: {reason}")
     for name in opaque:
         for mark in _OPAQUE_MARKS:
             with contextlib.suppress(OSError):
@@ -162,13 +162,13 @@ def _make_way(layer: bytes, target: bytes) -> tuple[list[bytes], list[bytes]]:
     for name, status in _walk(layer):
         there = os.path.join(target, name)
         below = _lstat(there)
-        if _is_whiteout(status):
+        if is_whiteout(status):
             whiteouts.append(name)
         if not stat.S_ISDIR(status.st_mode):
             _remove(there, below)
             continue
-        is_opaque = _is_opaque(os.path.join(layer, name))
-        if is_opaque:
+        hides = is_opaque(os.path.join(layer, name))
+        if hides:
             opaque.append(name)
         if below is None:
             continue
@@ -182,7 +182,7 @@ def _make_way(layer: bytes, target: bytes) -> tuple[list[bytes], list[bytes]]:
             with contextlib.suppress(OSError):
                 os.removexattr(there, xattr, follow_symlinks=False)
         # Overlayfs takes no notice of a mark on a layer's own root.
-        if is_opaque and name != b".":
+        if hides and name != b".":
             for child in os.listdir(there):
                 path = os.path.join(there, child)
                 _remove(path, os.lstat(path))
@@ -216,11 +216,13 @@ def _remove(path: bytes, status: os.stat_result | None) -> None:
         os.unlink(path)
 
 
-def _is_whiteout(status: os.stat_result) -> bool:
+def is_whiteout(status: os.stat_result) -> bool:
+    """Whether this is overlayfs's mark for a name that is not there: character device 0:0."""
     return stat.S_ISCHR(status.st_mode) and status.st_rdev == 0
 
 
-def _is_opaque(path: bytes) -> bool:
+def is_opaque(path: bytes) -> bool:
+    """Whether a folder hides the folders of its name in the layers below."""
     for mark in _OPAQUE_MARKS:
         with contextlib.suppress(OSError):
             if os.getxattr(path, mark, follow_symlinks=False) == b"y":

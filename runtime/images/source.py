@@ -9,14 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from runtime.errors import ImageError
-from runtime.images.compression import decompressed
 from runtime.images.digest import BLOCK_BYTES, ByteSource
 from runtime.images.tarwrite import source_date_epoch_ns, tar_folder
 
 
 @contextlib.contextmanager
 def open_rootfs(source: Path, owner: tuple[int, int] | None) -> Iterator[ByteSource]:
-    """A root filesystem as an uncompressed tar stream.
+    """A root filesystem as a tar stream.
 
     Args:
         source: A folder, or a tar file, compressed or not.
@@ -26,7 +25,7 @@ def open_rootfs(source: Path, owner: tuple[int, int] | None) -> Iterator[ByteSou
         ImageError: It cannot be read.
     """
     if source.is_dir():
-        yield _Pieces(tar_folder(source, latest_ns=source_date_epoch_ns(), owner=owner))
+        yield PieceStream(tar_folder(source, latest_ns=source_date_epoch_ns(), owner=owner))
         return
     try:
         file = source.open("rb", BLOCK_BYTES)
@@ -35,11 +34,10 @@ def open_rootfs(source: Path, owner: tuple[int, int] | None) -> Iterator[ByteSou
     with file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise ImageError(f"{source} is neither a tar file nor a folder")
-        with decompressed(file) as stream:
-            yield stream
+        yield file
 
 
-class _Pieces:
+class PieceStream:
     """An iterator of pieces read as a stream."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:

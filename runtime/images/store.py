@@ -14,19 +14,19 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
-from typing import TypeVar
+from typing import IO, TYPE_CHECKING, TypeVar
 
 from runtime.errors import ImageNotFoundError, InvalidReferenceError, StoreError
 from runtime.images import merged
-from runtime.images.collect import collect, leased_manifests
+from runtime.images.collect import collect, kept_manifests, leased_manifests
 from runtime.images.config import ImageConfig, format_time, parse_time
-from runtime.images.digest import ByteSource, RecordingSource
+from runtime.images.digest import chain_key
 from runtime.images.image import Image, Layer
-from runtime.images.layout import REFERENCE_ANNOTATION, Descriptor, Layout, measure
+from runtime.images.layout import Descriptor, Layout
 from runtime.images.manifest import (
     CONFIG_TYPE,
-    LAYER_TYPE,
     MANIFEST_TYPE,
     diff_ids_of,
     name_of,
@@ -35,25 +35,34 @@ from runtime.images.manifest import (
 from runtime.images.reference import parse_reference
 from runtime.paths import data_home
 
-LAYER_LIMIT_BYTES = 1 << 36
-"""No layer may unpack to more than 64 GiB: the answer to decompression bombs."""
+if TYPE_CHECKING:
+    from runtime.images.adding import Adder
+    from runtime.images.history import HistoryEntry
+    from runtime.images.sharing import StoreUsage
+    from runtime.images.verify import Problem
+
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
+LAYERS_LIMIT = 499
+"""overlayfs stacks 500 lower folders (linux: fs/overlayfs/params.h, OVL_MAX_STACK); one is kept for
+an image's implied folders."""
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """What removing an image did.
+    """What removing an image, or collecting what nothing needs, did.
 
     Attributes:
         untagged: Names that are gone.
         deleted: Digests of the blobs that nothing needed any more.
         freed_bytes: What that freed on disk, unpacked layers included.
+        layers: Diff IDs of the unpacked layers that nothing needed any more.
     """
 
     untagged: tuple[str, ...]
     deleted: tuple[str, ...]
     freed_bytes: int
+    layers: tuple[str, ...] = ()
 
 
 class ImageStore:
@@ -96,17 +105,72 @@ class ImageStore:
         return self._consistently(read)
 
     def images(self) -> tuple[Image, ...]:
-        """All that have a name, sorted by it.
+        """All that have a name, sorted by it, after those that were pulled by digest alone.
 
         Raises:
             StoreError: The store is damaged.
         """
 
         def read(index: list[Descriptor]) -> tuple[Image, ...]:
-            named = sorted(filter(name_of, index), key=name_of)
-            return tuple(self._load(entry) for entry in named)
+            layer = cache(self._layer_of)
+            return tuple(self._load(entry, layer) for entry in sorted(index, key=name_of))
 
         return self._consistently(read)
+
+    def usage(self) -> StoreUsage:
+        """All images and what each takes on disk, alone and with others.
+
+        Raises:
+            StoreError: The store is damaged.
+        """
+        from runtime.images.sharing import measure_usage
+
+        images = self.images()
+        with self._explained():
+            return measure_usage(self._layout, images)
+
+    def history(self, image: Image) -> tuple[HistoryEntry, ...]:
+        """How the image came to be, first step first.
+
+        Raises:
+            StoreError: Its configuration is malformed there.
+        """
+        from runtime.images.history import read_history
+
+        with self._explained():
+            return read_history(self._layout.read_document(image.config_digest), image)
+
+    def verify(self, progress: Callable[[str], None] = lambda _: None) -> tuple[Problem, ...]:
+        """Hash every blob, unpack every layer anew and compare: what is not as it should be.
+
+        Args:
+            progress: Told what is being looked at.
+
+        Raises:
+            StoreError: It could not be looked at, for want of space or permission.
+        """
+        from runtime.images.verify import Verifier
+
+        with self._explained(), self.adding() as adder:
+            return Verifier(self._layout, self._load, adder).run(progress)
+
+    def open_blob(self, digest: str) -> IO[bytes]:
+        """A blob for reading, as it was shipped.
+
+        Raises:
+            StoreError: It is not there.
+        """
+        with self._explained():
+            return self._layout.open_blob(digest)
+
+    def read_blob(self, digest: str) -> bytes:
+        """A manifest or configuration, verified, byte for byte.
+
+        Raises:
+            StoreError: It is not there, too large, or damaged.
+        """
+        with self._explained():
+            return self._layout.read_document_bytes(digest)
 
     def read_file(self, image: Image, path: str) -> bytes | None:
         """A file as a program in the image would read it; None if there is no such regular file."""
@@ -147,6 +211,14 @@ class ImageStore:
     # Adding.
 
     @contextlib.contextmanager
+    def adding(self) -> Iterator[Adder]:
+        """What adds to the store; while it is held, nothing is removed by anyone."""
+        from runtime.images.adding import Adder
+
+        with self._explained(), self._layout.writing():
+            yield Adder(self._layout, self._load)
+
+    @contextlib.contextmanager
     def temporary_folder(self) -> Iterator[Path]:
         """A folder on the store's filesystem for making something.
 
@@ -184,14 +256,12 @@ class ImageStore:
         name = parse_reference(reference)
         if name.digest:
             raise InvalidReferenceError(f"{reference!r}: a new image's digest cannot be chosen")
-        with self._explained(), self._layout.writing():
+        with self.adding() as adder:
             with open_rootfs(source, owner) as stream:
-                layer, newest_ns = self._add_layer(stream)
-            moment = created or _datetime(newest_ns)
-            entry = self._add_documents(layer, config or ImageConfig(), moment)
-            entry["annotations"] = {REFERENCE_ANNOTATION: str(name)}
-            self._tag(entry)
-            return self._load(entry)
+                layer = adder.add_tar(stream)
+            moment = created or _datetime(layer.newest_ns)
+            manifest = self._add_documents(layer.descriptor, config or ImageConfig(), moment)
+            return adder.add_image(manifest, [str(name)])
 
     def _add_documents(
         self, layer: Descriptor, config: ImageConfig, created: datetime
@@ -217,47 +287,17 @@ class ImageStore:
         }
         return {**self._layout.write_document(manifest, MANIFEST_TYPE), "platform": system}
 
-    def _add_layer(self, stream: ByteSource) -> tuple[Descriptor, int]:
-        """Store a tar stream as blob and unpacked layer; its descriptor and newest mtime in ns."""
-        from runtime.images.attributes import UnpackOptions
-        from runtime.images.layer import unpack
+    def tag(self, reference: str, name: str) -> Image:
+        """Give an image another name; one that is taken moves.
 
-        options = UnpackOptions.for_this_user()
-        with self._layout.temporary_folder() as aside:
-            blob, folder = aside / "blob", aside / "layer"
-            folder.mkdir()
-            folder_fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                with blob.open("xb") as copy:
-                    recording = RecordingSource(stream, copy, LAYER_LIMIT_BYTES)
-                    result = unpack(recording.buffered(), folder_fd, options)
-                    copy.flush()
-                    os.fsync(copy.fileno())
-            finally:
-                os.close(folder_fd)
-            digest = recording.digest
-            if not self._layout.layer_path(digest).is_dir():
-                record = {
-                    **measure(folder),
-                    "entries": result.entries,
-                    "overlay_xattr": options.overlay_xattr,
-                    "skipped_devices": result.skipped_devices,
-                    "whiteouts": result.whiteouts,
-                }
-                self._layout.adopt_layer(folder, digest, record)
-            if not self._layout.blob_path(digest).exists():
-                self._layout.adopt_blob(blob, digest)
-        size = recording.size_bytes
-        return {"mediaType": LAYER_TYPE, "digest": digest, "size": size}, result.newest_ns
-
-    def _tag(self, entry: Descriptor) -> None:
-        """Put an entry into the index, in place of the one that has its name."""
-
-        def change(manifests: list[Descriptor]) -> list[Descriptor]:
-            others = [other for other in manifests if name_of(other) != name_of(entry)]
-            return sorted([*others, entry], key=name_of)
-
-        self._layout.update_index(change)
+        Raises:
+            ImageNotFoundError: There is no such image.
+            InvalidReferenceError: `name` is no name.
+        """
+        with self.adding() as adder:
+            entry = self._find(self._layout.read_index(), reference)
+            manifest = {key: value for key, value in entry.items() if key != "annotations"}
+            return adder.add_image(manifest, [name])
 
     # Removing.
 
@@ -276,12 +316,31 @@ class ImageStore:
             if len(same) > 1 and not _is_named(reference, entry):
                 names = ", ".join(name_of(other) for other in same)
                 raise StoreError(f"{reference} has several names ({names}); remove them by name")
-            leased = leased_manifests(self._layout)
+            leased, kept = leased_manifests(self._layout), kept_manifests(self._layout)
             if len(same) == 1 and entry["digest"] in leased:
                 raise StoreError(f"{reference} is in use by a running instance; stop that first")
-            self._layout.update_index(lambda entries: [e for e in entries if e != entry])
-            deleted, freed = collect(self._layout, leased)
-        return Removal((name_of(entry) or entry["digest"],), deleted, freed)
+            if len(same) == 1 and entry["digest"] in kept:
+                raise StoreError(
+                    f"{reference} is what a stopped container stands on; remove that first"
+                )
+            with self._layout.room_to_remove():
+                self._layout.update_index(lambda entries: [e for e in entries if e != entry])
+                gone = collect(self._layout, leased | kept)
+        name = name_of(entry) or entry["digest"]
+        return Removal((name,), gone.blobs, gone.freed_bytes, gone.layers)
+
+    def collect(self) -> Removal:
+        """Remove all that no name, no running instance and no kept container needs.
+
+        What killed processes have left half-made goes too, and counts.
+
+        Raises:
+            StoreError: A manifest is damaged, so that it cannot be known what it needs.
+        """
+        with self._explained(), self._layout.removing() as swept_bytes:
+            in_use = leased_manifests(self._layout) | kept_manifests(self._layout)
+            gone = collect(self._layout, in_use)
+        return Removal((), gone.blobs, gone.freed_bytes + swept_bytes, gone.layers)
 
     # Reading what is stored.
 
@@ -314,27 +373,41 @@ class ImageStore:
             "`steelyard image import` makes one from a rootfs"
         )
 
-    def _load(self, descriptor: Descriptor) -> Image:
+    def _load(
+        self, descriptor: Descriptor, layer: Callable[[str, str, int], Layer] | None = None
+    ) -> Image:
+        """An image by its entry in the index; `layer` gives a layer that may be known already."""
         digest = descriptor["digest"]
-        config, layers = read_parts(self._layout, digest, self._layout.read_document(digest))
+        manifest = self._layout.read_document(digest)
+        config, layers = read_parts(self._layout, digest, manifest)
         diff_ids = diff_ids_of(config, digest)
         if len(diff_ids) != len(layers):
             raise StoreError(f"image {digest}: {len(layers)} layers, but {len(diff_ids)} diff IDs")
+        if len(layers) > LAYERS_LIMIT:
+            raise StoreError(f"image {digest}: {len(layers)} layers; the limit is {LAYERS_LIMIT}")
+        make = layer or self._layer_of
+        folders = self._layout.folders_path(chain_key(diff_ids))
         return Image(
             reference=name_of(descriptor) or digest,
             digest=digest,
             config=ImageConfig.from_oci(config.get("config") or {}),
-            layers=tuple(map(self._layer, layers, diff_ids)),
+            layers=tuple(
+                make(each["digest"], diff_id, each["size"])
+                for each, diff_id in zip(layers, diff_ids, strict=True)
+            ),
             architecture=str(config.get("architecture", "")),
             created=parse_time(config.get("created")),
+            config_digest=manifest["config"]["digest"],
+            media_type=str(manifest.get("mediaType") or descriptor.get("mediaType") or ""),
+            folders=folders if folders.is_dir() else None,
         )
 
-    def _layer(self, descriptor: Descriptor, diff_id: str) -> Layer:
+    def _layer_of(self, digest: str, diff_id: str, size_bytes: int) -> Layer:
         record = self._layout.read_layer_record(diff_id)
         return Layer(
-            digest=descriptor["digest"],
+            digest=digest,
             diff_id=diff_id,
-            size_bytes=descriptor["size"],
+            size_bytes=size_bytes,
             path=self._layout.layer_path(diff_id),
             allocated_bytes=record["allocated_bytes"],
             whiteouts=record["whiteouts"],

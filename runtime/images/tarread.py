@@ -82,13 +82,16 @@ class TarReader:
 
     Args:
         source: The uncompressed stream. Read to its end, so that who hashes it sees all of it.
+        needs_end: Whether an archive that just stops between two entries is cut short. Some image
+            tools write no end mark (umoci insert 0.4.7); who knows the digest can do without.
 
     Raises:
         LayerError: While iterating or reading, if the archive is malformed or cut short.
     """
 
-    def __init__(self, source: ByteSource) -> None:
+    def __init__(self, source: ByteSource, *, needs_end: bool = True) -> None:
         self._source = source
+        self._needs_end = needs_end
         self._left = 0
         self._padding = 0
         self._globals: dict[str, bytes] = {}
@@ -97,6 +100,8 @@ class TarReader:
         while True:
             self._skip_data()
             header = self._source.read(RECORD_BYTES)
+            if not header and not self._needs_end:
+                return
             if header != _ZEROS:
                 if len(header) < RECORD_BYTES:
                     raise LayerError("the archive is cut short: it has no end mark")
@@ -120,7 +125,10 @@ class TarReader:
         for _ in self.chunks():
             pass
         if self._padding:
-            self._exactly(self._padding)
+            padding = self._source.read(self._padding)
+            # Without an end mark there may be no padding of the last file either.
+            if len(padding) < self._padding and (padding or self._needs_end):
+                raise LayerError("the archive is cut short")
             self._padding = 0
 
     def _drain(self) -> None:

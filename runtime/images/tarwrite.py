@@ -23,6 +23,7 @@ from runtime.images.tarread import (
     RECORD_BYTES,
     REGULAR,
     SYMLINK,
+    TarEntry,
     show,
 )
 
@@ -118,36 +119,45 @@ class _Writer:
         try:
             status = os.fstat(fd)
             yield self._header(name, kind, link, status, path)
-            yield from _contents(fd, status.st_size, path)
+            yield from read_contents(fd, status.st_size, path)
         finally:
             os.close(fd)
 
     def _header(
         self, name: bytes, kind: bytes, link: bytes, status: os.stat_result, path: bytes
     ) -> bytes:
-        if kind == DIRECTORY:
-            name += b"/"
         uid, gid = self._owner or (status.st_uid, status.st_gid)
         mtime_ns = status.st_mtime_ns
         if self._latest_ns is not None:
             mtime_ns = min(mtime_ns, self._latest_ns)
         size = status.st_size if kind == REGULAR else 0
-        pax = _needed_records(name, link, size, uid, gid, mtime_ns)
-        if kind != HARD_LINK:
-            pax += _xattr_records(path)
         device = (0, 0)
         if kind in (CHARACTER, BLOCK):
             device = (os.major(status.st_rdev), os.minor(status.st_rdev))
+        xattrs = {} if kind == HARD_LINK else read_xattrs(path)
         mode = stat.S_IMODE(status.st_mode)
-        plain = _ustar(name, kind, link, mode, uid, gid, size, mtime_ns // 1_000_000_000, device)
-        if not pax:
-            return plain
-        records = b"".join(_record(key, value) for key, value in sorted(pax))
-        header = _ustar(b"././@PaxHeader", b"x", b"", 0o644, 0, 0, len(records), 0, (0, 0))
-        return header + records + bytes(-len(records) % RECORD_BYTES) + plain
+        return encode_header(
+            TarEntry(name, kind, mode, uid, gid, mtime_ns, size, size, link, device, xattrs)
+        )
 
 
-def _contents(fd: int, size: int, path: bytes) -> Iterator[bytes]:
+def encode_header(entry: TarEntry) -> bytes:
+    """An entry's header, with an extended one before it for what plain ustar cannot hold."""
+    name = entry.name + (b"/" if entry.kind == DIRECTORY else b"")
+    size, uid, gid, mtime_ns = entry.stored_bytes, entry.uid, entry.gid, entry.mtime_ns
+    pax = _needed_records(name, entry.link, size, uid, gid, mtime_ns)
+    pax += [(b"SCHILY.xattr." + os.fsencode(key), value) for key, value in entry.xattrs.items()]
+    seconds = mtime_ns // 1_000_000_000
+    plain = _ustar(name, entry.kind, entry.link, entry.mode, uid, gid, size, seconds, entry.device)
+    if not pax:
+        return plain
+    records = b"".join(_record(key, value) for key, value in sorted(pax))
+    header = _ustar(b"././@PaxHeader", b"x", b"", 0o644, 0, 0, len(records), 0, (0, 0))
+    return header + records + bytes(-len(records) % RECORD_BYTES) + plain
+
+
+def read_contents(fd: int, size: int, path: bytes) -> Iterator[bytes]:
+    """A file's data as an archive holds it: filled up with zeros to whole records."""
     left = size
     while left:
         chunk = os.read(fd, min(left, BLOCK_BYTES))
@@ -181,16 +191,14 @@ def _needed_records(
     return pax
 
 
-def _xattr_records(path: bytes) -> list[tuple[bytes, bytes]]:
+def read_xattrs(path: bytes) -> dict[str, bytes]:
+    """The extended attributes of a path; of a symlink, its own."""
     try:
         names = os.listxattr(path, follow_symlinks=False)
     except OSError:
         # The filesystem has none (ENOTSUP), which is all that can happen to what lstat just saw.
-        return []
-    return [
-        (b"SCHILY.xattr." + os.fsencode(name), os.getxattr(path, name, follow_symlinks=False))
-        for name in names
-    ]
+        return {}
+    return {name: os.getxattr(path, name, follow_symlinks=False) for name in names}
 
 
 def _record(key: bytes, value: bytes) -> bytes:

@@ -5,10 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import pickle
 import random
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +16,8 @@ from runtime.images import Image, ImageConfig, Layer
 from runtime.images.attributes import UnpackOptions
 from runtime.images.layer import unpack
 from runtime.images.merged import flatten, read_file
+from tests.support.overlays import kernel_tree, same_but_for_links
 from tests.support.tars import CHR, DIR, FIFO, LINK, SYM, make_tar, member, tree
-
-PROJECT = Path(__file__).parents[2]
-MOUNT = """
-import pickle, subprocess, sys
-from pathlib import Path
-from runtime.images import Image
-from tests.support.tars import tree
-options = "ro,lowerdir=" + ":".join(sys.argv[2:])
-subprocess.run(["mount", "-t", "overlay", "-o", options, "overlay", sys.argv[1]], check=True)
-sys.stdout.buffer.write(pickle.dumps(tree(Path(sys.argv[1]))))
-"""
 
 
 def image_of(folder: Path, *layers: list[tuple[Any, bytes]]) -> Image:
@@ -47,27 +34,6 @@ def image_of(folder: Path, *layers: list[tuple[Any, bytes]]) -> Image:
         digest = f"sha256:{number:064x}"
         made.append(Layer(digest, digest, 0, path, 0))
     return Image("test:latest", "sha256:" + "0" * 64, ImageConfig(), tuple(made), "amd64", None)
-
-
-def kernel_tree(image: Image, mountpoint: Path) -> dict[bytes, tuple[Any, ...]]:
-    """What overlayfs shows, read in a mount namespace of its own."""
-    mountpoint.mkdir(exist_ok=True)
-    # Overlayfs wants two lower layers, or an upper one: an empty bottom changes nothing.
-    empty = mountpoint.parent / "empty"
-    empty.mkdir(exist_ok=True)
-    lowerdirs = [str(path) for path in (*image.lowerdirs, empty)]
-    command = ["unshare", "--mount", sys.executable, "-c", MOUNT, str(mountpoint), *lowerdirs]
-    result = subprocess.run(command, cwd=PROJECT, capture_output=True, check=False)
-    if result.returncode and b"permi" in result.stderr.lower():
-        pytest.skip(f"overlay cannot be mounted here: {result.stderr.decode().splitlines()[-1]}")
-    assert result.returncode == 0, result.stderr.decode()
-    found: dict[bytes, tuple[Any, ...]] = pickle.loads(result.stdout)
-    return found
-
-
-def same_but_for_links(found: dict[bytes, tuple[Any, ...]]) -> dict[bytes, tuple[Any, ...]]:
-    """Without link counts: overlayfs counts names that an upper layer hides."""
-    return {name: (*value[:4], *value[5:7]) for name, value in found.items()}
 
 
 FIXED: dict[str, list[list[tuple[Any, bytes]]]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import stat
@@ -42,6 +43,10 @@ def make_tar(
     return buffer.getvalue()
 
 
+_LARGE_BYTES = 1 << 16
+"""Of what is larger, a tree holds the digest only."""
+
+
 def tree(root: Path) -> dict[bytes, tuple[Any, ...]]:
     """All that a tar says of a tree: type, mode, owner, time, links, xattrs, content."""
     found: dict[bytes, tuple[Any, ...]] = {}
@@ -60,6 +65,8 @@ def tree(root: Path) -> dict[bytes, tuple[Any, ...]]:
         content: Any = None
         if kind == stat.S_IFREG:
             content = Path(os.fsdecode(path)).read_bytes()
+            if len(content) > _LARGE_BYTES:
+                content = (len(content), hashlib.sha256(content).hexdigest())
         elif kind == stat.S_IFLNK:
             content = os.readlink(path)
         elif kind == stat.S_IFDIR:

@@ -4,9 +4,10 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 
+import click
 import pytest
 
-from runtime.image_commands import age_text, size_text
+from runtime.image_commands import age_text, image, size_text
 
 
 @pytest.mark.parametrize(
@@ -59,3 +60,15 @@ def test_looking_an_image_up_loads_no_more_than_it_needs() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     )
     assert result.stdout == "[]\n"
+
+
+def test_every_command_is_where_the_group_says() -> None:
+    context = click.Context(image)
+    names = image.list_commands(context)
+    assert {"import", "ls", "pull", "build", "tree", "gc", "verify", "tag", "rm"} <= set(names)
+    for name in names:
+        command = image.get_command(context, name)
+        assert command is not None
+        assert command.name == name
+        assert command.get_short_help_str(), name
+    assert image.get_command(context, "nothing") is None

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from runtime.errors import LayerError
 from runtime.images.attributes import Devices, UnpackOptions
 from runtime.images.layer import UnpackResult, unpack
+from tests.support.hostile import HOSTILE
 from tests.support.tars import CHR, DIR, FIFO, FILE, LINK, SYM, make_tar, member, try_mknod
 
 ROOTLESS = UnpackOptions(owners=False, devices=Devices.SKIP, overlay_xattr="user.overlay")
@@ -247,53 +248,6 @@ def test_an_archive_does_not_speak_to_overlayfs(folder: Path) -> None:
 
 
 # Hostile archives.
-
-HOSTILE: dict[str, list[tuple[Any, bytes]]] = {
-    "dot-dot": [member("../escaped", data=b"x")],
-    "dot-dot inside": [member("a/", DIR), member("a/../../escaped", data=b"x")],
-    "absolute dot-dot": [member("/../escaped", data=b"x")],
-    "symlinked parent": [member("s", SYM, linkname=".."), member("s/escaped", data=b"x")],
-    "symlink to here as parent": [member("s", SYM, linkname="."), member("s/escaped", data=b"x")],
-    "symlink chain": [
-        member("a", SYM, linkname=".."),
-        member("b", SYM, linkname="a"),
-        member("b/escaped", DIR),
-    ],
-    "deep symlinked parent": [
-        member("d/e", SYM, linkname="../../.."),
-        member("d/e/escaped/f", data=b"x"),
-    ],
-    "folder through symlink": [member("s", SYM, linkname=".."), member("s/escaped", DIR)],
-    "symlink through symlink": [
-        member("s", SYM, linkname=".."),
-        member("s/escaped", SYM, linkname="x"),
-    ],
-    "fifo through symlink": [member("s", SYM, linkname=".."), member("s/escaped", FIFO)],
-    "whiteout through symlink": [member("s", SYM, linkname=".."), member("s/.wh.escaped")],
-    "opaque through symlink": [member("s", SYM, linkname=".."), member("s/.wh..wh..opq")],
-    "hard link out": [member("h", LINK, linkname="../../victim")],
-    "absolute hard link": [member("h", LINK, linkname="/etc/passwd")],
-    "hard link through symlink": [
-        member("s", SYM, linkname="../.."),
-        member("h", LINK, linkname="s/victim"),
-    ],
-    "hard link to a symlink's parent": [
-        member("s", SYM, linkname=".."),
-        member("s/escaped", LINK, linkname="s"),
-    ],
-    "hard link to a folder": [member("d", DIR), member("h", LINK, linkname="d")],
-    "hard link to nothing": [member("h", LINK, linkname="nothing")],
-    "hard link to a whiteout": [member(".wh.x"), member("h", LINK, linkname="x")],
-    "hard link to the root": [member("h", LINK, linkname="./")],
-    "root is a file": [member("./", FILE, data=b"x")],
-    "root is a symlink": [member(".", SYM, linkname="/etc")],
-    "entry in a file": [member("f"), member("f/g")],
-    "long component": [member("n" * 300)],
-    "long name": [member("d/" * 2100 + "f")],
-    "deep name": [member("d/" * 300 + "f")],
-    "empty symlink": [member("s", SYM, linkname="")],
-    "unknown type": [member("x", b"D")],
-}
 
 
 @pytest.mark.parametrize("name", HOSTILE)

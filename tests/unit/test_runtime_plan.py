@@ -169,7 +169,7 @@ def test_a_plain_folder_is_entered_and_nothing_else() -> None:
 
 def test_no_step_for_what_need_not_change() -> None:
     plan = lowered(new_session=False, no_new_privileges=False)
-    for absent in ("dup3", "setuid", "setgid", "setsid", "mount_setattr", "open_tree", "fsopen"):
+    for absent in ("dup3", "setuid", "setgid", "setsid", "mount_setattr", "open_tree"):
         assert absent not in names(plan)
     assert (abi.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) not in [step.arguments for step in plan.steps]
 
@@ -240,23 +240,30 @@ def test_options_in_one_page_go_by_mount() -> None:
     )
 
 
-def test_longer_ones_go_by_fsconfig() -> None:
-    lowerdirs = tuple(f"/layers/{number:0100}" for number in range(50))
+def test_longer_ones_go_by_short_names() -> None:
+    lowerdirs = tuple(f"/layers/{number:0100}" for number in range(127))
     plan = lowered(root=replace(ROOT, lowerdirs=lowerdirs))
-    assert "mount" in names(plan)
-    assert not [step for step in plan.steps if step.arguments[:1] == ("overlay",)][1:]
-    given = [step.arguments[3] for step in plan.steps if step.arguments[2:3] == ("lowerdir+",)]
-    assert given == list(lowerdirs)
-    opened, made, moved = (position(plan, name) for name in ("fsopen", "fsmount", "move_mount"))
-    assert opened < made < moved < position(plan, "pivot_root")
-    assert plan.steps[made].arguments[2] == abi.MOUNT_ATTR_NODEV
+    links = {
+        str(step.arguments[2]): step.arguments[0]
+        for step in plan.steps[: position(plan, "mount", "overlay")]
+        if step.syscall == "symlinkat"
+    }
+    options = plan.steps[position(plan, "mount", "overlay")].arguments[4]
+    assert isinstance(options, str)
+    named = options.removeprefix("lowerdir=").split(",")[0].split(":")
+    assert [links[name] for name in named] == list(lowerdirs)
+    assert len(options) <= overlay.OPTIONS_LIMIT_BYTES
+    assert plan.steps[position(plan, "mount", "overlay")].arguments[3] == abi.MS_NODEV
 
 
 def test_the_page_is_the_border() -> None:
-    page = overlay.OPTIONS_LIMIT_BYTES
-    assert overlay.fits_one_page("x" * page)
-    assert not overlay.fits_one_page("x" * (page + 1))
-    assert not overlay.fits_one_page("ü" * (page // 2 + 1))
+    def root(path: str) -> OverlayRoot:
+        return replace(ROOT, lowerdirs=("/" + path,))
+
+    room = overlay.OPTIONS_LIMIT_BYTES - len(overlay.options(root("")))
+    assert overlay.fits_one_page(root("x" * room))
+    assert not overlay.fits_one_page(root("x" * (room + 1)))
+    assert not overlay.fits_one_page(root("ü" * (room // 2 + 1)))
 
 
 @pytest.mark.parametrize(
