@@ -1,0 +1,277 @@
+"""`steelyard image pull, push, load, save`: images from and to other places, in docker's words."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import click
+
+from runtime.image_commands import told_store
+
+if TYPE_CHECKING:
+    from runtime.images.intake import Listener
+    from runtime.images.reference import Reference
+    from runtime.images.registry import RegistryClient
+    from runtime.images.schema import Platform
+    from runtime.images.transfer import PushListener
+
+
+def _registry_options(command: Any) -> Any:
+    """How a registry is found and spoken to."""
+    for option in reversed(
+        (
+            click.option("--registry", envvar="STEELYARD_REGISTRY", metavar="HOST[:PORT]",
+                         help="For names without a registry  [env: STEELYARD_REGISTRY]."),
+            click.option("--plain-http", is_flag=True,
+                         help="Speak http. On this machine it is tried anyway."),
+            click.option("--insecure", is_flag=True,
+                         help="Accept any certificate of the registry."),
+            click.option("--cert-dir", metavar="FOLDER",
+                         type=click.Path(exists=True, file_okay=False, path_type=Path),
+                         help="Folder with *.crt (authorities), *.cert and *.key (ours)."),
+            click.option("--quiet", "-q", is_flag=True, help="Print the name or digest alone."),
+        )
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+@click.command()
+@click.argument("reference")
+@click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="In place of this machine's.")
+@_registry_options
+def pull(
+    reference: str,
+    platform: str | None,
+    registry: str | None,
+    plain_http: bool,
+    insecure: bool,
+    cert_dir: Path | None,
+    quiet: bool,
+) -> None:
+    """Bring an image from a registry. Layers that are here already are not sent again.
+
+    REFERENCE is HOST[:PORT]/NAME[:TAG] or HOST[:PORT]/NAME@DIGEST; no registry is assumed.
+    Credentials are those of `docker login` and `podman login`.
+    """
+    from runtime.images.transfer import pull as pull_image
+    from runtime.images.transfer import resolve_registry
+
+    with told_store() as store:
+        wanted = resolve_registry(reference, registry)
+        with _client(wanted, plain_http, insecure, cert_dir) as client:
+            if not quiet:
+                mark = wanted.digest or wanted.tag
+                click.echo(f"{mark}: Pulling from {wanted.repository}")
+            with _pull_progress(quiet) as listener:
+                done = pull_image(
+                    store, client, wanted, platform=_platform(platform), listener=listener
+                )
+    if quiet:
+        click.echo(wanted)
+        return
+    click.echo(f"Digest: {done.digest}")
+    if done.changed:
+        click.echo(f"Status: Downloaded newer image for {wanted}")
+    else:
+        click.echo(f"Status: Image is up to date for {wanted}")
+
+
+@click.command()
+@click.argument("image")
+@click.argument("target", required=False)
+@_registry_options
+def push(
+    image: str,
+    target: str | None,
+    registry: str | None,
+    plain_http: bool,
+    insecure: bool,
+    cert_dir: Path | None,
+    quiet: bool,
+) -> None:
+    """Send IMAGE to a registry, under its own name or as TARGET, with the digest it has here."""
+    from runtime.images.transfer import push as push_image
+    from runtime.images.transfer import resolve_registry
+
+    with told_store() as store:
+        found = store.get(image)
+        wanted = resolve_registry(target or _name(found.reference, image), registry)
+        with _client(wanted, plain_http, insecure, cert_dir) as client:
+            if not quiet:
+                click.echo(f"The push refers to repository [{wanted.name}]")
+            with _push_progress(quiet) as listener:
+                manifest = push_image(store, client, found, wanted, listener)
+    if quiet:
+        click.echo(manifest.digest)
+        return
+    click.echo(
+        f"{wanted.tag or wanted.digest}: digest: {manifest.digest} size: {len(manifest.data)}"
+    )
+
+
+@click.command()
+@click.argument("source", required=False, type=click.Path(path_type=Path, allow_dash=True))
+@click.option("--input", "-i", "source_option", type=click.Path(path_type=Path, allow_dash=True),
+              help="The same as SOURCE.")  # fmt: skip
+@click.option("--name", metavar="NAME[:TAG]", help="In place of the names that it brings.")
+@click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="In place of this machine's.")
+@click.option("--quiet", "-q", is_flag=True, help="Print nothing about the layers.")
+def load(
+    source: Path | None,
+    source_option: Path | None,
+    name: str | None,
+    platform: str | None,
+    quiet: bool,
+) -> None:
+    """Bring images from SOURCE: an OCI layout's folder or archive, or what `docker save` wrote.
+
+    Archives may be compressed; without SOURCE or with `-`, one is read from the standard input.
+    """
+    from runtime.images.archive import load as load_images
+
+    if source and source_option:
+        raise click.UsageError("SOURCE and --input say the same thing: give one of them")
+    where: Path | BinaryIO | None = source or source_option
+    if where is None or str(where) == "-":
+        if sys.stdin.isatty():
+            raise click.UsageError("name an archive or a layout's folder, or pipe an archive in")
+        where = sys.stdin.buffer
+    with told_store() as store, _pull_progress(quiet) as listener:
+        loaded = load_images(
+            store, where, name=name, platform=_platform(platform), listener=listener
+        )
+    for each in loaded:
+        for reference in each.names:
+            click.echo(f"Loaded image: {reference}")
+
+
+@click.command()
+@click.argument("references", nargs=-1, required=True, metavar="REFERENCE...")
+@click.option("--output", "-o", type=click.Path(path_type=Path, allow_dash=True),
+              help="Where to; otherwise the standard output.")  # fmt: skip
+@click.option("--format", "style", type=click.Choice(["docker", "oci", "oci-dir"]),
+              default="docker", show_default=True,
+              help="docker: an OCI archive that docker reads too. oci-dir: a folder.")  # fmt: skip
+def save(references: tuple[str, ...], output: Path | None, style: str) -> None:
+    """Write images to an archive that docker, podman and skopeo read, with the digests kept."""
+    from runtime.images.archive_save import save as save_images
+
+    target: Path | BinaryIO | None = output
+    if output is None or str(output) == "-":
+        if style == "oci-dir":
+            raise click.UsageError("--format oci-dir makes a folder: name it by --output")
+        if sys.stdout.isatty():
+            raise click.UsageError("an archive is not for a terminal: use --output, or redirect")
+        target = sys.stdout.buffer
+    assert target is not None
+    with told_store() as store:
+        save_images(store, references, target, style)
+        if target is not output:
+            sys.stdout.buffer.flush()
+
+
+@contextlib.contextmanager
+def _client(
+    reference: Reference, plain_http: bool, insecure: bool, cert_dir: Path | None
+) -> Iterator[RegistryClient]:
+    from runtime.images.connection import Security
+    from runtime.images.registry import RegistryClient
+
+    security = Security(plain_http=plain_http, verify=not insecure, certificates=cert_dir)
+    client = RegistryClient(reference.registry, security, environment=os.environ)
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def _platform(text: str | None) -> Platform | None:
+    from runtime.images.schema import Platform
+
+    return Platform.parse(text) if text else None
+
+
+def _name(reference: str, asked: str) -> str:
+    """What an image goes by when no target is given: not a digest."""
+    if reference.startswith("sha256:"):
+        raise click.UsageError(f"{asked} has no name: say where it goes by TARGET")
+    return reference
+
+
+@contextlib.contextmanager
+def _pull_progress(quiet: bool) -> Iterator[Listener]:
+    """What to do with each event: nothing, a line for each new state, or a bar for each layer."""
+    from runtime.images.intake import LayerEvent, LayerState
+
+    if quiet:
+        yield lambda _: None
+    elif sys.stdout.isatty():
+        with _bars() as bars:
+
+            def draw(event: LayerEvent) -> None:
+                done = event.total_bytes if event.state is LayerState.EXISTS else event.done_bytes
+                bars(event.digest, event.state.value, done, event.total_bytes)
+
+            yield draw
+    else:
+
+        def write(event: LayerEvent) -> None:
+            if event.state is not LayerState.DOWNLOADING:
+                click.echo(f"{_short(event.digest)}: {event.state.value}")
+
+        yield write
+
+
+@contextlib.contextmanager
+def _push_progress(quiet: bool) -> Iterator[PushListener]:
+    from runtime.images.upload import Sent
+
+    if quiet:
+        yield lambda *_: None
+    elif sys.stdout.isatty():
+        with _bars() as bars:
+
+            def draw(digest: str, sent: Sent | None, done: int, total: int) -> None:
+                bars(digest, sent.value if sent else "Pushing", done, total)
+
+            yield draw
+    else:
+
+        def write(digest: str, sent: Sent | None, done: int, total: int) -> None:
+            del done, total
+            if sent is not None:
+                click.echo(f"{_short(digest)}: {sent.value}")
+
+        yield write
+
+
+@contextlib.contextmanager
+def _bars() -> Iterator[Any]:
+    """A function that draws a bar for a digest: digest, words, bytes done, bytes in all."""
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (
+        TextColumn("{task.fields[digest]}: {task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+    )
+    tasks: dict[str, Any] = {}
+    with Progress(*columns) as progress:
+
+        def bar(digest: str, words: str, done: int, total: int) -> None:
+            if digest not in tasks:
+                tasks[digest] = progress.add_task(words, total=total, digest=_short(digest))
+            progress.update(tasks[digest], description=f"{words:<16}", completed=done)
+
+        yield bar
+
+
+def _short(digest: str) -> str:
+    return digest.removeprefix("sha256:")[:12]
