@@ -36,7 +36,7 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "report": ("harness.report_command:report", "Make the report of earlier runs again."),
     "doctor": ("harness.doctor_command:doctor", "What works here, and what was left behind."),
     "container": ("runtime.cli:container", "Run a container, or print its launch plan."),
-    "image": ("runtime.image_commands:image", "Import, list and remove images."),
+    "image": ("runtime.image_commands:image", "Pull, build, import and look at images."),
     "version": ("harness.cli:version", "Print the version."),
 }
 

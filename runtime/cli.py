@@ -120,23 +120,45 @@ def _launch_options(command: Any) -> Any:
 _CONTEXT = {"ignore_unknown_options": False, "allow_interspersed_args": False}
 
 
-@click.group()
+# What only kept containers need is loaded when one of its commands is named.
+_ELSEWHERE = ("commit", "diff", "ls", "rm")
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted({*super().list_commands(ctx), *_ELSEWHERE})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _ELSEWHERE:
+            return super().get_command(ctx, cmd_name)
+        from runtime import kept_commands
+
+        command = getattr(kept_commands, cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=_Commands)
 def container() -> None:
     """Run containers with Steelyard's own runtime."""
 
 
 @container.command(context_settings=_CONTEXT)
 @click.option(
-    "--rm", is_flag=True, help="Remove it afterwards; always done, here for habit's sake."
+    "--rm", is_flag=True, help="Remove it afterwards; done anyway, unless --keep is given."
+)
+@click.option(
+    "--keep", is_flag=True, help="Keep what it wrote, for `container diff` and `container commit`."
 )
 @_launch_options
-def run(rm: bool, **options: Any) -> None:
+def run(rm: bool, keep: bool, **options: Any) -> None:
     """Run COMMAND in a new container of IMAGE, and end with its exit code.
 
     Exit codes are docker's: 125 Steelyard failed, 126 the command cannot be executed, 127 it does
     not exist, 128 + N a signal ended it.
     """
-    del rm
+    if rm and keep:
+        raise click.UsageError("--rm and --keep exclude each other")
     from runtime.container import launch_container
     from runtime.images import ImageStore
 
@@ -144,6 +166,11 @@ def run(rm: bool, **options: Any) -> None:
     store = ImageStore.default()
     spec, image = _specification(store, options)
     with store.lease(image):
+        if keep:
+            from runtime.kept_commands import run_kept
+
+            status = run_kept(spec, image, options["name"], _run_forwarding_signals)
+            raise click.exceptions.Exit(status.shell_code)
         status = _run_forwarding_signals(lambda: launch_container(spec, name=options["name"]))
     raise click.exceptions.Exit(status.shell_code)
 

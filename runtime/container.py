@@ -200,7 +200,8 @@ def launch_container(
     container = Container(name, spec, requested_ns, None, None, session)
     try:
         if isinstance(spec.root, OverlayRoot) and not spec.root.upperdir:
-            container.directory, root = _writable_layer(session, name, spec.root)
+            container.directory = os.fspath(session.new_instance_directory(name))
+            root = writable_root(session, container.directory, spec.root)
             container.spec = spec = replace(spec, root=root)
         manager = cgroup_manager()
         container.cgroup = cgroup = manager.create(f"{session.identifier}-{name}", spec.limits)
@@ -240,18 +241,21 @@ def plan_container(spec: ContainerSpec) -> Plan:
     return lower(spec, probe_features(), CgroupEntry())
 
 
-def _writable_layer(session: Session, name: str, root: OverlayRoot) -> tuple[str, OverlayRoot]:
+def writable_root(session: Session, directory: str, root: OverlayRoot) -> OverlayRoot:
+    """Make an empty writable layer for `root` in a folder: `upper`, and `work` beside it.
+
+    A container that gets it does not remove it: who has made the folder does.
+    """
     mountpoint = f"{session.directory}/{_MOUNTPOINT}"
     # One for all: every container mounts over it in a mount namespace of its own.
     with contextlib.suppress(FileExistsError):
         os.mkdir(mountpoint, 0o700)
-    directory = os.fspath(session.new_instance_directory(name))
     upperdir, workdir = f"{directory}/upper", f"{directory}/work"
     # upperdir becomes the mode of "/" in the container.
     os.mkdir(upperdir)
     os.chmod(upperdir, 0o755)  # noqa: S103 - the usual mode of a root folder
     os.mkdir(workdir, 0o700)
-    return directory, replace(root, upperdir=upperdir, workdir=workdir, mountpoint=mountpoint)
+    return replace(root, upperdir=upperdir, workdir=workdir, mountpoint=mountpoint)
 
 
 @contextlib.contextmanager
@@ -290,7 +294,7 @@ def _duplicate_above_2(fd: int) -> int:
 
 
 _USUAL_FOLDERS = ("upper", "work/work/incompat/volatile", "work/work/incompat", "work/work",
-                  "work/index", "work", "")  # fmt: skip
+                  "work", "")  # fmt: skip
 
 
 def _remove_instance(directory: str) -> None:

@@ -195,7 +195,7 @@ class _LaunchedArm:
 
     def disk_parts(self) -> tuple[DiskPart, ...]:
         """The image's layers, shared by every container above them."""
-        return tuple(measure(layer.path, "layer", Sharing.SHARED) for layer in self.image.layers)
+        return tuple(measure(path, "layer", Sharing.SHARED) for path in self.image.lowerdirs)
 
     def close(self) -> None:
         """Nothing is kept for the run."""

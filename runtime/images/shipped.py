@@ -1,40 +1,35 @@
-"""The two images that come with Steelyard, made on this machine when first used.
+"""The images that come with Steelyard, made on this machine when first used.
 
     busybox         Debian's busybox-static and nothing else: a shell and its tools
-    debian-python   Debian with python3, by mmdebstrap's `extract` variant; busybox is its shell
+    debian-base     the C library and its like from Debian, and busybox as shell
+    debian-python   debian-base with python3
 
-Both are reproducible: times end at a fixed instant, owners are root, what the host or the hour
-would bring in is left out. debian-python changes when Debian publishes newer packages, and only
-then.
+Each is a Containerfile below `scenarios/images/`, and a folder `rootfs` that is filled here and
+that the Containerfile copies. All are reproducible: times end at a fixed instant, owners are root,
+what the host or the hour would bring in is left out. Those of Debian change when it publishes newer
+packages, and only then. Making them needs no privilege.
 """
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
-import signal
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 
 from runtime.errors import ImageError, ImageNotFoundError
-from runtime.images.config import ImageConfig
+from runtime.images.bootstrap import EPOCH_S, Packages, clamp_times, unpack_packages
 from runtime.images.image import Image
 from runtime.images.store import ImageStore
 
 Progress = Callable[[str], None]
 
-_EPOCH_S = 1735689600
-"""2025-01-01T00:00:00Z: no file is newer, so that the hour of making is not in the image."""
 _BUSYBOX_PATHS = (Path("/bin/busybox"), Path("/usr/bin/busybox"))
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _SUITE = "bookworm"
-_PACKAGES = "python3,busybox-static"
+_BASE_PACKAGES = ("base-files", "busybox-static", "libc6", "libssl3", "zlib1g")
 _FOLDERS = {
     "dev": 0o755, "home": 0o755, "proc": 0o755, "root": 0o700, "run": 0o755, "srv": 0o755,
     "sys": 0o755, "tmp": 0o1777, "var": 0o755,
@@ -47,15 +42,11 @@ _FILES = {
     "etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files dns\n",
     "etc/hosts": "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n",
 }
-# Left by mmdebstrap: the host's name and resolver, the mirror, device nodes, caches, logs.
-_HOST_FILES = (
+# The host's name and resolver, the mirror, device nodes, caches, logs, the package database.
+_NOT_NEEDED = (
     "dev", "etc/apt", "etc/fstab", "etc/hostname", "etc/resolv.conf", "tmp", "run",
     "etc/dpkg/dpkg.cfg.d", "var/cache", "var/lib/apt", "var/lib/dpkg", "var/log",
 )  # fmt: skip
-_NOT_UNPACKED = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/info/*", "/usr/share/locale/*")
-# Debian's merged /usr, made before anything is unpacked; mmdebstrap's own hook for it does other
-# things on hosts that have debootstrap.
-_MERGE_USR = 'cd "$1" && for d in bin sbin lib lib64; do mkdir -p usr/$d && ln -s usr/$d $d; done'
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +56,19 @@ class ShippedImage:
     Attributes:
         name: Its reference, without tag.
         summary: What is in it, in a few words.
-        config: How to run it.
-        build: Fills an empty folder with its root filesystem.
+        fill: Fills the empty folder that its Containerfile knows as `rootfs`.
+        base: The shipped image that it is made from, if any.
     """
 
     name: str
     summary: str
-    config: ImageConfig
-    build: Callable[[Path, Progress], None]
+    fill: Callable[[Path, Progress], None]
+    base: str = ""
+
+    @property
+    def folder(self) -> Path:
+        """Where its Containerfile is."""
+        return Path(__file__).resolve().parents[2] / "scenarios" / "images" / self.name
 
 
 def ensure_image(store: ImageStore, name: str, progress: Progress) -> Image:
@@ -93,17 +89,23 @@ def ensure_image(store: ImageStore, name: str, progress: Progress) -> Image:
         shipped = SHIPPED_IMAGES.get(name.removesuffix(":latest"))
         if shipped is None:
             raise
+    from runtime.images.build import BuildRequest, build_image
+
+    if shipped.base:
+        ensure_image(store, shipped.base, progress)
     with store.temporary_folder() as folder:
         rootfs = folder / "rootfs"
         rootfs.mkdir(mode=0o755)
-        shipped.build(rootfs, lambda message: progress(f"{shipped.name}: {message}"))
-        _clamp_times(rootfs)
+        shipped.fill(rootfs, lambda message: progress(f"{shipped.name}: {message}"))
+        clamp_times(rootfs)
         progress(f"{shipped.name}: storing the image")
-        moment = datetime.fromtimestamp(_EPOCH_S, UTC)
-        return store.import_rootfs(rootfs, shipped.name, shipped.config, moment, owner=(0, 0))
+        request = BuildRequest(
+            shipped.folder, tags=(shipped.name,), contexts={"rootfs": rootfs}, epoch_s=EPOCH_S
+        )
+        return build_image(store, request, lambda _: None)
 
 
-def _build_busybox(rootfs: Path, progress: Progress) -> None:
+def _fill_busybox(rootfs: Path, progress: Progress) -> None:
     progress("installing the applets of busybox-static")
     program = _host_busybox()
     (rootfs / "bin").mkdir()
@@ -113,11 +115,23 @@ def _build_busybox(rootfs: Path, progress: Progress) -> None:
     _add_skeleton(rootfs)
 
 
-def _build_debian_python(rootfs: Path, progress: Progress) -> None:
-    if shutil.which("mmdebstrap") is None:
-        raise ImageError("debian-python is made by mmdebstrap; install the package mmdebstrap")
-    _run_mmdebstrap(rootfs, progress)
-    for name in _HOST_FILES:
+def _fill_debian_base(rootfs: Path, progress: Progress) -> None:
+    _fill_debian(rootfs, _BASE_PACKAGES, progress)
+
+
+def _fill_debian_python(rootfs: Path, progress: Progress) -> None:
+    _fill_debian(rootfs, (*_BASE_PACKAGES, "python3"), progress)
+    # Packages' scripts would have compiled the library, but none ran. The compiled files carry
+    # their sources' times, so those must be final.
+    clamp_times(rootfs)
+    progress("compiling python's library")
+    _compile_library(rootfs)
+
+
+def _fill_debian(rootfs: Path, packages: tuple[str, ...], progress: Progress) -> None:
+    """Packages unpacked, without what only installing more of them would need."""
+    unpack_packages(rootfs, Packages(_SUITE, "extract", packages), progress)
+    for name in _NOT_NEEDED:
         path = rootfs / name
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -125,26 +139,23 @@ def _build_debian_python(rootfs: Path, progress: Progress) -> None:
             path.unlink(missing_ok=True)
     _add_applets(rootfs, rootfs / "usr/bin/busybox")
     _add_skeleton(rootfs)
-    # Packages' scripts would have compiled the library, but none ran. The compiled files carry
-    # their sources' times, so those must be final.
-    _clamp_times(rootfs)
-    progress("compiling python's library")
-    _compile_library(rootfs)
 
 
 SHIPPED_IMAGES: MappingProxyType[str, ShippedImage] = MappingProxyType(
     {
         "busybox": ShippedImage(
-            "busybox",
-            "a shell and 269 tools in one static program",
-            ImageConfig(environment={"PATH": _PATH}, command=("sh",)),
-            _build_busybox,
+            "busybox", "a shell and 269 tools in one static program", _fill_busybox
+        ),
+        "debian-base": ShippedImage(
+            "debian-base",
+            f"the C library and its like from Debian {_SUITE}, and busybox as shell",
+            _fill_debian_base,
         ),
         "debian-python": ShippedImage(
             "debian-python",
             f"Debian {_SUITE} with python3, and busybox as its shell",
-            ImageConfig(environment={"PATH": _PATH, "LANG": "C.UTF-8"}, command=("python3",)),
-            _build_debian_python,
+            _fill_debian_python,
+            base="debian-base",
         ),
     }
 )
@@ -190,82 +201,6 @@ def _add_skeleton(rootfs: Path) -> None:
     for name, text in _FILES.items():
         (rootfs / name).write_text(text, encoding="ascii")
         (rootfs / name).chmod(0o644)
-
-
-def _clamp_times(rootfs: Path) -> None:
-    """Make nothing newer than the fixed instant."""
-    latest = _EPOCH_S * 1_000_000_000
-    for path in (rootfs, *rootfs.rglob("*")):
-        modified = path.lstat().st_mtime_ns
-        if modified > latest:
-            os.utime(path, ns=(latest, latest), follow_symlinks=False)
-
-
-def _mmdebstrap_command(rootfs: Path) -> list[str]:
-    """The whole command line; the mirror is mmdebstrap's own choice."""
-    # In a pid namespace, everything that mmdebstrap started dies with it; and it dies with us.
-    command = ["setpriv", "--pdeathsig", "KILL"]
-    command += ["unshare", "--mount", "--pid", "--fork", "--kill-child=KILL"]
-    mode = "root"
-    if os.geteuid() != 0:
-        command.append("--map-root-user")
-        mode = "chrootless"
-    command += ["mmdebstrap", f"--mode={mode}", "--variant=extract", "--format=directory"]
-    command += [f"--include={_PACKAGES}", f"--setup-hook={_MERGE_USR}"]
-    command += [f"--dpkgopt=path-exclude={pattern}" for pattern in _NOT_UNPACKED]
-    # What needs mounts or device nodes is not needed here.
-    command += ["--skip=chroot/mount,output/dev,output/mknod", _SUITE, str(rootfs)]
-    return command
-
-
-def _run_mmdebstrap(rootfs: Path, progress: Progress) -> None:
-    environment = {
-        **os.environ,
-        "LC_ALL": "C.UTF-8",
-        "SOURCE_DATE_EPOCH": str(_EPOCH_S),
-        # Its temporary folders then go when ours does.
-        "TMPDIR": str(rootfs.parent),
-    }
-    progress(f"fetching Debian {_SUITE} packages with mmdebstrap")
-    lines: list[str] = []
-    with _killed_at_exit(_mmdebstrap_command(rootfs), environment) as process:
-        assert process.stderr is not None
-        for line in process.stderr:
-            lines.append(line.strip())
-            if line.startswith("I: ") and line.rstrip().endswith("..."):
-                progress(line[3:].strip().removesuffix("..."))
-    if process.returncode:
-        reasons = [line for line in lines if line.startswith("E: ")] or lines or ["it said nothing"]
-        raise ImageError(
-            f"mmdebstrap could not make debian-python (exit {process.returncode}): "
-            f"{reasons[0].removeprefix('E: ')}; "
-            "it needs a Debian mirror it can reach and debian-archive-keyring"
-        )
-
-
-@contextmanager
-def _killed_at_exit(
-    command: list[str], environment: dict[str, str]
-) -> Iterator[subprocess.Popen[str]]:
-    """A child whose stderr is read; whatever happens here, it does not outlive this block."""
-    try:
-        process = subprocess.Popen(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-        )
-    except FileNotFoundError as error:
-        raise ImageError(f"{error.filename} is missing; install the package util-linux") from None
-    with process:
-        try:
-            yield process
-        except BaseException:
-            process.send_signal(signal.SIGKILL)
-            raise
 
 
 def _compile_library(rootfs: Path) -> None:

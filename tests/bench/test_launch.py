@@ -6,6 +6,7 @@ on a quiet machine: pytest -m bench tests/bench/test_launch.py -s
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -14,7 +15,7 @@ import statistics
 import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -49,8 +50,8 @@ def _spawn(argv: list[str]) -> Sample:
     return {"removed": removed - requested}
 
 
-def _ours(spec: ContainerSpec, launcher: Launcher) -> Sample:
-    container = launch_container(spec, launcher=launcher)
+def _ours(spec: ContainerSpec, launcher: Launcher, session: Session) -> Sample:
+    container = launch_container(spec, launcher=launcher, session=session)
     status = container.wait()
     container.remove()
     removed = time.monotonic_ns()
@@ -130,9 +131,21 @@ def rootfs(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def contenders(tmp_path: Path, rootfs: Path) -> dict[str, Contender]:
+def session() -> Iterator[Session]:
+    """A session where a user's containers are, not in /tmp as for other tests.
+
+    What a folder costs depends on where in an ext4 filesystem it lies: in a /tmp that much was made
+    and removed in, the floor itself took twice as long.
+    """
+    home = Path(os.environ.get("XDG_DATA_HOME", Path.home() / ".local/share")) / "steelyard"
+    session = Session(home)
+    yield session
+    session.close()
+
+
+@pytest.fixture
+def contenders(tmp_path: Path, rootfs: Path, session: Session) -> dict[str, Contender]:
     """Everything that is measured against each other on this machine."""
-    session = Session.current()
     spec = ContainerSpec(OverlayRoot((str(rootfs),), "", "", ""), ("/bin/true",), {"PATH": "/bin"})
     mountpoint = session.directory / ".rootfs"
     mountpoint.mkdir(exist_ok=True)
@@ -146,8 +159,8 @@ def contenders(tmp_path: Path, rootfs: Path) -> dict[str, Contender]:
     program = build_floor(plan, instance, cgroup, tmp_path)
     calls: dict[str, Contender] = {
         "floor": lambda: _floor(program),
-        "steelyard": lambda: _ours(spec, Launcher.NATIVE),
-        "steelyard forked": lambda: _ours(spec, Launcher.FORKED),
+        "steelyard": lambda: _ours(spec, Launcher.NATIVE, session),
+        "steelyard forked": lambda: _ours(spec, Launcher.FORKED, session),
         "true": lambda: _spawn([str(rootfs / "bin/true")]),
     }
     if bwrap := shutil.which("bwrap"):
@@ -167,14 +180,17 @@ def contenders(tmp_path: Path, rootfs: Path) -> dict[str, Contender]:
 
 def test_launch_against_floor_and_peers(contenders: dict[str, Contender]) -> None:
     order = random.Random(1)
+    gc.disable()  # as the runner does while it takes a trial
     samples: dict[str, dict[str, list[int]]] = {name: {} for name in contenders}
     for block in range(-WARM_UP, LAUNCHES):
         names = list(contenders)
         order.shuffle(names)
         for name in names:
+            gc.collect(0)
             for milestone, value in contenders[name]().items():
                 if block >= 0:
                     samples[name].setdefault(milestone, []).append(value)
+    gc.enable()
     medians = {
         name: {milestone: statistics.median(values) for milestone, values in by.items()}
         for name, by in samples.items()

@@ -1,0 +1,170 @@
+"""`steelyard image build` and `image bootstrap`: images made here rather than fetched."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+
+import click
+
+from runtime.images.bootstrap import VARIANTS
+from runtime.kept_commands import commit, diff
+
+__all__ = ["bootstrap", "build", "commit", "diff"]
+
+
+class _InterruptedError(KeyboardInterrupt):
+    """A signal asked us to end; `signal_number` says which."""
+
+    signal_number: int = signal.SIGTERM
+
+
+@click.command("build")
+@click.argument("context", type=click.Path(path_type=Path), default=".")
+@click.option("-t", "--tag", "tags", multiple=True, metavar="NAME", help="Name of the image.")
+@click.option(
+    "-f", "--file", "containerfile", type=click.Path(path_type=Path), metavar="FILE",
+    help="Default: CONTEXT/Containerfile, else CONTEXT/Dockerfile.",
+)  # fmt: skip
+@click.option(
+    "--build-arg", "arguments", multiple=True, metavar="NAME[=VALUE]",
+    help="Value of an ARG; without a value, the caller's variable.",
+)  # fmt: skip
+@click.option("--target", default="", metavar="STAGE", help="Stage to build; default: the last.")
+@click.option("--label", "labels", multiple=True, metavar="NAME=VALUE", help="Set a label.")
+@click.option(
+    "--build-context", "contexts", multiple=True, metavar="NAME=FOLDER",
+    help="A further folder that COPY --from=NAME takes files from.",
+)  # fmt: skip
+@click.option("--no-cache", is_flag=True, help="Do every step anew.")
+@click.option(
+    "--network", type=click.Choice(["none", "host"]), default="none", show_default=True,
+    help="The network that RUN has.",
+)  # fmt: skip
+@click.option(
+    "--source-date-epoch", "epoch_s", type=click.IntRange(min=0), envvar="SOURCE_DATE_EPOCH",
+    metavar="SECONDS", help="No time in the image is later; equal input then gives equal digests.",
+)  # fmt: skip
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but the digest.")
+def build(
+    context: Path,
+    tags: tuple[str, ...],
+    containerfile: Path | None,
+    arguments: tuple[str, ...],
+    target: str,
+    labels: tuple[str, ...],
+    contexts: tuple[str, ...],
+    no_cache: bool,
+    network: str,
+    epoch_s: int | None,
+    quiet: bool,
+) -> None:
+    """Build an image from a Containerfile and the files in the folder CONTEXT.
+
+    Each RUN is a container of Steelyard's own; what it leaves becomes a layer. Prints the digest.
+    """
+    from runtime.image_commands import told_store
+    from runtime.images.build import BuildRequest, build_image
+
+    null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC) if quiet else -1
+    request = BuildRequest(
+        context=context,
+        containerfile=containerfile,
+        tags=tags,
+        arguments=_arguments(arguments),
+        target=target,
+        labels=_pairs(labels, "--label"),
+        contexts={
+            name: Path(folder) for name, folder in _pairs(contexts, "--build-context").items()
+        },
+        use_cache=not no_cache,
+        network=network,
+        epoch_s=epoch_s,
+        output=(null, 2) if quiet else (1, 2),
+    )
+    with told_store() as store, _ended_by_signals():
+        image = build_image(store, request, (lambda _: None) if quiet else click.echo)
+    click.echo(image.digest)
+
+
+@click.command("bootstrap")
+@click.argument("base", metavar="debian:SUITE")
+@click.option("-t", "--tag", "reference", default="", metavar="NAME", help="Default: as given.")
+@click.option(
+    "--variant", type=click.Choice(VARIANTS), default="minbase", show_default=True,
+    help="Which packages, as mmdebstrap(1) says; extract runs no scripts and needs no root.",
+)  # fmt: skip
+@click.option("--include", "packages", multiple=True, metavar="PACKAGE,…", help="Further packages.")
+@click.option("--mirror", default="", metavar="URL", help="Default: mmdebstrap's own choice.")
+def bootstrap(
+    base: str, reference: str, variant: str, packages: tuple[str, ...], mirror: str
+) -> None:
+    """Make an image of Debian from its packages: something to start FROM without a registry.
+
+    Prints the digest, which is the same every time until Debian publishes newer packages.
+    """
+    from runtime.image_commands import told_store
+    from runtime.images.bootstrap import bootstrap_image
+
+    names = [name for item in packages for name in item.replace(",", " ").split()]
+    with told_store() as store, _ended_by_signals():
+        image = bootstrap_image(
+            store,
+            base,
+            lambda message: click.echo(message, err=True),
+            reference=reference,
+            variant=variant,
+            include=tuple(names),
+            mirror=mirror,
+        )
+    click.echo(image.digest)
+
+
+def _arguments(items: tuple[str, ...]) -> dict[str, str]:
+    """`NAME=VALUE`, or `NAME` for the caller's own value."""
+    result = {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        if not name:
+            raise click.BadParameter(f"{item!r} has no name", param_hint="--build-arg")
+        if equals:
+            result[name] = value
+        elif name in os.environ:
+            result[name] = os.environ[name]
+    return result
+
+
+def _pairs(items: tuple[str, ...], option: str) -> dict[str, str]:
+    result = {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        if not name or not equals:
+            raise click.BadParameter(f"{item!r} is not NAME=VALUE", param_hint=option)
+        result[name] = value
+    return result
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """SIGTERM and SIGHUP end what is under way as Ctrl-C does, so that it is tidied up."""
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        error = _InterruptedError()
+        error.signal_number = number
+        raise error
+
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    try:
+        before = {number: signal.signal(number, interrupt) for number in numbers}
+    except ValueError:  # not the main thread: its owner sees to signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

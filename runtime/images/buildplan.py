@@ -1,0 +1,131 @@
+"""Which stages of a Containerfile a build needs, and what each is based on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from runtime.images.assembly import this_architecture
+from runtime.images.containerfile import BuildError, Containerfile, Instruction, Stage
+from runtime.images.expand import expand
+
+_PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
+PROXY_ARGUMENTS = frozenset((*_PROXIES, *(name.upper() for name in _PROXIES)))
+"""Build arguments that RUN gets without an ARG, and that no key depends on, as docker has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildPlan:
+    """What will be built.
+
+    Attributes:
+        stages: In order; the target is the last.
+        bases: What each of them is based on: the number of an earlier stage, or an image.
+        globals: ARGs before the first FROM, and those that every build has.
+        used_arguments: Build arguments that those took.
+        names: Stage names with their numbers, up to the target.
+    """
+
+    stages: tuple[Stage, ...]
+    bases: Mapping[int, int | str]
+    globals: Mapping[str, str]
+    used_arguments: frozenset[str]
+    names: Mapping[str, int]
+
+    def stage_named(self, name: str) -> int | None:
+        """The number of a stage given by name or number; None if that is no stage."""
+        return self.names.get(name.lower())
+
+
+def plan_build(file: Containerfile, target: str, arguments: Mapping[str, str]) -> BuildPlan:
+    """Find out what is needed.
+
+    Args:
+        file: The Containerfile.
+        target: Name or number of the stage that is wanted; empty is the last one.
+        arguments: Build arguments.
+
+    Raises:
+        BuildError: There is no such stage, or a FROM is wrong.
+    """
+    values, used = _global_arguments(file, arguments)
+    wanted = _target(file, target)
+    names: dict[str, int] = {}
+    bases: dict[int, int | str] = {}
+    needs: dict[int, set[int]] = {}
+    for stage in file.stages[: wanted.index + 1]:
+        try:
+            base = expand(stage.base.words[0], values, file.escape)
+            _check_platform(stage.base, values, file.escape)
+        except ValueError as error:
+            raise BuildError(file.path, stage.base.line, "FROM", str(error)) from None
+        if not base:
+            problem = f"{stage.base.words[0]} is empty; give it with --build-arg"
+            raise BuildError(file.path, stage.base.line, "FROM", problem)
+        # Only by name: an image may be called 0.
+        earlier = names.get(base.lower()) if not base.isdecimal() else None
+        bases[stage.index] = base if earlier is None else earlier
+        needs[stage.index] = set() if earlier is None else {earlier}
+        for instruction in stage.instructions:
+            source = instruction.flag("from").lower() if instruction.keyword == "COPY" else ""
+            if source in names:
+                needs[stage.index].add(names[source])
+            elif source.isdecimal():
+                problem = f"there is no stage {source} before this one"
+                raise BuildError(file.path, instruction.line, "COPY", problem)
+        if stage.name:
+            names[stage.name] = stage.index
+        names[str(stage.index)] = stage.index
+    reached, pending = set(), [wanted.index]
+    while pending:
+        index = pending.pop()
+        if index not in reached:
+            reached.add(index)
+            pending += needs[index]
+    stages = tuple(stage for stage in file.stages if stage.index in reached)
+    return BuildPlan(stages, bases, values, frozenset(used), names)
+
+
+def _target(file: Containerfile, target: str) -> Stage:
+    if not target:
+        return file.stages[-1]
+    for stage in file.stages:
+        if target.lower() in (stage.name, str(stage.index)):
+            return stage
+    known = ", ".join(stage.name or str(stage.index) for stage in file.stages)
+    raise BuildError(file.path, 0, "", f"has no stage {target!r} (there: {known})")
+
+
+def _global_arguments(
+    file: Containerfile, arguments: Mapping[str, str]
+) -> tuple[dict[str, str], set[str]]:
+    architecture = this_architecture()
+    values: dict[str, str] = {}
+    for kind in ("TARGET", "BUILD"):
+        values |= {
+            f"{kind}PLATFORM": f"linux/{architecture}",
+            f"{kind}OS": "linux",
+            f"{kind}ARCH": architecture,
+            f"{kind}VARIANT": "",
+        }
+    used = set()
+    for instruction in file.arguments:
+        for name, default in instruction.pairs:
+            try:
+                value = None if default is None else expand(default, values, file.escape)
+            except ValueError as error:
+                raise BuildError(file.path, instruction.line, "ARG", str(error)) from None
+            if name in arguments:
+                used.add(name)
+                value = arguments[name]
+            if value is not None:
+                values[name] = value
+    return values, used
+
+
+def _check_platform(base: Instruction, values: Mapping[str, str], escape: str) -> None:
+    wanted = expand(base.flag("platform"), values, escape)
+    ours = f"linux/{this_architecture()}"
+    # A variant, as in linux/arm64/v8, is taken on trust.
+    if wanted and wanted != ours and not wanted.startswith(f"{ours}/"):
+        raise ValueError(f"--platform={wanted} cannot be built here, only {ours}")

@@ -1,0 +1,219 @@
+"""The steps of a build that change files: RUN, COPY, ADD, WORKDIR."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runtime.errors import ImageError
+from runtime.images.buildplan import PROXY_ARGUMENTS
+from runtime.images.containerfile import Instruction
+from runtime.images.copying import Copier
+from runtime.images.digest import ByteSource
+from runtime.images.draft import Item, LayerDraft
+from runtime.images.metadata import apply
+from runtime.images.tarread import show
+from runtime.images.tree import LayerTree, follow
+from runtime.images.view import MergedView
+from runtime.session import Session, remove_tree
+from runtime.spec import DEFAULT_PATH
+from runtime.users import resolve_user
+
+if TYPE_CHECKING:
+    from runtime.images.build import Build, StageState
+
+_HEREDOC_WORD = re.compile(r"[0-9]*<<-?[^<]+")
+_URL = re.compile(r"(?:https?|ftp|git|ssh)://|git@", re.IGNORECASE)
+
+
+def run(build: Build, state: StageState, instruction: Instruction) -> None:
+    """RUN: what a container leaves in its writable layer."""
+    from runtime.images.buildrun import RunRequest, run_step
+
+    network = instruction.flag("network") or build.request.network
+    if network == "default":
+        network = build.request.network
+    if network not in ("none", "host"):
+        raise ValueError(f"--network={network} is not supported; known are none, host, default")
+    command = _command(state, instruction)
+    home, user = resolve_user(str(state.config.get("User") or ""), state.read_file)
+    proxies = {
+        name: value for name, value in build.request.arguments.items() if name in PROXY_ARGUMENTS
+    }
+    environment = {
+        "PATH": DEFAULT_PATH, "HOME": home, **proxies, **state.arguments, **state.environment
+    }  # fmt: skip
+    request = RunRequest(
+        lowerdirs=state.lowerdirs,
+        command=command,
+        environment=environment,
+        working_directory=state.working_directory,
+        user=user,
+        network=network,
+        output=build.request.output,
+    )
+    arguments = " ".join(f"{name}={value}" for name, value in sorted(state.arguments.items()))
+    facts = {"command": command, "arguments": state.arguments, "network": network}
+    shown = " ".join(command)
+    text = f"RUN |{arguments} {shown}" if arguments else f"RUN {shown}"
+    build.step(state, text, facts, lambda: run_step(request))
+
+
+def _command(state: StageState, instruction: Instruction) -> tuple[str, ...]:
+    """What RUN executes; here-documents go to the shell, which knows them."""
+    heredocs = instruction.heredocs
+    if not heredocs:
+        return state.command_line(instruction)
+    text = instruction.words[0]
+    if _HEREDOC_WORD.fullmatch(text):
+        if heredocs[0].content.startswith("#!"):
+            raise ValueError(
+                "a here-document that begins with #! is not supported; name the program, as in "
+                "RUN python3 <<EOF"
+            )
+        return (*state.shell, heredocs[0].content)
+    return (
+        *state.shell,
+        "\n".join([text, *(f"{each.content}{each.name}" for each in heredocs)]) + "\n",
+    )
+
+
+def copy(build: Build, state: StageState, instruction: Instruction) -> None:
+    """COPY and ADD."""
+    words = [
+        word if instruction.heredocs and _HEREDOC_WORD.fullmatch(word) else state.expand(word)
+        for word in instruction.words
+    ]
+    *sources, destination = words
+    if not all(words):
+        raise ValueError("a source or the destination is empty")
+    several = len(sources) > 1
+    if several and not (destination.endswith("/") or destination.rpartition("/")[2] in (".", "..")):
+        raise ValueError("with several sources the destination is a folder: end it with a slash")
+    adds = instruction.keyword == "ADD"
+    for source in sources:
+        if _URL.match(source):
+            kind = "fetching URLs is not supported; fetch it before the build, or in a RUN"
+            raise ValueError(kind if adds else "COPY takes no URLs")
+    owner, mode = _owner(state, instruction), _mode(state, instruction)
+    tree = build.source_tree(instruction.flag("from"))
+    copier = Copier(
+        MergedView(state.lowerdirs), state.working_directory, build.moment_ns,
+        owner=owner, mode=mode,
+    )  # fmt: skip
+    with contextlib.ExitStack() as stack:
+
+        def unpack(item: Item) -> Path | None:
+            return stack.enter_context(_unpacked(item))
+
+        documents = iter(instruction.heredocs)
+        for source in sources:
+            if instruction.heredocs and _HEREDOC_WORD.fullmatch(source):
+                document = next(documents)
+                text = document.content
+                if document.expands:
+                    text = state.expand_document(text)
+                copier.write(document.name, text.encode(), destination, more=several)
+            elif adds:
+                copier.copy(tree, source, destination, more=several, unpack=unpack)
+            else:
+                copier.copy(tree, source, destination, more=several)
+        draft = copier.finished()
+        flags = [f"--{name}={state.expand(value)}" for name, value in instruction.flags]
+        text = " ".join([instruction.keyword, *flags, *words])
+        facts = {"content": draft.content_digest()}
+        build.step(state, text, facts, lambda: contextlib.nullcontext(draft))
+
+
+def work_directory(build: Build, state: StageState, instruction: Instruction) -> None:
+    """WORKDIR: sets it, and makes it where it is missing, for the user that is to work there."""
+    text = apply(state, instruction)
+    path = state.working_directory
+    tree = LayerTree(state.lowerdirs, "the image")
+    real = follow(tree, os.fsencode(path))
+    there = None if real is None else tree.item(real)
+    draft = LayerDraft()
+    if there is None:
+        _, user = resolve_user(str(state.config.get("User") or ""), state.read_file)
+        copier = Copier(
+            MergedView(state.lowerdirs), "/", build.moment_ns, owner=(user.uid, user.gid)
+        )
+        copier.make_folders(copier.resolve(path))
+        draft = copier.finished()
+    elif not there.is_folder:
+        raise ImageError(f"{path} is there already, and is no folder")
+    build.step(state, text, {}, lambda: contextlib.nullcontext(draft))
+
+
+def _owner(state: StageState, instruction: Instruction) -> tuple[int, int] | None:
+    """`--chown=user[:group]`; a number without a group is its own group, as docker has it."""
+    text = state.expand(instruction.flag("chown"))
+    if not text:
+        return None
+    if text.isdecimal():
+        text = f"{text}:{text}"
+    _, user = resolve_user(text, state.read_file)
+    return user.uid, user.gid
+
+
+def _mode(state: StageState, instruction: Instruction) -> int | None:
+    text = state.expand(instruction.flag("chmod"))
+    if not text:
+        return None
+    if not re.fullmatch(r"[0-7]{1,4}", text):
+        raise ValueError(f"--chmod={text} is not supported; write an octal mode, as in 755")
+    return int(text, 8)
+
+
+@contextlib.contextmanager
+def _unpacked(item: Item) -> Iterator[Path | None]:
+    """A folder of what is in a tar, compressed or not; None if the file is none."""
+    from runtime.images.attributes import UnpackOptions
+    from runtime.images.layer import unpack
+
+    if not _is_tar(item.source):
+        yield None
+        return
+    session = Session.current()
+    folder = session.new_instance_directory(session.next_name("add"))
+    try:
+        with _plain(item.source) as stream:
+            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                result = unpack(stream, fd, UnpackOptions.for_this_user())
+            finally:
+                os.close(fd)
+        if result.whiteouts:
+            name = show(item.source)
+            raise ImageError(f"{name}: names that begin with .wh. mean deletions in an image")
+        yield folder
+    finally:
+        remove_tree(folder)
+
+
+@contextlib.contextmanager
+def _plain(path: bytes) -> Iterator[ByteSource]:
+    """A file's bytes, decompressed if they are compressed."""
+    from runtime.images.adding import LAYER_LIMIT_BYTES
+    from runtime.images.compression import decompressed
+    from runtime.images.pipeline import HashedSource, ReadAhead
+
+    with open(path, "rb") as file, decompressed(file) as stream:
+        limited = HashedSource(stream, limit_bytes=LAYER_LIMIT_BYTES)
+        with contextlib.closing(ReadAhead(limited)) as ahead:
+            yield ahead
+
+
+def _is_tar(path: bytes) -> bool:
+    """Whether a file is a tar, by its first header, whatever its name says."""
+    from runtime.images.tarread import TarReader
+
+    try:
+        with _plain(path) as stream:
+            return next(iter(TarReader(stream)), None) is not None
+    except (ImageError, OSError):
+        return False
