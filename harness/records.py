@@ -40,6 +40,24 @@ TRIALS_FILE = "trials.jsonl"
 _T = TypeVar("_T")
 
 
+def _refuse_strangers(directory: Path) -> None:
+    """Raise RecordError if there is anything in the folder but, perhaps, a run."""
+    names = {entry.name for entry in directory.iterdir()}
+    if names and not names & {RUN_FILE, TRIALS_FILE}:
+        raise RecordError(
+            f"{directory.absolute()} is not empty (it holds {min(names)}); give a new or an empty "
+            "folder, so that nothing of yours is overwritten"
+        )
+    if names:
+        raise _holds_a_run(directory)
+
+
+def _holds_a_run(directory: Path) -> RecordError:
+    return RecordError(
+        f"{directory} holds a run already; give another folder, runs are never mixed"
+    )
+
+
 class RunWriter:
     """Writes one run into its folder. Use it as a context manager, or call `close`.
 
@@ -47,19 +65,19 @@ class RunWriter:
         directory: The run's folder; made, with its parents, if it is not there.
 
     Raises:
-        RecordError: The folder cannot be made, or holds a run already: runs are never mixed.
+        RecordError: The folder cannot be made, holds a run already (runs are never mixed), or
+            holds anything else: a report would overwrite files of the same names.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         try:
             directory.mkdir(parents=True, exist_ok=True)
+            _refuse_strangers(directory)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
             self._fd: int | None = os.open(directory / TRIALS_FILE, flags, 0o644)
-        except FileExistsError as error:
-            raise RecordError(
-                f"{directory} holds a run already; give another folder, runs are never mixed"
-            ) from error
+        except FileExistsError as error:  # another run was quicker
+            raise _holds_a_run(directory) from error
         except OSError as error:
             raise _cannot("write", directory, error) from error
 

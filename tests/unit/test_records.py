@@ -251,6 +251,15 @@ def test_runs_are_never_mixed(folder: Path) -> None:
     assert len(read_run(folder).trials) == 2
 
 
+def test_a_run_never_goes_among_other_files(tmp_path: Path) -> None:
+    mine = tmp_path / "summary.md"
+    mine.write_text("mine\n")
+    with pytest.raises(RecordError, match=r"is not empty \(it holds summary\.md\); give a new or"):
+        RunWriter(tmp_path)
+    assert mine.read_text() == "mine\n"
+    assert list(tmp_path.iterdir()) == [mine]
+
+
 def test_a_closed_run_takes_no_trial(tmp_path: Path) -> None:
     writer = RunWriter(tmp_path / "deep" / "run")
     writer.close()
