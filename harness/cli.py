@@ -21,7 +21,7 @@ import sys
 import traceback
 from collections.abc import Mapping
 from importlib import import_module
-from typing import NoReturn, cast
+from typing import cast
 
 import click
 
@@ -164,11 +164,6 @@ def _reason(error: OSError) -> str:
 def _quieten_stdout() -> None:
     """The reader has gone: what is still buffered goes nowhere, and Python does not complain."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def exit_now(code: int) -> NoReturn:
-    """End the running command with an exit code."""
-    raise click.exceptions.Exit(code)
 
 
 if __name__ == "__main__":

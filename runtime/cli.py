@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from runtime.assignments import assignments
+
 if TYPE_CHECKING:
     from runtime.container import Container, ExitStatus
     from runtime.spec import ContainerSpec, Volume
@@ -47,20 +49,6 @@ class _Size(_IntType):
         if size < _SMALLEST_MEMORY_BYTES:
             self.fail(f"{value} is less than 1m, in which nothing runs", param, ctx)
         return size
-
-
-def _environment(values: tuple[str, ...]) -> dict[str, str]:
-    """`NAME=value`, or `NAME` for the caller's own value, as docker-run(1)'s -e."""
-    result: dict[str, str] = {}
-    for value in values:
-        name, equals, text = value.partition("=")
-        if not name:
-            raise click.BadParameter(f"{value!r} has no name before the '='", param_hint="-e")
-        if equals:
-            result[name] = text
-        elif name in os.environ:
-            result[name] = os.environ[name]
-    return result
 
 
 def _volumes(values: tuple[str, ...]) -> tuple[Volume, ...]:
@@ -198,7 +186,7 @@ def _specification(store: Any, options: dict[str, Any]) -> tuple[ContainerSpec, 
     workdir = options["workdir"]
     if workdir is not None and not workdir.startswith("/"):
         raise click.BadParameter(f"{workdir!r} is not absolute", param_hint="-w")
-    variables, volumes = _environment(options["environment"]), _volumes(options["volumes"])
+    variables, volumes = assignments(options["environment"], "-e"), _volumes(options["volumes"])
     image = ensure_image(store, options["image"], lambda text: click.echo(text, err=True))
     spec = spec_for_image(
         image,

@@ -11,6 +11,7 @@ from types import FrameType
 
 import click
 
+from runtime.assignments import assignments
 from runtime.images.bootstrap import VARIANTS
 from runtime.kept_commands import commit, diff
 
@@ -75,7 +76,7 @@ def build(
         context=context,
         containerfile=containerfile,
         tags=tags,
-        arguments=_arguments(arguments),
+        arguments=assignments(arguments, "--build-arg"),
         target=target,
         labels=_pairs(labels, "--label"),
         contexts={
@@ -122,20 +123,6 @@ def bootstrap(
             mirror=mirror,
         )
     click.echo(image.digest)
-
-
-def _arguments(items: tuple[str, ...]) -> dict[str, str]:
-    """`NAME=VALUE`, or `NAME` for the caller's own value."""
-    result = {}
-    for item in items:
-        name, equals, value = item.partition("=")
-        if not name:
-            raise click.BadParameter(f"{item!r} has no name", param_hint="--build-arg")
-        if equals:
-            result[name] = value
-        elif name in os.environ:
-            result[name] = os.environ[name]
-    return result
 
 
 def _pairs(items: tuple[str, ...], option: str) -> dict[str, str]:

@@ -67,17 +67,6 @@ def set_dumpable(dumpable: bool) -> None:
     _check(_libc.prctl(abi.PR_SET_DUMPABLE, int(dumpable), 0, 0, 0), "prctl")
 
 
-def openat2(path: str, flags: int, resolve: int, *, directory_fd: int = abi.AT_FDCWD) -> int:
-    """Open with limits on how the path may be resolved (openat2(2)); returns a new fd."""
-    how = abi.open_how.pack(flags | abi.O_CLOEXEC, 0, resolve)
-    result = _libc.syscall(
-        abi.SYSCALL_NUMBERS["openat2"],
-        ctypes.c_int(directory_fd), ctypes.c_char_p(os.fsencode(path)),
-        ctypes.c_char_p(how), ctypes.c_size_t(len(how)),
-    )  # fmt: skip
-    return _check(result, "openat2", path)
-
-
 def pidfd_send_signal(pidfd: int, signal_number: int) -> None:
     """Signal the process behind `pidfd`, never one that took its pid (pidfd_send_signal(2))."""
     result = _libc.syscall(

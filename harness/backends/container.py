@@ -6,6 +6,7 @@ import os
 import select
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -216,8 +217,6 @@ class _ContainerArm(_LaunchedArm):
             self._network_fd = self.lab.attach_container(self._lease)
 
     def spec(self, stdio: tuple[int, int, int]) -> runtime.ContainerSpec:
-        from dataclasses import replace
-
         network = runtime.NetworkSpec()
         if self._network_fd is not None:
             network = runtime.NetworkSpec("join", self._network_fd)

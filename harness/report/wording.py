@@ -74,11 +74,6 @@ def duration_estimate(value: Estimate | None) -> str:
     return _estimate(value, _TIMES)
 
 
-def size_estimate(value: Estimate | None) -> str:
-    """Spell a median size with its interval."""
-    return _estimate(value, _SIZES)
-
-
 def median_duration(value: Estimate | None) -> str:
     """Spell a median duration alone."""
     if value is None:

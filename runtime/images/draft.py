@@ -21,7 +21,6 @@ from runtime.images.tarread import (
     BLOCK,
     CHARACTER,
     DIRECTORY,
-    FIFO,
     HARD_LINK,
     RECORD_BYTES,
     REGULAR,
@@ -29,17 +28,9 @@ from runtime.images.tarread import (
     TarEntry,
     show,
 )
-from runtime.images.tarwrite import END, encode_header, read_contents, read_xattrs
+from runtime.images.tarwrite import END, KINDS, encode_header, read_contents, read_xattrs
 from runtime.images.view import Parts
 
-_KINDS = {
-    stat.S_IFREG: REGULAR,
-    stat.S_IFLNK: SYMLINK,
-    stat.S_IFCHR: CHARACTER,
-    stat.S_IFBLK: BLOCK,
-    stat.S_IFDIR: DIRECTORY,
-    stat.S_IFIFO: FIFO,
-}
 _OVERLAY_XATTRS = ("trusted.overlay.", "user.overlay.")
 # What the security policy of one host says of a file means nothing on another.
 _HOST_XATTRS = ("security.selinux", "security.ima", "security.evm", "security.apparmor")
@@ -87,7 +78,7 @@ class Item:
 def read_item(path: bytes) -> Item | None:
     """What is at a path on disk; None for a socket, which no archive can hold."""
     status = os.lstat(path)
-    kind = _KINDS.get(stat.S_IFMT(status.st_mode))
+    kind = KINDS.get(stat.S_IFMT(status.st_mode))
     if kind is None:
         return None
     xattrs = {

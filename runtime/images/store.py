@@ -163,15 +163,6 @@ class ImageStore:
         with self._explained():
             return self._layout.open_blob(digest)
 
-    def read_blob(self, digest: str) -> bytes:
-        """A manifest or configuration, verified, byte for byte.
-
-        Raises:
-            StoreError: It is not there, too large, or damaged.
-        """
-        with self._explained():
-            return self._layout.read_document_bytes(digest)
-
     def read_file(self, image: Image, path: str) -> bytes | None:
         """A file as a program in the image would read it; None if there is no such regular file."""
         with self._explained():

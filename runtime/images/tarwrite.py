@@ -29,7 +29,7 @@ from runtime.images.tarread import (
 
 END = bytes(2 * RECORD_BYTES)
 """What ends an archive."""
-_KINDS = {
+KINDS = {
     stat.S_IFREG: REGULAR,
     stat.S_IFLNK: SYMLINK,
     stat.S_IFCHR: CHARACTER,
@@ -37,6 +37,7 @@ _KINDS = {
     stat.S_IFDIR: DIRECTORY,
     stat.S_IFIFO: FIFO,
 }
+"""File type of stat(2) -> type of a tar entry; sockets have none."""
 
 
 def tar_folder(
@@ -102,7 +103,7 @@ class _Writer:
     def entry(self, name: bytes) -> Iterator[bytes]:
         path = os.path.join(self.root, name)
         status = os.lstat(path)
-        kind = _KINDS.get(stat.S_IFMT(status.st_mode))
+        kind = KINDS.get(stat.S_IFMT(status.st_mode))
         if kind is None:
             return
         link = b""

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from runtime.cli import _environment, _Size, _volumes, container
+from runtime.assignments import assignments
+from runtime.cli import _Size, _volumes, container
 from runtime.container import spec_for_image
 from runtime.errors import ContainerError
 from runtime.images import Image, ImageConfig, ImageStore
@@ -91,7 +92,7 @@ def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TAKEN", "mine")
     monkeypatch.delenv("ABSENT", raising=False)
     words = ("A=1", "B=", "C=x=y", "TAKEN", "ABSENT", "A=2")
-    assert _environment(words) == {"A": "2", "B": "", "C": "x=y", "TAKEN": "mine"}
+    assert assignments(words, "-e") == {"A": "2", "B": "", "C": "x=y", "TAKEN": "mine"}
 
 
 def test_volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
