@@ -14,9 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from harness.model import Arm, Diagnostic, DiskPart, Milestone, Scenario
+from harness.diagnostics import Diagnostic
+from harness.model import Arm, DiskPart, Milestone, Scenario
 
 if TYPE_CHECKING:
     from harness.lab import Lab
@@ -53,6 +55,28 @@ class Exit:
     code: int | None
     signal: int | None
     at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Accounting:
+    """Where an instance's use of the host can be read, now.
+
+    Attributes:
+        pids: Processes of the host that the instance consists of (for a machine: QEMU); those that
+            have ended are not among them.
+        scope: Whose these are, in a few words: `workload`, `QEMU`.
+        cgroups: Controller (`memory`, `cpuacct`, `cpu`, `blkio`, `io`) -> its folder for this
+            instance alone; a controller that is not there has no entry.
+        ended_cpu_ns: CPU time (user, system) of processes that have been waited for already.
+        image_read_bytes: What a guest has read of its root disk (QMP `query-blockstats`); None
+            where nothing counts that.
+    """
+
+    pids: tuple[int, ...]
+    scope: str
+    cgroups: Mapping[str, str]
+    ended_cpu_ns: tuple[int, int] = (0, 0)
+    image_read_bytes: int | None = None
 
 
 class Output:
@@ -108,6 +132,9 @@ class Instance(Protocol):
     def disk_parts(self) -> tuple[DiskPart, ...]:
         """What this instance alone has on disk now."""
 
+    def accounting(self) -> Accounting:
+        """Where its use of the host can be read; valid until `stop`."""
+
     def stop(self, timeout_ns: int) -> None:
         """End the workload and the box, at the latest by force; stamps `stopped`. Idempotent."""
 
@@ -133,6 +160,16 @@ class PreparedArm(Protocol):
     def disk_parts(self) -> tuple[DiskPart, ...]:
         """The static parts, shared by all instances of the arm."""
 
+    def initial_disk_parts(self) -> tuple[DiskPart, ...]:
+        """What an instance owns before it has run, measured on one that is made for it and gone."""
+
+    def image_paths(self) -> tuple[Path, ...]:
+        """Files, and folders of files, that starting an instance may read and that are its image.
+
+        A container's layers; a machine's kernel, initramfs and backing file. What belongs to the
+        host's own programs (QEMU, libraries) is not among them.
+        """
+
     def launch(self, name: str) -> Instance:
         """Create and start one instance; t0 is stamped before the first system call of it.
 
@@ -150,9 +187,14 @@ class Backend(Protocol):
 
     Attributes:
         name: As scenario files and `--arm` spell it.
+        options: What an arm of it can set: option -> one line that says what it means.
     """
 
     name: str
+    options: Mapping[str, str]
+
+    def check_options(self, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """What is wrong with an arm's options, a sentence each; asks nothing of the host."""
 
     def availability(self) -> Availability:
         """Find out, by doing, whether this backend works here. May take seconds; never raises."""

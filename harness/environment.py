@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from harness.model import Diagnostic, DiagnosticCode
+from harness.diagnostics import Diagnostic, DiagnosticCode
 
 Value = str | int | float | bool
 _COMMAND_TIMEOUT_S = 10

@@ -13,7 +13,9 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
-SCHEMA_VERSION = 1
+from harness.diagnostics import Diagnostic
+
+SCHEMA_VERSION = 2
 """Version of what `records.py` writes; raised whenever an old reader could misread a new record."""
 
 
@@ -103,19 +105,69 @@ class Limits:
     pids: int | None = None
 
 
+class CacheState(StrEnum):
+    """What the page cache holds of the image when a trial begins."""
+
+    WARM = "warm"
+    """Whatever earlier trials left there: after the warm-up, all that a start reads."""
+    COLD = "cold"
+    """Nothing: the files are evicted before t0 (posix_fadvise(2)), and that is checked."""
+
+
 @dataclass(frozen=True, slots=True)
 class Arm:
     """A backend with its options in a run.
 
     Attributes:
         name: What tables and charts call it; unique in a run.
-        backend: `process`, `container`, `vm-micro`, `vm-classic` or `fake`.
+        backend: A key of `harness.backends.BACKENDS`.
         options: Backend-specific settings.
+        cache: State of the page cache before each trial; an arm has one state, so that cold and
+            warm starts are two arms and are never mixed in one figure.
+        image: Instead of the scenario's; None is the scenario's own.
+        command: Instead of the scenario's; None is the scenario's own.
+        repeats: Name of the arm of which this is the same once more (an A/A comparison), or None.
     """
 
     name: str
     backend: str
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    cache: CacheState = CacheState.WARM
+    image: str | None = None
+    command: tuple[str, ...] | None = None
+    repeats: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """Shell commands of the user around the trials, as hyperfine has them; never inside one.
+
+    Attributes:
+        setup: Once before the first trial of the scenario.
+        prepare: Before each trial, before t0.
+        conclude: After each trial, once its instance is removed.
+        cleanup: Once after the last trial, however the run ends.
+    """
+
+    setup: str | None = None
+    prepare: str | None = None
+    conclude: str | None = None
+    cleanup: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How far a scenario lets the number of instances grow, instead of one after the other.
+
+    Attributes:
+        instances: Numbers of living instances at which the footprint is read, rising.
+        together: Numbers of instances that are requested at the same time, rising; empty: none.
+        most: Arm name -> the most instances of that arm, below the last of the two lists.
+    """
+
+    instances: tuple[int, ...]
+    together: tuple[int, ...] = ()
+    most: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +185,8 @@ class Scenario:
         timeout_ns: How long one trial may take from request to ready.
         source: The file's text, kept with the records.
         path: Where it was read from.
+        hooks: Commands around the trials.
+        scale: Let many instances live at once; None: one after the other.
     """
 
     name: str
@@ -145,6 +199,8 @@ class Scenario:
     timeout_ns: int
     source: str
     path: str
+    hooks: Hooks = Hooks()
+    scale: Scale | None = None
 
 
 class Sharing(StrEnum):
@@ -186,63 +242,46 @@ class DiskPart:
         return self.allocated_bytes - self.exclusive_bytes
 
 
-class DiagnosticCode(StrEnum):
-    """An enumerated doubt; the value is stable in records. The remedy is in `REMEDIES`."""
+class Meter(StrEnum):
+    """What is read off an instance besides its milestones and its disk; the unit is in the name."""
 
-    TCG = "emulated-cpu"
-    NO_NATIVE_LAUNCH = "forked-launch"
-    KERNEL_FORMAT = "kernel-format-mix"
-    FORCED_STOP = "forced-stop"
-    LEFTOVER = "leftover"
-    LOADED_HOST = "loaded-host"
-    FEW_BLOCKS = "few-blocks"
-    FAILED_TRIALS = "failed-trials"
-    RESPONSE_DIFFERS = "response-differs"
-    USER_NETWORK = "user-network"
-    NO_CGROUP = "no-cgroup"
-    NOT_LIMITED = "not-limited"
-    MISSING = "missing-value"
-    ARM_SKIPPED = "arm-skipped"
-
-
-REMEDIES: Mapping[DiagnosticCode, str] = MappingProxyType(
-    {
-        DiagnosticCode.TCG: "VMs ran under emulation (TCG): compare them with each other, and read "
-        "their distance to the containers as an upper bound; run on a host with working KVM",
-        DiagnosticCode.NO_NATIVE_LAUNCH: "containers were started by the slower forked launcher; "
-        "install a C compiler and reinstall, so that the native one is built",
-        DiagnosticCode.KERNEL_FORMAT: "arms entered their kernels in different formats (bzImage "
-        "and uncompressed ELF): part of their difference is decompression",
-        DiagnosticCode.FORCED_STOP: "an instance did not stop when asked and was killed: its stop "
-        "time is that of the patience, not of the box",
-        DiagnosticCode.LEFTOVER: "something was left behind; see `steelyard doctor --clean`",
-        DiagnosticCode.LOADED_HOST: "other work was running: repeat on a quiet host",
-        DiagnosticCode.FEW_BLOCKS: "few blocks: intervals are wide; raise --blocks",
-        DiagnosticCode.FAILED_TRIALS: "some trials failed and are counted, not dropped; their "
-        "errors are in trials.jsonl",
-        DiagnosticCode.RESPONSE_DIFFERS: "arms did not answer with the same bytes: they did not "
-        "run the same thing",
-        DiagnosticCode.USER_NETWORK: "the VM used QEMU's user network: readiness is judged by the "
-        "reply, and the network path is not the container's; allow /dev/net/tun",
-        DiagnosticCode.NO_CGROUP: "no cgroup could be made: limits and accounting are missing",
-        DiagnosticCode.NOT_LIMITED: "a limit of the scenario does not apply in this arm",
-        DiagnosticCode.MISSING: "a value could not be had; the reason is in its detail",
-        DiagnosticCode.ARM_SKIPPED: "an arm of the scenario cannot run here; see steelyard doctor",
-    }
-)
+    CPU_USER_NS = "cpu_user_ns"
+    """CPU time in user mode, from t0 until ready."""
+    CPU_SYSTEM_NS = "cpu_system_ns"
+    """CPU time in the kernel, from t0 until ready."""
+    PSS_BYTES = "pss_bytes"
+    """Proportional set size just after ready: shared pages divided among their users (proc(5))."""
+    USS_BYTES = "uss_bytes"
+    """Unique set size just after ready: pages that nobody else maps."""
+    CGROUP_CURRENT_BYTES = "cgroup_current_bytes"
+    """What the memory controller charges just after ready, page cache included."""
+    CGROUP_PEAK_BYTES = "cgroup_peak_bytes"
+    """The most that it charged so far."""
+    AVAILABLE_DELTA_BYTES = "available_delta_bytes"
+    """By how much the host's MemAvailable fell from before t0 until just after ready."""
+    IMAGE_READ_BYTES = "image_read_bytes"
+    """Bytes of the image that were read until ready."""
+    IMAGE_TOTAL_BYTES = "image_total_bytes"
+    """Bytes of the image that could have been read: what makes a share of the former."""
+    LEFT_BEHIND = "left_behind"
+    """Things of the instance that were still on the host after `removed`."""
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Diagnostic:
-    """A doubt about a trial or a run: data, so that it travels with the samples."""
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one meter said of one trial.
 
-    code: DiagnosticCode
-    detail: str = ""
+    Attributes:
+        meter: Which.
+        value: In the unit that the meter's name ends with; None if it could not be had.
+        scope: Whose use it is, in a few words: `workload`, `QEMU`, `cgroup`, `host`.
+        missing: Why there is no value; None where there is one.
+    """
 
-    @property
-    def remedy(self) -> str:
-        """What the doubt means for the reader and what to do about it."""
-        return REMEDIES[self.code]
+    meter: Meter
+    value: int | None
+    scope: str
+    missing: str | None = None
 
 
 class Outcome(StrEnum):
@@ -273,6 +312,9 @@ class Trial:
         response_sha256: Digest of the body served to the prober, for `http`.
         disk: What this instance owned on disk just after it was ready (exclusive parts only).
         diagnostics: Doubts about this trial.
+        readings: What the meters said.
+        alive: Instances of the same arm that lived already when this one was requested.
+        together: How many instances were requested at the same time, this one included.
     """
 
     scenario: str
@@ -289,6 +331,54 @@ class Trial:
     response_sha256: str | None = None
     disk: tuple[DiskPart, ...] = ()
     diagnostics: tuple[Diagnostic, ...] = ()
+    readings: tuple[Reading, ...] = ()
+    alive: int = 0
+    together: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class GrowthPoint:
+    """The footprint of all living instances of an arm at one moment of a scale scenario.
+
+    Attributes:
+        scenario: Scenario name.
+        arm: Arm name.
+        block: As of the trials whose instances live.
+        instances: How many live.
+        disk: What they own together, and the static parts that they share, each part named.
+        readings: Of all of them together; `available_delta_bytes` since before the first.
+    """
+
+    scenario: str
+    arm: str
+    block: int
+    instances: int
+    disk: tuple[DiskPart, ...]
+    readings: tuple[Reading, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NoiseFloor:
+    """What an A/A comparison of an arm with itself showed on this host.
+
+    Attributes:
+        scenario: Scenario name.
+        arm: Arm name.
+        metric: A key of `harness.metrics.METRICS`.
+        blocks: Pairs that it rests on.
+        floor: Relative difference that 95 % of single pairs stay below: 0.16 is 16 %.
+        detectable: Smallest relative difference of medians that a run of as many blocks finds in
+            80 % of cases at a false alarm rate of 5 %.
+        run_id: Of the run that it was measured in.
+    """
+
+    scenario: str
+    arm: str
+    metric: str
+    blocks: int
+    floor: float
+    detectable: float
+    run_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,6 +392,8 @@ class ArmRecord:
         disk: The static parts that all instances share.
         facts: What ran: `accelerator`, `kernel`, `qemu`, `argv`, `plan_sha256`, `launcher`, …
         diagnostics: Doubts about the arm.
+        initial_disk: What an instance owns on disk before it has run: what `disk` of a trial has
+            beyond it grew until ready.
     """
 
     scenario: str
@@ -310,6 +402,7 @@ class ArmRecord:
     disk: tuple[DiskPart, ...]
     facts: Mapping[str, str]
     diagnostics: tuple[Diagnostic, ...] = ()
+    initial_disk: tuple[DiskPart, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,6 +426,9 @@ class RunInfo:
         environment_missing: Fact name -> why it could not be had.
         diagnostics: Doubts about the run as a whole.
         interrupted: Whether it was ended by the user before all blocks were done.
+        until: Metric name -> relative width of its interval at which the run could stop.
+        noise: The noise floors of this host that are known: measured in this run, or before.
+        resumed_at: When it was taken up again after an interruption, each time.
     """
 
     schema: int
@@ -350,6 +446,9 @@ class RunInfo:
     environment_missing: Mapping[str, str]
     diagnostics: tuple[Diagnostic, ...] = ()
     interrupted: bool = False
+    until: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    noise: tuple[NoiseFloor, ...] = ()
+    resumed_at: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -358,3 +457,4 @@ class Run:
 
     info: RunInfo
     trials: tuple[Trial, ...]
+    growth: tuple[GrowthPoint, ...] = ()

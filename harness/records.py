@@ -4,38 +4,34 @@
 renamed), so a reader finds the old or the new one and never half of either. `trials.jsonl` holds
 one `Trial` a line, appended and flushed as each trial ends, so a crash loses at most the trial
 under way, and a torn last line is what such a crash looks like: `read_run` leaves it out.
+`growth.jsonl` holds the `GrowthPoint`s of scale scenarios in the same way; without one there is no
+such file.
 
-The mapping between the dataclasses of `harness.model` and JSON is derived from their annotations:
-an enum is its value, a tuple an array, a mapping an object, a dataclass an object with its fields
-(where the annotation says `Any`, plain JSON values are meant, so a tuple there comes back a list).
-Everything is ASCII with escapes, so any `str`, also one that stands for undecodable bytes, comes
-back exactly, and no reader can meet half a character. Fields that this version does not know are
-ignored and fields that an older writer did not have take their defaults; what an old reader could
-*misread* raises `SCHEMA_VERSION`, and a newer schema is refused.
+The form of the dataclasses of `harness.model` in JSON is that of `harness.json_form`. Everything is
+ASCII with escapes, so any `str`, also one that stands for undecodable bytes, comes back exactly,
+and no reader can meet half a character. What an old reader could *misread* raises `SCHEMA_VERSION`,
+and a newer schema is refused.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import enum
-import functools
 import json
 import os
 import secrets
 import tempfile
-import types
 import typing
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from harness.errors import RecordError
-from harness.model import SCHEMA_VERSION, Run, RunInfo, Trial
+from harness.json_form import ShapeError, decode, encode
+from harness.model import SCHEMA_VERSION, GrowthPoint, Run, RunInfo, Trial
 
 RUN_FILE = "run.json"
 TRIALS_FILE = "trials.jsonl"
+GROWTH_FILE = "growth.jsonl"
 
 _T = TypeVar("_T")
 
@@ -105,17 +101,25 @@ class RunWriter:
         path = self.directory / TRIALS_FILE
         if self._fd is None:
             raise RecordError(f"{path}: the run is closed, no trial can be added to it")
-        text = json.dumps(_encoded(trial), separators=(",", ":"), allow_nan=False) + "\n"
-        data = text.encode("ascii")
         try:
-            end = os.fstat(self._fd).st_size
+            _append_line(self._fd, _line(trial))
+        except OSError as error:
+            raise _cannot("write", path, error) from error
+
+    def append_growth(self, point: GrowthPoint) -> None:
+        """Append one footprint of many instances and see it on the disk before returning.
+
+        Raises:
+            RecordError: It cannot be written.
+        """
+        path = self.directory / GROWTH_FILE
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        try:
+            fd = os.open(path, flags, 0o644)
             try:
-                while data:  # write(2) may take less than it was given, on a full disk for one
-                    data = data[os.write(self._fd, data) :]
-                os.fdatasync(self._fd)
-            except OSError:
-                os.ftruncate(self._fd, end)  # half a line would spoil the next one
-                raise
+                _append_line(fd, _line(point))
+            finally:
+                os.close(fd)
         except OSError as error:
             raise _cannot("write", path, error) from error
 
@@ -124,6 +128,22 @@ class RunWriter:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+
+
+def _line(record: Trial | GrowthPoint) -> bytes:
+    text = json.dumps(_encoded(record), separators=(",", ":"), allow_nan=False) + "\n"
+    return text.encode("ascii")
+
+
+def _append_line(fd: int, data: bytes) -> None:
+    end = os.fstat(fd).st_size
+    try:
+        while data:  # write(2) may take less than it was given, on a full disk for one
+            data = data[os.write(fd, data) :]
+        os.fdatasync(fd)
+    except OSError:
+        os.ftruncate(fd, end)  # half a line would spoil the next one
+        raise
 
 
 def read_run(directory: Path) -> Run:
@@ -144,9 +164,11 @@ def read_run(directory: Path) -> Run:
     document = _parsed(_content(path), str(path))
     _refuse_newer(document, path)
     info = _decoded(RunInfo, document, str(path))
-    trials_path = directory / TRIALS_FILE
-    content = _content(trials_path) if trials_path.exists() else b""
-    return Run(info=info, trials=tuple(_trials(content, trials_path)))
+    return Run(
+        info=info,
+        trials=tuple(_lines(Trial, directory / TRIALS_FILE)),
+        growth=tuple(_lines(GrowthPoint, directory / GROWTH_FILE)),
+    )
 
 
 def find_runs(root: Path) -> list[Path]:
@@ -200,13 +222,14 @@ def write_atomically(path: Path, data: bytes) -> None:
                 aside.unlink()
 
 
-def _trials(content: bytes, path: Path) -> typing.Iterator[Trial]:
-    """Yield the trials of `content`, leaving out a torn last line."""
+def _lines(kind: type[_T], path: Path) -> typing.Iterator[_T]:
+    """Yield the records of a file, leaving out a torn last line; a missing file has none."""
+    content = _content(path) if path.exists() else b""
     *lines, last = content.split(b"\n")
     for number, line in enumerate(lines, 1):
         if line.strip():
             where = f"{path}, line {number}"
-            yield _decoded(Trial, _parsed(line, where), where)
+            yield _decoded(kind, _parsed(line, where), where)
     if last.strip():
         # Every line is one JSON object in ASCII, so no proper beginning of one is valid JSON: what
         # parses lacks only its newline and is whole.
@@ -215,7 +238,7 @@ def _trials(content: bytes, path: Path) -> typing.Iterator[Trial]:
             document = _parsed(last, where)
         except RecordError:
             return
-        yield _decoded(Trial, document, where)
+        yield _decoded(kind, document, where)
 
 
 def _refuse_newer(document: object, path: Path) -> None:
@@ -253,160 +276,17 @@ def _parsed(data: bytes, where: str) -> object:
         raise RecordError(f"{where}: not JSON: {error}") from error
 
 
-# -- The mapping ----------------------------------------------------------------------------------
-
-
-class _ShapeError(Exception):
-    """A JSON value is not what an annotation asks for.
-
-    Attributes:
-        field: Where in the document, as `arms[0].disk[2].name`.
-        problem: What is wrong there.
-    """
-
-    def __init__(self, field: str, problem: str) -> None:
-        super().__init__(field, problem)
-        self.field = field
-        self.problem = problem
-
-
 def _decoded(kind: type[_T], document: object, where: str) -> _T:
     try:
-        return typing.cast("_T", _decode(kind, document, ""))
-    except _ShapeError as error:
+        return typing.cast("_T", decode(kind, document, ""))
+    except ShapeError as error:
         raise RecordError(f"{where}: {error.field or 'the record'}: {error.problem}") from error
 
 
 def _encoded(value: object) -> object:
     try:
-        return _encode(value, "")
-    except _ShapeError as error:
+        return encode(value, "")
+    except ShapeError as error:
         raise RecordError(
             f"cannot record {type(value).__name__}: {error.field}: {error.problem}"
         ) from error
-
-
-def _encode(value: object, field: str) -> object:
-    if isinstance(value, enum.Enum):
-        return value.value
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    if isinstance(value, float):
-        if value - value != 0:  # infinities and NaN: JSON has neither
-            raise _ShapeError(field, f"{value} has no JSON form")
-        return value
-    if dataclasses.is_dataclass(value):
-        return {
-            part.name: _encode(getattr(value, part.name), f"{field}.{part.name}".lstrip("."))
-            for part in dataclasses.fields(value)
-        }
-    if isinstance(value, Mapping):
-        if not all(isinstance(key, str) for key in value):
-            raise _ShapeError(field, "an object's keys must be strings")
-        return {
-            str(_encode(key, field)): _encode(entry, f"{field}.{key}")
-            for key, entry in value.items()
-        }
-    if isinstance(value, tuple | list):
-        return [_encode(entry, f"{field}[{place}]") for place, entry in enumerate(value)]
-    raise _ShapeError(field, f"{type(value).__name__} has no JSON form")
-
-
-_SCALARS: Mapping[type, tuple[type, ...]] = types.MappingProxyType(
-    {str: (str,), bool: (bool,), int: (int,), float: (float, int), type(None): (type(None),)}
-)
-"""What JSON may hold where an annotation names a scalar; `bool` is an `int` only to Python."""
-
-
-def _decode(kind: Any, value: object, field: str) -> object:
-    """Turn a JSON value into what the annotation `kind` asks for.
-
-    Raises:
-        _ShapeError: It is something else.
-    """
-    if kind is Any:
-        return value
-    if kind in _SCALARS:
-        fits = isinstance(value, _SCALARS[kind]) and (kind is bool or not isinstance(value, bool))
-        if not fits:
-            raise _ShapeError(field, f"{_named(value)} where {_wanted(kind)} should be")
-        return value
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (types.UnionType, typing.Union):
-        return _decode_union(arguments, value, field)
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise _ShapeError(field, f"{_named(value)} where an array should be")
-        return tuple(
-            _decode(arguments[0], entry, f"{field}[{place}]") for place, entry in enumerate(value)
-        )
-    if origin is Mapping:
-        return types.MappingProxyType(
-            {
-                _decode(arguments[0], key, field): _decode(arguments[1], entry, f"{field}.{key}")
-                for key, entry in _object(value, field).items()
-            }
-        )
-    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        return _decode_dataclass(kind, value, field)
-    if isinstance(kind, type) and issubclass(kind, enum.Enum):
-        try:
-            return kind(value)
-        except ValueError:
-            raise _ShapeError(
-                field, f"{_named(value)} is none of {', '.join(str(e.value) for e in kind)}"
-            ) from None
-    raise TypeError(f"records cannot hold {kind}")  # a new annotation in the model, not bad data
-
-
-def _decode_union(kinds: tuple[Any, ...], value: object, field: str) -> object:
-    problem: _ShapeError | None = None
-    for kind in kinds:
-        try:
-            return _decode(kind, value, field)
-        except _ShapeError as error:
-            problem = problem or error  # the first member is the main one, None comes last
-    assert problem is not None
-    raise problem
-
-
-def _decode_dataclass(kind: type, value: object, field: str) -> object:
-    document = _object(value, field)
-    arguments = {}
-    for name, (annotation, required) in _fields(kind).items():
-        inner = f"{field}.{name}".lstrip(".")
-        if name in document:
-            arguments[name] = _decode(annotation, document[name], inner)
-        elif required:
-            raise _ShapeError(inner, "is missing")
-    return kind(**arguments)
-
-
-@functools.cache
-def _fields(kind: type) -> dict[str, tuple[Any, bool]]:
-    """Name, annotation, and whether a record must have it, of each field of a dataclass."""
-    hints = typing.get_type_hints(kind)
-    return {
-        part.name: (
-            hints[part.name],
-            part.default is dataclasses.MISSING and part.default_factory is dataclasses.MISSING,
-        )
-        for part in dataclasses.fields(kind)
-    }
-
-
-def _object(value: object, field: str) -> dict[str, object]:
-    if not isinstance(value, dict):
-        raise _ShapeError(field, f"{_named(value)} where an object should be")
-    return value
-
-
-def _named(value: object) -> str:
-    """Say what a JSON value is, short enough for a sentence."""
-    text = json.dumps(value)
-    return text if len(text) <= 40 else text[:37] + "..."
-
-
-def _wanted(kind: type) -> str:
-    names = {str: "a string", bool: "true or false", int: "an integer", float: "a number"}
-    return names.get(kind, "null")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from harness import schedule
 from harness.backend import Availability, Backend, PreparedArm
+from harness.diagnostics import Diagnostic, DiagnosticCode
 from harness.environment import Environment
 from harness.errors import BackendUnavailableError, HarnessError, PrepareError
 from harness.events import (
@@ -32,17 +33,7 @@ from harness.events import (
     TrialStarted,
 )
 from harness.interruption import Interrupted, Interruption
-from harness.model import (
-    SCHEMA_VERSION,
-    Arm,
-    ArmRecord,
-    Diagnostic,
-    DiagnosticCode,
-    Outcome,
-    RunInfo,
-    Scenario,
-    Trial,
-)
+from harness.model import SCHEMA_VERSION, Arm, ArmRecord, Outcome, RunInfo, Scenario, Trial
 from harness.schedule import Slot
 from harness.trial import take_trial
 

@@ -8,18 +8,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from harness.backend import Instance, PreparedArm
+from harness.diagnostics import Diagnostic, DiagnosticCode
 from harness.errors import HarnessError, InstanceError, ReadinessTimeoutError
 from harness.interruption import Interruption
-from harness.model import (
-    Diagnostic,
-    DiagnosticCode,
-    DiskPart,
-    Milestone,
-    Outcome,
-    ReadinessKind,
-    Scenario,
-    Trial,
-)
+from harness.model import DiskPart, Milestone, Outcome, ReadinessKind, Scenario, Trial
 from harness.readiness import Ready, wait_ready
 from harness.schedule import Slot
 

@@ -12,17 +12,10 @@ from typing import TYPE_CHECKING
 
 import runtime
 from harness.backend import Availability, Backend, Exit, Output, PreparedArm, Progress
+from harness.diagnostics import Diagnostic, DiagnosticCode
 from harness.errors import BackendUnavailableError, LaunchFailedError, PrepareError
 from harness.meters.disk import measure
-from harness.model import (
-    Arm,
-    Diagnostic,
-    DiagnosticCode,
-    DiskPart,
-    Milestone,
-    Scenario,
-    Sharing,
-)
+from harness.model import Arm, DiskPart, Milestone, Scenario, Sharing
 
 if TYPE_CHECKING:
     from harness.lab import Lab, Lease

@@ -31,8 +31,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from harness.backend import Availability, Exit, Output, Progress
+from harness.diagnostics import Diagnostic
 from harness.errors import BackendUnavailableError, LaunchFailedError, PrepareError
-from harness.model import Arm, Diagnostic, DiskPart, Milestone, Scenario, Sharing
+from harness.model import Arm, DiskPart, Milestone, Scenario, Sharing
 
 if TYPE_CHECKING:
     from harness.lab import Lab

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING
 import runtime
 from harness.backend import Availability, PreparedArm, Progress
 from harness.backends.container import _LaunchedArm, image_spec, prepare_image, require_usable
+from harness.diagnostics import Diagnostic, DiagnosticCode
 from harness.errors import PrepareError
 from harness.meters.disk import measure
-from harness.model import Arm, Diagnostic, DiagnosticCode, DiskPart, Scenario, Sharing
+from harness.model import Arm, DiskPart, Scenario, Sharing
 
 if TYPE_CHECKING:
     from harness.lab import Lab

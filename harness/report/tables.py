@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness import stats
+from harness.diagnostics import Diagnostic, DiagnosticCode
 from harness.model import (
     Arm,
     ArmRecord,
-    Diagnostic,
-    DiagnosticCode,
     DiskPart,
     Milestone,
     Outcome,

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from harness import stats
-from harness.model import DiagnosticCode, RunInfo
+from harness.diagnostics import DiagnosticCode
+from harness.model import RunInfo
 from harness.report import wording
 from harness.report.tables import ArmRow, ScenarioTable, Summary
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from harness.backends import get_backend
-from harness.model import DiagnosticCode, Milestone, Outcome
+from harness.diagnostics import DiagnosticCode
+from harness.model import Milestone, Outcome
 from harness.records import read_run
 
 pytestmark = [pytest.mark.privileged, pytest.mark.timeout(500)]

@@ -11,12 +11,11 @@ import random
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from harness.diagnostics import Diagnostic, DiagnosticCode
 from harness.model import (
     SCHEMA_VERSION,
     Arm,
     ArmRecord,
-    Diagnostic,
-    DiagnosticCode,
     DiskPart,
     Limits,
     Milestone,

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from harness import environment
+from harness.diagnostics import DiagnosticCode
 from harness.environment import REGISTRY, Fact, MissingError, capture, filesystem_of
-from harness.model import DiagnosticCode
 
 
 def test_every_fact_has_a_value_of_its_type_or_a_reason() -> None:

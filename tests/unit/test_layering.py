@@ -21,9 +21,9 @@ HARNESS_ROWS = (
     ("runner", "report", "events", "trial"),
     ("scenario", "scenario_shape", "records", "environment", "readiness"),
     ("backends", "meters", "lab", "prober", "netlink"),
-    ("schedule", "stats", "interruption"),
+    ("schedule", "stats", "interruption", "metrics"),
     ("backend",),
-    ("model", "errors", "quantities", "toml_lines", "words"),
+    ("model", "diagnostics", "errors", "json_form", "quantities", "toml_lines", "words"),
 )
 MAY_IMPORT_RUNTIME = ("harness.backends", "harness.lab", "harness.doctor")
 MAY_IMPORT_CTYPES = ("runtime.syscalls", "runtime.abi", "runtime.launch")

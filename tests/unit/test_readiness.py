@@ -9,8 +9,9 @@ import time
 import pytest
 
 from harness.backend import Exit, Output
+from harness.diagnostics import Diagnostic
 from harness.errors import HarnessError, ReadinessTimeoutError, UnexpectedExitError
-from harness.model import Diagnostic, DiskPart, Milestone, Readiness, ReadinessKind
+from harness.model import DiskPart, Milestone, Readiness, ReadinessKind
 from harness.prober import Probe, parse_header
 from harness.readiness import signal_name, wait_ready
 

@@ -19,18 +19,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from harness.diagnostics import Diagnostic, DiagnosticCode
 from harness.errors import RecordError
-from harness.model import (
-    SCHEMA_VERSION,
-    Diagnostic,
-    DiagnosticCode,
-    DiskPart,
-    Milestone,
-    Outcome,
-    RunInfo,
-    Sharing,
-    Trial,
-)
+from harness.model import SCHEMA_VERSION, DiskPart, Milestone, Outcome, RunInfo, Sharing, Trial
 from harness.records import RunWriter, find_runs, new_run_id, read_run, write_atomically
 
 TEXT = st.text(st.characters(codec=None))  # lone surrogates too: undecodable bytes of a console
@@ -227,7 +218,7 @@ def test_a_broken_run_file_is_told(folder: Path, text: str, sentence: str) -> No
 def test_a_newer_schema_is_refused_before_anything_else(folder: Path) -> None:
     path = folder / "run.json"
     path.write_text(json.dumps({"schema": SCHEMA_VERSION + 1, "entirely": "different"}))
-    with pytest.raises(RecordError, match=r"written with schema 2.*read it with a newer Steelyard"):
+    with pytest.raises(RecordError, match=r"written with schema 3.*read it with a newer Steelyard"):
         read_run(folder)
 
 

@@ -14,8 +14,9 @@ from types import MappingProxyType
 import pytest
 from rich.console import Console
 
+from harness.diagnostics import DiagnosticCode
 from harness.errors import RecordError
-from harness.model import DiagnosticCode, Milestone, Run
+from harness.model import Milestone, Run
 from harness.records import RunWriter, read_run
 from harness.report import write_report
 from harness.report.tables import summarise

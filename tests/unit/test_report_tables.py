@@ -10,9 +10,8 @@ from types import MappingProxyType
 
 import pytest
 
+from harness.diagnostics import REMEDIES, DiagnosticCode
 from harness.model import (
-    REMEDIES,
-    DiagnosticCode,
     DiskPart,
     Limits,
     Milestone,

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.diagnostics import Diagnostic
 from harness.model import (
     SCHEMA_VERSION,
     ArmRecord,
-    Diagnostic,
     DiskPart,
     Limits,
     Milestone,

@@ -16,6 +16,7 @@ import pytest
 from harness.backend import Backend
 from harness.backends import get_backend
 from harness.backends.fake import FakeArm, FakeBackend, FakeInstance
+from harness.diagnostics import Diagnostic, DiagnosticCode
 from harness.environment import Environment
 from harness.errors import BackendUnavailableError, HarnessError, PrepareError
 from harness.events import (
@@ -29,16 +30,7 @@ from harness.events import (
     TrialStarted,
 )
 from harness.interruption import Interrupted, Interruption
-from harness.model import (
-    ArmRecord,
-    Diagnostic,
-    DiagnosticCode,
-    Milestone,
-    Outcome,
-    Run,
-    RunInfo,
-    Scenario,
-)
+from harness.model import ArmRecord, Milestone, Outcome, Run, RunInfo, Scenario
 from harness.records import RunWriter, read_run
 from harness.runner import Request, Runner, run_diagnostics
 from harness.trial import out_of_order

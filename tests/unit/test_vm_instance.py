@@ -16,8 +16,9 @@ import pytest
 from harness.backend import Exit
 from harness.backends.vm.instance import VmInstance
 from harness.backends.vm.machine import Descriptors, Ending, Machine, death_signal_prefix
+from harness.diagnostics import DiagnosticCode
 from harness.errors import LaunchFailedError, UnexpectedExitError
-from harness.model import DiagnosticCode, Milestone
+from harness.model import Milestone
 
 BOOTS = "printf 'Linux version 1\\nsteelyard: userspace\\n' >&$console;"
 STARTS = f"{BOOTS} echo started >&$control;"

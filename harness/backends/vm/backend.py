@@ -32,17 +32,10 @@ from harness.backends.vm.instance import VmInstance
 from harness.backends.vm.kernel import Kernel, find_kernel
 from harness.backends.vm.machine import Descriptors, Machine, death_signal_prefix
 from harness.backends.vm.network import Connection, connect
+from harness.diagnostics import Diagnostic, DiagnosticCode
 from harness.errors import HarnessError, LaunchFailedError, PrepareError
 from harness.meters.disk import measure
-from harness.model import (
-    Arm,
-    Diagnostic,
-    DiagnosticCode,
-    DiskPart,
-    Milestone,
-    Scenario,
-    Sharing,
-)
+from harness.model import Arm, DiskPart, Milestone, Scenario, Sharing
 
 if TYPE_CHECKING:
     from harness.lab import Lab

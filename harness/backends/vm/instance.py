@@ -12,9 +12,10 @@ from pathlib import Path
 from harness.backend import Exit, Output
 from harness.backends.vm.accelerator import USERSPACE_MARK
 from harness.backends.vm.machine import Ending, Machine
+from harness.diagnostics import Diagnostic, DiagnosticCode
 from harness.errors import LaunchFailedError, UnexpectedExitError
 from harness.meters.disk import measure
-from harness.model import Diagnostic, DiagnosticCode, DiskPart, Milestone, Sharing
+from harness.model import DiskPart, Milestone, Sharing
 
 _KERNEL_MARK = b"Linux version "
 """The first words of every kernel, printed as soon as there is a console to print on."""
