@@ -149,6 +149,8 @@ def load(
     for each in loaded:
         for reference in each.names:
             click.echo(f"Loaded image: {reference}")
+        if not each.names:
+            click.echo(f"Loaded image ID: {each.image.digest}")
 
 
 @click.command()

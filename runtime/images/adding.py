@@ -246,13 +246,16 @@ class Adder:
             assert unpacked is not None
             yield unpacked.folder
 
-    def add_image(self, manifest: Descriptor, references: Iterable[str] = ()) -> Image:
+    def add_image(
+        self, manifest: Descriptor, references: Iterable[str] = (), *, keep: bool = False
+    ) -> Image:
         """Name an image whose parts have all been added.
 
         Args:
             manifest: Its descriptor; `platform` is kept if given.
-            references: Its names; one that is taken moves to this image. Without any, the image is
-                found by its digest alone, and the next collection takes it.
+            references: Its names; one that is taken moves to this image. Without any, the next
+                collection takes it.
+            keep: Without a name, keep it all the same: it is found by its digest.
 
         Raises:
             StoreError: Something of it is missing or malformed; no name has changed.
@@ -273,11 +276,19 @@ class Adder:
                 )
 
         def change(manifests: list[Descriptor]) -> list[Descriptor]:
-            others = [other for other in manifests if name_of(other) not in names]
+            others = [
+                other
+                for other in manifests
+                if (name_of(other) not in names if names else other["digest"] != image.digest)
+            ]
             return sorted([*others, *entries], key=name_of)
 
         self._add_folders(image)
-        if names:
+        is_named = any(
+            name_of(entry) and entry["digest"] == image.digest
+            for entry in self._layout.read_index()
+        )
+        if names or (keep and not is_named):
             self._layout.update_index(change)
         return self._load(entries[0])
 

@@ -55,7 +55,7 @@ CONTAINERD_NAME = "io.containerd.image.name"
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """An image that was loaded, and the names it got."""
+    """An image that was loaded, and the names it got: none is found by its digest."""
 
     image: Image
     names: tuple[str, ...]
@@ -106,10 +106,6 @@ def load(
         taken: set[str] = set()
         for manifest, parts, words in images:
             names = tuple(dict.fromkeys(_full_names(words, name)))
-            if not names:
-                raise InvalidReferenceError(
-                    f"{members.where} holds an image without a name; give it one by --name"
-                )
             if twice := taken.intersection(names):
                 raise InvalidReferenceError(
                     f"{members.where} holds more than one image for the name {twice.pop()}"

@@ -121,13 +121,13 @@ class Intake:
         Args:
             manifest: Checked in itself, and its digest with whoever asked for it.
             source: Has all that it names.
-            names: References, at least one.
+            names: References; without any it is found by its digest.
 
         Raises:
             ImageError: Something is missing, or not what it claims to be; of the image, no more
                 than whole layers is in the store, without a name.
         """
-        where = f"the configuration of {names[0]}"
+        where = f"the configuration of {names[0] if names else manifest.digest}"
         config = source.document(manifest.config)
         if len(config) != manifest.config.size_bytes or digest_of(config) != manifest.config.digest:
             raise ManifestError(f"{where} is not {manifest.config.digest}, as the manifest says")
@@ -137,7 +137,8 @@ class Intake:
         entry: dict[str, Any] = self._adder.add_document(
             manifest.data, manifest.media_type, manifest.digest
         )
-        return self._adder.add_image(entry | {"platform": _to_oci(details.platform)}, names)
+        entry["platform"] = _to_oci(details.platform)
+        return self._adder.add_image(entry, names, keep=True)
 
     def _add_layers(self, wanted: dict[str, tuple[BlobDescriptor, str]], source: Source) -> None:
         trusted = self._trusted_pairs()

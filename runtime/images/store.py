@@ -422,7 +422,8 @@ def _is_named(reference: str, descriptor: Descriptor) -> bool:
         return False
     with contextlib.suppress(InvalidReferenceError):
         wanted, there = parse_reference(reference), parse_reference(name)
-        if wanted.digest and wanted.digest != descriptor["digest"]:
+        # A name from a registry may be pinned to the index that the image was chosen from.
+        if wanted.digest and wanted.digest not in (descriptor["digest"], there.digest):
             return False
         return wanted.name == there.name and (wanted.tag is None or wanted.tag == there.tag)
     return False

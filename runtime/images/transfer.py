@@ -105,10 +105,8 @@ def pull(
         lambda digest: client.manifest(reference.repository, digest),
         str(reference),
     )
+    # Pinned to the digest of an index, it stays so: what was asked for is what it is found by.
     name = str(reference)
-    if reference.digest and reference.digest != manifest.digest:
-        # The name in the store is pinned to what the store has: this platform's image.
-        name = f"{reference.name}@{manifest.digest}"
     if image := current_image(store, name, manifest.digest):
         return Pulled(image, top.digest, changed=False)
     if platform and manifest is top:

@@ -357,7 +357,6 @@ SPOILED: dict[str, tuple[Any, bytes, dict[str, Any], tuple[Any, ...]]] = {
     "name": (GOOD_LAYER, b"", {"RepoTags": ["a\x1b[2J:1"]}, ()),
     "shape": (GOOD_LAYER, b"", {"Layers": {"l.tar": 1}}, ()),
     "strings": (GOOD_LAYER, b"", {"Layers": [1]}, ()),
-    "no name": (GOOD_LAYER, b"", {"RepoTags": None}, ()),
     "xz": (member("l.tar", data=lzma.compress(TAR)), b"", {}, ()),
     "layer escapes": (member("l.tar", data=ESCAPING), configuration(ESCAPING), {}, ()),
     "truncated layer": (member("l.tar", data=TAR[:700]), configuration(TAR[:700]), {}, ()),
@@ -394,7 +393,6 @@ def spoiled(path: Path, how: str) -> Path:
         ("name", "invalid image reference"),
         ("shape", "malformed"),
         ("strings", "malformed"),
-        ("no name", "give it one by --name"),
         ("xz", "packed by xz or bzip2"),
         ("layer escapes", r"with '\.\.' in it is refused"),
         ("truncated layer", "cut short"),
@@ -407,6 +405,29 @@ def test_hostile_archives(store: ImageStore, tmp_path: Path, how: str, said: str
     assert store.images() == ()
     assert not list(tmp_path.rglob("*escaped*"))
     assert not Path("/tmp/steelyard-escaped").exists()
+    nothing_half_made(store)
+
+
+def test_an_image_without_a_name_is_found_by_its_digest(store: ImageStore, tmp_path: Path) -> None:
+    entry = {"Config": "c.json", "RepoTags": None, "Layers": ["l.tar"]}
+    source = archive(
+        tmp_path / "a.tar",
+        GOOD_LAYER,
+        member("c.json", data=configuration(TAR)),
+        member("manifest.json", data=json.dumps([entry]).encode()),
+    )
+    for _ in range(2):
+        (loaded,) = load(store, source)
+        assert loaded.names == ()
+        assert [image.digest for image in store.images()] == [loaded.image.digest]
+    store.collect()
+    assert store.get(loaded.image.digest.removeprefix("sha256:")[:12]) == loaded.image
+    store.tag(loaded.image.digest, "named:1")
+    load(store, source)
+    assert {image.reference for image in store.images()} == {loaded.image.digest, "named:1"}
+    store.remove("named:1")
+    store.remove(loaded.image.digest)
+    assert store.images() == ()
     nothing_half_made(store)
 
 

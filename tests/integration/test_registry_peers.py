@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import random
@@ -341,6 +342,15 @@ def test_indexes_of_both_families(
         assert image.digest == digests[architecture]
         assert image.digest not in said
         assert store.read_file(image, "/which") == architecture.encode()
+    # By the digest of the index: as asked for, it is found again, and so is the image's own.
+    raw = run("skopeo", "inspect", "--raw", "--tls-verify=false", there)
+    index = "sha256:" + hashlib.sha256(raw.encode()).hexdigest()
+    for _ in range(2):
+        said = done(pull, f"{registry}/many@{index}", "--platform", "linux/amd64")
+        assert f"Digest: {index}" in said
+    assert "Image is up to date" in said
+    assert store.get(f"{registry}/many@{index}").digest == digests["amd64"]
+    assert store.get(f"{registry}/many@{digests['amd64']}").digest == digests["amd64"]
     result = command(pull, f"{registry}/many:{style}", "--platform", "linux/riscv64")
     assert result.exit_code == 1
     assert "has no image for linux/riscv64; it has: linux/amd64, linux/arm64" in result.output
