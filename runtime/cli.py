@@ -5,10 +5,11 @@ Imports nothing but click at the top: this is on the launch path.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +106,50 @@ def _launch_options(command: Any) -> Any:
     return command
 
 
+_HOSTNAME_BYTES = 64
+"""__NEW_UTS_LEN of linux/utsname.h."""
+_FAILED = 125
+"""docker-run(1): the tool itself failed, its usage included, and not the command in the box."""
+_NOT_YET = {
+    "-i": "standard input is connected anyway: leave it out",
+    "--interactive": "standard input is connected anyway: leave it out",
+    "-t": "containers get no terminal of their own yet: leave it out",
+    "--tty": "containers get no terminal of their own yet: leave it out",
+    "-d": "containers do not run in the background yet: put & behind the command",
+    "--detach": "containers do not run in the background yet: put & behind the command",
+    "-p": "ports are not forwarded yet: --network host shares the host's",
+    "--publish": "ports are not forwarded yet: --network host shares the host's",
+}
+"""What hands used to docker type, and what to do instead."""
+
+
+class _RunUsageError(click.UsageError):
+    exit_code = _FAILED
+
+
+class _DockerLike(click.Command):
+    """A command whose usage errors end with docker's exit code, and know docker's options."""
+
+    def make_context(self, *arguments: Any, **settings: Any) -> click.Context:
+        with _explained():
+            return super().make_context(*arguments, **settings)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _explained():
+            return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except click.UsageError as error:
+        text = error.format_message()
+        if isinstance(error, click.NoSuchOption) and error.option_name in _NOT_YET:
+            text = f"{error.message} {_NOT_YET[error.option_name]}"
+        raise _RunUsageError(text, error.ctx) from None
+
+
 _CONTEXT = {"ignore_unknown_options": False, "allow_interspersed_args": False}
 
 
@@ -131,7 +176,7 @@ def container() -> None:
     """Run containers with Steelyard's own runtime."""
 
 
-@container.command(context_settings=_CONTEXT)
+@container.command(cls=_DockerLike, context_settings=_CONTEXT)
 @click.option(
     "--rm", is_flag=True, help="Remove it afterwards; done anyway, unless --keep is given."
 )
@@ -143,7 +188,8 @@ def run(rm: bool, keep: bool, **options: Any) -> None:
     """Run COMMAND in a new container of IMAGE, and end with its exit code.
 
     Exit codes are docker's: 125 Steelyard failed, 126 the command cannot be executed, 127 it does
-    not exist, 128 + N a signal ended it.
+    not exist, 128 + N a signal ended it. Signals go to the command; if it does not handle an
+    interrupt, a second one ends the container.
     """
     if rm and keep:
         raise click.UsageError("--rm and --keep exclude each other")
@@ -167,10 +213,13 @@ def run(rm: bool, keep: bool, **options: Any) -> None:
 @_launch_options
 def plan(**options: Any) -> None:
     """Print the launch plan of `run`: every system call between clone and exec, and why."""
+    from runtime.cgroups import describe_limits
     from runtime.container import plan_container
     from runtime.images import ImageStore
 
     spec, _ = _specification(ImageStore.default(), options)
+    for line in describe_limits(spec.limits):
+        click.echo(f"{line}  # before the clone, in the container's cgroup")
     click.echo(plan_container(spec).describe(), nl=False)
 
 
@@ -183,6 +232,10 @@ def _specification(store: Any, options: dict[str, Any]) -> tuple[ContainerSpec, 
     if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", name):
         text = f"{name!r} is no container name: use up to 63 letters, digits, '_', '.' and '-'"
         raise click.BadParameter(text, param_hint="--name")
+    hostname = options["hostname"]
+    if hostname is not None and not 0 < len(os.fsencode(hostname)) <= _HOSTNAME_BYTES:
+        text = f"a host name has 1 to {_HOSTNAME_BYTES} bytes (sethostname(2)), not {len(hostname)}"
+        raise click.BadParameter(text, param_hint="--hostname")
     workdir = options["workdir"]
     if workdir is not None and not workdir.startswith("/"):
         raise click.BadParameter(f"{workdir!r} is not absolute", param_hint="-w")
@@ -223,7 +276,7 @@ def _run_forwarding_signals(start: Callable[[], Container]) -> ExitStatus:
     """Run the workload to its end; signals to us meanwhile go to it, as docker's --sig-proxy.
 
     The first process of a pid namespace ignores signals that it has no handler for
-    (pid_namespaces(7)), so a second interrupt ends the container by force.
+    (pid_namespaces(7)): that is said, and a second interrupt ends the container by force.
     """
     interrupts = 0
     running: Container | None = None
@@ -234,7 +287,10 @@ def _run_forwarding_signals(start: Callable[[], Container]) -> ExitStatus:
         if running is None:
             early.append(number)
             return
-        interrupts += number in (signal.SIGINT, signal.SIGTERM)
+        if number in (signal.SIGINT, signal.SIGTERM):
+            interrupts += 1
+            if interrupts == 1 and not _handles(running.launched.pid, number):
+                _say_ignored(number)
         running.send_signal(signal.SIGKILL if interrupts > 1 else number)
 
     # Before the launch: the workload may ask for a signal as soon as it runs.
@@ -251,3 +307,20 @@ def _run_forwarding_signals(start: Callable[[], Container]) -> ExitStatus:
             signal.signal(number, handler)
     assert status is not None
     return status
+
+
+def _handles(pid: int, number: int) -> bool:
+    """Whether a process catches a signal (SigCgt in proc(5)); True if that cannot be known."""
+    with contextlib.suppress(OSError, ValueError), open(f"/proc/{pid}/status") as file:
+        for line in file:
+            if line.startswith("SigCgt:"):
+                return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+    return True
+
+
+def _say_ignored(number: int) -> None:
+    name = signal.Signals(number).name
+    text = f"steelyard: the container's first process does not handle {name}; once more ends it\n"
+    with contextlib.suppress(OSError):
+        # Unbuffered: this runs in a signal handler, perhaps in the middle of a print.
+        os.write(2, text.encode())

@@ -117,7 +117,7 @@ def rm(references: tuple[str, ...]) -> None:
             try:
                 echo_removal(store.remove(reference))
             except ContainerError as error:
-                click.echo(f"Error: {error}", err=True)
+                click.echo(f"steelyard: {error}", err=True)
                 failed = True
     if failed:
         raise SystemExit(1)
@@ -172,7 +172,7 @@ def told_store() -> Iterator[ImageStore]:
 
 
 def _fail(message: str) -> NoReturn:
-    click.echo(f"Error: {message}", err=True)
+    click.echo(f"steelyard: {message}", err=True)
     raise SystemExit(1)
 
 

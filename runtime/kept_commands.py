@@ -157,7 +157,7 @@ def rm(names: tuple[str, ...]) -> None:
             remove_kept(name)
             click.echo(name)
         except ContainerError as error:
-            click.echo(f"Error: {error}", err=True)
+            click.echo(f"steelyard: {error}", err=True)
             failed = True
     if failed:
         raise SystemExit(1)

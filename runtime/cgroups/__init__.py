@@ -9,7 +9,13 @@ that were asked for.
 from __future__ import annotations
 
 from runtime.cgroups.layout import Layout, find_layout
-from runtime.cgroups.manager import PARENT, CgroupManager, ContainerCgroup, cgroup_manager
+from runtime.cgroups.manager import (
+    PARENT,
+    CgroupManager,
+    ContainerCgroup,
+    cgroup_manager,
+    describe_limits,
+)
 
 __all__ = [
     "PARENT",
@@ -17,5 +23,6 @@ __all__ = [
     "ContainerCgroup",
     "Layout",
     "cgroup_manager",
+    "describe_limits",
     "find_layout",
 ]

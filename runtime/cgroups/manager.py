@@ -7,7 +7,7 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 
 from runtime.cgroups.layout import Layout, find_layout
@@ -18,7 +18,7 @@ PARENT = "steelyard"
 """All cgroups of Steelyard are below one of this name in each hierarchy."""
 
 _PERIOD_US = 100_000
-_REMOVE_TIMEOUT_NS = 2_000_000_000
+_REMOVE_TIMEOUT_NS = 10_000_000_000
 
 
 def _settings_v2(limits: ResourceLimits) -> dict[str, list[tuple[str, str]]]:
@@ -46,6 +46,20 @@ def _settings_v1(limits: ResourceLimits) -> dict[str, list[tuple[str, str]]]:
     return settings
 
 
+def describe_limits(limits: ResourceLimits) -> list[str]:
+    """What setting limits writes on this host, a line for each file, relative to the cgroup."""
+    legacy = find_layout().legacy
+    chosen = {
+        **{name: files for name, files in _settings_v2(limits).items() if name not in legacy},
+        **{name: files for name, files in _settings_v1(limits).items() if name in legacy},
+    }
+    return [
+        f'write("{controller}:/{PARENT}/CONTAINER/{file}", "{value}")'
+        for controller, files in chosen.items()
+        for file, value in files
+    ]
+
+
 class ContainerCgroup:
     """The cgroups of one container: at most one of version 2 and one a version 1 hierarchy.
 
@@ -61,6 +75,30 @@ class ContainerCgroup:
         self.legacy: list[str] = []
         self.clone_fd: int | None = None
         self.tasks_fds: list[int] = []
+        self._by_controller: dict[str, str] = {}
+
+    def add_legacy(
+        self, controller: str, parent: str, name: str, files: list[tuple[str, str]]
+    ) -> None:
+        """Be in a version 1 hierarchy as well, with these settings.
+
+        Raises:
+            OSError: The group cannot be made, or a setting is refused.
+        """
+        # Two controllers may share one hierarchy ("cpu,memory"): then the group is there already.
+        path = f"{parent}/{name}"
+        if path not in self.legacy:
+            path = _make_group(parent, name)
+            self.legacy.append(path)
+            flags = os.O_WRONLY | os.O_CLOEXEC
+            # Not cgroup.procs: a thread that moves itself, alone, takes no lock on the forks of the
+            # whole host (kernel/cgroup/cgroup.c, cgroup_procs_write_start). On an idle host that
+            # lock costs an RCU grace period: 10 ms, against 0.04 ms this way. The child has one
+            # thread, so both mean the same.
+            self.tasks_fds.append(os.open(f"{path}/tasks", flags))
+        self._by_controller[controller] = path
+        for file, value in files:
+            _write(f"{path}/{file}", value)
 
     def close_fds(self) -> None:
         """Close what only the launch needed. Idempotent."""
@@ -81,6 +119,24 @@ class ContainerCgroup:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
+    def processes(self) -> list[int]:
+        """Pids of the processes in the groups; every process is in all of them."""
+        return next((_processes(path) for path in filter(None, [self.unified, *self.legacy])), [])
+
+    def accounting_folders(self) -> Mapping[str, str]:
+        """Controller -> the folder of this container that counts for it.
+
+        `cpuacct` is whatever counts CPU time: a version 2 group does that without any controller
+        (Documentation/admin-guide/cgroup-v2.rst, "cpu.stat").
+        """
+        folders = dict(self._by_controller)
+        if self.unified is not None:
+            folders.setdefault("cpuacct", self.unified)
+            with open(f"{self.unified}/cgroup.controllers", encoding="ascii") as file:
+                for controller in file.read().split():
+                    folders.setdefault(controller, self.unified)
+        return folders
+
     def cpu_usage_ns(self) -> int | None:
         """CPU time of all processes that ever were in the group; None where none counts it."""
         if self.unified is None:
@@ -95,12 +151,12 @@ class ContainerCgroup:
         """Remove the groups; the processes must be ending. Idempotent.
 
         Raises:
-            OSError: EBUSY, if processes are still in it after two seconds.
+            OSError: EBUSY, if processes are still in it after ten seconds.
         """
         self.close_fds()
         for path in filter(None, [self.unified, *self.legacy]):
             remove_group(path)
-        self.unified, self.legacy = None, []
+        self.unified, self.legacy, self._by_controller = None, [], {}
 
 
 class CgroupManager:
@@ -131,9 +187,8 @@ class CgroupManager:
             self._create_unified(group, name, limits)
             for controller, files in _settings_v1(limits).items():
                 if controller in self.layout.legacy:
-                    self._create_legacy(
-                        group, f"{self.layout.legacy[controller]}/{PARENT}", name, files
-                    )
+                    parent = f"{self.layout.legacy[controller]}/{PARENT}"
+                    group.add_legacy(controller, parent, name, files)
         except OSError as error:
             group.remove()
             if limits:
@@ -166,23 +221,6 @@ class CgroupManager:
             for file, value in files:
                 _write(f"{path}/{file}", value)
         group.clone_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-
-    def _create_legacy(
-        self, group: ContainerCgroup, parent: str, name: str, files: list[tuple[str, str]]
-    ) -> None:
-        # Two controllers may share one hierarchy ("cpu,memory"): then the group is there already.
-        path = f"{parent}/{name}"
-        if path not in group.legacy:
-            path = _make_group(parent, name)
-            group.legacy.append(path)
-            flags = os.O_WRONLY | os.O_CLOEXEC
-            # Not cgroup.procs: a thread that moves itself, alone, takes no lock on the forks of the
-            # whole host (kernel/cgroup/cgroup.c, cgroup_procs_write_start). On an idle host that
-            # lock costs an RCU grace period: 10 ms, against 0.04 ms this way. The child has one
-            # thread, so both mean the same.
-            group.tasks_fds.append(os.open(f"{path}/tasks", flags))
-        for file, value in files:
-            _write(f"{path}/{file}", value)
 
     def parents(self) -> tuple[str, ...]:
         """Folders that hold the groups of all sessions, in every hierarchy."""

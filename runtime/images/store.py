@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar
 
-from runtime.errors import ImageNotFoundError, InvalidReferenceError, StoreError
+from runtime.errors import ImageNotFoundError, InvalidReferenceError, LayerError, StoreError
 from runtime.images import merged
 from runtime.images.collect import collect, kept_manifests, leased_manifests
 from runtime.images.config import ImageConfig, format_time, parse_time
@@ -248,8 +248,11 @@ class ImageStore:
         if name.digest:
             raise InvalidReferenceError(f"{reference!r}: a new image's digest cannot be chosen")
         with self.adding() as adder:
-            with open_rootfs(source, owner) as stream:
-                layer = adder.add_tar(stream)
+            try:
+                with open_rootfs(source, owner) as stream:
+                    layer = adder.add_tar(stream)
+            except LayerError as error:
+                raise LayerError(f"{source}: {error}") from error
             moment = created or _datetime(layer.newest_ns)
             manifest = self._add_documents(layer.descriptor, config or ImageConfig(), moment)
             return adder.add_image(manifest, [str(name)])

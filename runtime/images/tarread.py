@@ -95,6 +95,7 @@ class TarReader:
         self._left = 0
         self._padding = 0
         self._globals: dict[str, bytes] = {}
+        self._is_at_start = True
 
     def __iter__(self) -> Iterator[TarEntry]:
         while True:
@@ -105,6 +106,9 @@ class TarReader:
             if header != _ZEROS:
                 if len(header) < RECORD_BYTES:
                     raise LayerError("the archive is cut short: it has no end mark")
+                if self._is_at_start and not _is_plausible(header):
+                    raise LayerError("it is no tar archive, plain or compressed")
+                self._is_at_start = False
                 entry = self._entry(header)
                 if entry is not None:
                     yield entry
@@ -271,6 +275,15 @@ def _plain_entry(header: bytes) -> TarEntry:
         link=_text(header[157:257]),
         device=_device(header) if kind in (CHARACTER, BLOCK) else (0, 0),
     )
+
+
+def _is_plausible(header: bytes) -> bool:
+    """Whether a first header could be one: its checksum is right, or it names a tar format."""
+    try:
+        _check(header)
+    except LayerError:
+        return header[257:262] == b"ustar"
+    return True
 
 
 def _text(raw: bytes) -> bytes:

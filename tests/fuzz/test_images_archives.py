@@ -61,7 +61,7 @@ def check_archive(home: Path, data: bytes) -> str:
         store.remove("broken")
         return "imported"
     assert result.exit_code == 1
-    assert result.stderr.startswith("Error: ")
+    assert result.stderr.startswith("steelyard: ")
     assert result.stderr.count("\n") == 1
     assert result.stderr.strip().isprintable()
     assert len(result.stderr) < 1000

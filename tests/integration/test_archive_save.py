@@ -139,7 +139,7 @@ def test_to_the_standard_output(
     assert result.stdout_bytes == (tmp_path / "a").read_bytes()
     result = CliRunner().invoke(save_command, ["nothing:1", "-o", str(tmp_path / "b")])
     assert result.exit_code == 1
-    assert result.output.startswith("Error: no image 'nothing:1'")
+    assert result.output.startswith("steelyard: no image 'nothing:1'")
 
 
 @pytest.mark.parametrize("style", ["docker", "oci-dir"])

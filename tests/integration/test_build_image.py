@@ -436,5 +436,5 @@ def test_the_command(tmp_path: Path, context: Path) -> None:
     found = json.loads(run("ls", "--format", "json").stdout)
     assert len({entry["digest"] for entry in found}) == 1
     failed = run("build", code=1)
-    assert failed.stderr.startswith("Error: Dockerfile:2: FROM: ")
+    assert failed.stderr.startswith("steelyard: Dockerfile:2: FROM: ")
     assert "base" in failed.stderr

@@ -279,12 +279,12 @@ def test_mistakes_with_kept_containers(steelyard: Callable[..., Any], tmp_path: 
     steelyard("container", "run", "--keep", "--name", "a", "busybox", "true")
     taken = steelyard("container", "run", "--keep", "--name", "a", "busybox", "true", code=125)
     assert "there is a container a already" in taken.stderr
-    steelyard("container", "run", "--keep", "--rm", "busybox", "true", code=2)
+    steelyard("container", "run", "--keep", "--rm", "busybox", "true", code=125)
     assert "no container 'b' is kept" in steelyard("container", "diff", "b", code=1).stderr
     assert "is no container name" in steelyard("container", "rm", "../a", code=1).stderr
     assert "invalid" in steelyard("container", "commit", "a", "UPPER", code=1).stderr
     change = steelyard("container", "commit", "a", "x", "-c", "RUN true", code=1).stderr
-    assert change.startswith("Error: --change: RUN: cannot be used here")
+    assert change.startswith("steelyard: --change: RUN: cannot be used here")
     # What cannot be started is not kept.
     steelyard("container", "run", "--keep", "--name", "c", "busybox", "/nothing", code=127)
     assert os.listdir(tmp_path / "home/containers") == ["a"]

@@ -94,11 +94,11 @@ def test_the_users_wishes(home: Path, tmp_path: Path) -> None:
         (("--entrypoint", "", _IMAGE), 125, "names no command"),
         (("-u", "nobody", _IMAGE), 125, "no user 'nobody' in the image"),
         (("-w", "/etc/passwd", _IMAGE), 125, "enter working directory /etc/passwd"),
-        (("--hostname", "h" * 65, _IMAGE), 125, "set hostname"),
-        (("-v", "/absent-on-the-host:/x", _IMAGE), 2, "does not exist on this machine"),
-        (("--frob", _IMAGE), 2, "no such option"),
-        (("--memory", "lots", _IMAGE), 2, "'lots' is no size"),
-        ((), 2, "missing argument"),
+        (("--hostname", "h" * 65, _IMAGE), 125, "a host name has 1 to 64 bytes"),
+        (("-v", "/absent-on-the-host:/x", _IMAGE), 125, "does not exist on this machine"),
+        (("--frob", _IMAGE), 125, "no such option"),
+        (("--memory", "lots", _IMAGE), 125, "'lots' is no size"),
+        ((), 125, "missing argument"),
     ],
 )
 def test_exit_codes_and_sentences(
@@ -142,7 +142,8 @@ def test_without_standard_streams(home: Path) -> None:
 
 def _start(home: Path, script: str) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [*STEELYARD, "run", _IMAGE, script], stdout=subprocess.PIPE, text=True,
+        [*STEELYARD, "run", _IMAGE, script],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "STEELYARD_HOME": str(home)},
     )  # fmt: skip
     assert process.stdout is not None
@@ -175,6 +176,9 @@ def test_a_workload_that_does_not_listen_ends_at_the_second_signal(
             process.wait(0.2)
         process.send_signal(number)
         assert process.wait(20) == 137
+        assert process.stderr is not None
+        told = process.stderr.read()
+        assert f"first process does not handle {number.name}; once more ends it" in told
 
 
 def test_killed_by_force_the_workload_dies_too(home: Path) -> None:

@@ -222,14 +222,14 @@ def test_import_ls_inspect_rm(home: Path, archive: Path) -> None:
     assert lines[0] == "Untagged: app:1"
     assert f"Deleted: {digest}" in lines
     assert lines[-1].startswith("Freed: ")
-    assert result.stderr.startswith("Error: no image 'other'")
+    assert result.stderr.startswith("steelyard: no image 'other'")
     assert [line.split() for line in run("ls").stdout.splitlines()] == [header.split()]
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["inspect", "nothing"], 1, "Error: no image 'nothing'"),
+        (["inspect", "nothing"], 1, "steelyard: no image 'nothing'"),
         (["inspect", "BAD"], 1, "names are lower-case"),
         (["rm"], 2, "Missing argument"),
         (["import", "/nonexistent", "a"], 2, "does not exist"),
@@ -256,5 +256,5 @@ def test_an_unusable_store_is_one_sentence(home: Path, archive: Path) -> None:
     (home / "images").write_text("in the way")
     result = run("import", str(archive), "app")
     assert result.exit_code == 1
-    assert result.stderr.startswith("Error: image store ")
+    assert result.stderr.startswith("steelyard: image store ")
     assert len(result.stderr.splitlines()) == 1

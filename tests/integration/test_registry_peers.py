@@ -452,7 +452,7 @@ def test_what_is_not_what_it_claims_to_be(
     result = command(pull, f"{faulty.address}/app:1")
     assert result.exit_code == 1, result.output
     message = result.output.splitlines()[-1]
-    assert message.startswith("Error: ")
+    assert message.startswith("steelyard: ")
     assert re.search(said, message), message
     assert store.images() == ()
     nothing_half_made(store)
@@ -583,7 +583,7 @@ def test_the_disk_is_full(
         monkeypatch.setenv("HOME", str(tmp_path))
         result = command(pull, f"{faulty.address}/app:1")
         assert result.exit_code == 1
-        assert result.output.splitlines()[-1].startswith("Error: ")
+        assert result.output.splitlines()[-1].startswith("steelyard: ")
         assert "No space left on device" in result.output
         store = ImageStore.default()
         assert store.images() == ()

@@ -56,13 +56,15 @@ def empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (("-w", "relative"), "'relative' is not absolute"),
         (("--network", "bridge"), "'bridge' is not one of 'none', 'host'"),
         (("--privileged",), "No such option"),
+        (("--hostname", "x" * 65), "a host name has 1 to 64 bytes"),
     ],
 )
 def test_mistakes(
     command: str, arguments: tuple[str, ...], sentence: str, empty_home: Path
 ) -> None:
     result = CliRunner().invoke(container, [command, *arguments, "busybox", "true"])
-    assert result.exit_code == 2
+    # As docker: what fails before the command runs must not look like the command's own failure.
+    assert result.exit_code == (125 if command == "run" else 2)
     errors = [line for line in result.output.splitlines() if line.startswith("Error: ")]
     assert len(errors) == 1
     assert sentence in errors[0]
@@ -72,7 +74,7 @@ def test_mistakes(
 @pytest.mark.parametrize("command", ["run", "plan"])
 def test_an_image_is_needed(command: str) -> None:
     result = CliRunner().invoke(container, [command])
-    assert result.exit_code == 2
+    assert result.exit_code == (125 if command == "run" else 2)
     assert "Missing argument 'IMAGE'" in result.output
 
 
@@ -166,3 +168,20 @@ def test_environment_user_and_directory(store_and_image: tuple[ImageStore, Image
     spec = spec_for_image(image, store, user="5:6", working_directory="/x")
     assert (spec.user.uid, spec.user.gid, spec.working_directory) == (5, 6, "/x")
     assert spec.environment["HOME"] == "/"
+
+
+@pytest.mark.parametrize(
+    ("option", "advice"),
+    [
+        ("-it", "standard input is connected anyway"),
+        ("--tty", "no terminal of their own yet"),
+        ("-d", "put & behind the command"),
+        ("--publish", "--network host shares the host's"),
+    ],
+)
+def test_what_hands_used_to_docker_type(option: str, advice: str, empty_home: Path) -> None:
+    result = CliRunner().invoke(container, ["run", option, "busybox", "true"])
+    assert result.exit_code == 125
+    assert advice in result.output
+    assert "did you mean" not in result.output.lower()
+    assert not empty_home.exists()
