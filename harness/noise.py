@@ -1,0 +1,267 @@
+"""How much an arm differs from itself: the noise floor of a host, found in a run and remembered.
+
+An A/A comparison runs one arm twice in every block, under two names. Whatever the two differ in is
+noise, so a difference between other arms that is no larger is not worth a word.
+
+What is known is kept in one small file for each class of hosts and scenario. A file that cannot be
+read or is not what it should be is no reason to end a run: it is passed over, and `look_up` says
+why.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from harness import stats
+from harness.errors import RecordError
+from harness.json_form import ShapeError, decode, encode
+from harness.metrics import METRICS, trial_value
+from harness.model import NoiseFloor, Run, Trial
+from harness.records import write_atomically
+
+if TYPE_CHECKING:
+    import numpy as np
+
+FRESH = timedelta(days=30)
+"""For so long a noise floor is taken as that of the host; then it is measured anew."""
+SHARE = 0.95
+"""Of single pairs, which the floor is to be above."""
+POWER = 0.80
+"""How often a difference of the size `detectable` is found."""
+_ROUNDS = 2_000
+_MOST = 1_000
+"""With more pairs, so many are simulated and the result is scaled by the square root."""
+_SCHEMA = 1
+_CLASS_FACTS = ("cpu_model", "cpus", "kernel", "hypervisor")
+_GIB = 2**30
+
+
+def noise_floors(run: Run) -> tuple[NoiseFloor, ...]:
+    """Compare every arm that repeats another one with that one, metric by metric.
+
+    `floor` is the value that 95 % of further pairs will stay below, taken from the sorted relative
+    differences of the pairs seen (with fewer than 19 pairs: the largest). A difference counts
+    alike in both directions: half as much again and two thirds are both 50 %.
+
+    `detectable` comes from 2,000 simulated runs of as many blocks, drawn from the ratios seen and
+    their inverses (which of the two arms was the twin is no matter): the smallest true difference
+    whose interval excludes 1 in 80 % of them.
+
+    Args:
+        run: With arms whose `Arm.repeats` names another of the same scenario. Warm-up blocks do not
+            count.
+
+    Returns:
+        By scenario, arm and metric. Not for metrics with fewer than 6 pairs, and not where so many
+        trials failed, or so many amounts are zero or negative, that there is no such ratio.
+    """
+    records = {(record.scenario, record.arm.name): record for record in run.info.arms}
+    found = []
+    for (scenario, name), record in records.items():
+        original = record.arm.repeats
+        if original is None or (scenario, original) not in records:
+            continue
+        pairs = _pairs(run.trials, scenario, original, name)
+        for metric in METRICS.values():
+            if metric.is_static:
+                continue
+            both = (
+                (
+                    trial_value(metric.name, first, records[scenario, original]),
+                    trial_value(metric.name, second, record),
+                )
+                for first, second in pairs
+            )
+            floor = _floor([pair for pair in both if not any(map(math.isnan, pair))])
+            if floor is not None:
+                found.append(
+                    NoiseFloor(scenario, original, metric.name, *floor, run_id=run.info.run_id)
+                )
+    return tuple(found)
+
+
+def _pairs(
+    trials: Iterable[Trial], scenario: str, original: str, twin: str
+) -> list[tuple[Trial, Trial]]:
+    """The trials of two arms that were taken under the same circumstances."""
+    taken: dict[str, dict[tuple[int, int, int, int], Trial]] = {original: {}, twin: {}}
+    times: dict[tuple[str, int, int, int], int] = {}
+    for trial in trials:
+        if trial.scenario == scenario and trial.block >= 0 and trial.arm in taken:
+            place = (trial.arm, trial.block, trial.alive, trial.together)
+            times[place] = number = times.get(place, -1) + 1
+            taken[trial.arm][*place[1:], number] = trial
+    return [(first, taken[twin][k]) for k, first in taken[original].items() if k in taken[twin]]
+
+
+def _floor(pairs: list[tuple[float, float]]) -> tuple[int, float, float] | None:
+    """Number of pairs, floor and detectable difference; None where there is no saying."""
+    ratios = []
+    for first, second in pairs:
+        if first == second:
+            if math.isfinite(first):
+                ratios.append(0.0)
+        elif first <= 0 or second <= 0:
+            return None
+        else:
+            ratios.append(math.log(second / first) if math.isfinite(first) else -math.inf)
+    count = len(ratios)
+    if count < stats.FEWEST_FOR_LEVEL:
+        return None
+    distances = sorted(map(abs, ratios))
+    floor = distances[min(math.ceil((count + 1) * SHARE - 1e-9), count) - 1]
+    detectable = _detectable(ratios)
+    if not math.isfinite(floor) or not math.isfinite(detectable):
+        return None
+    return count, math.expm1(floor), math.expm1(detectable)
+
+
+def _detectable(ratios: list[float]) -> float:
+    """The smallest shift of logarithms that an interval sets apart from 0 in `POWER` of cases."""
+    import numpy as np
+
+    both = np.array([*ratios, *(-ratio for ratio in ratios)])
+    count = min(len(ratios), _MOST)
+    rank, weight = stats.interpolated_rank(count)
+    # RandomState's stream is frozen for good (NEP 19): the same run gives the same figure.
+    random = np.random.RandomState(0)
+    lows: list[np.ndarray[Any, Any]] = []
+    for _ in range(20):  # in parts, so that a thousand pairs do not take two million at once
+        drawn = both[random.randint(0, len(both), (_ROUNDS // 20, count))]
+        drawn.partition((rank - 1, rank), axis=1)
+        here, there = drawn[:, rank - 1], drawn[:, rank]
+        with np.errstate(invalid="ignore"):
+            between = here + weight * (there - here)
+        lows.append(np.where(np.isfinite(between), between, here))
+    low = float(np.quantile(np.concatenate(lows), 1 - POWER, method="inverted_cdf"))
+    return max(-low, 0.0) * math.sqrt(count / len(ratios))
+
+
+def host_class(facts: Mapping[str, object]) -> str:
+    """Name the class of hosts that share a noise floor: 12 hexadecimal digits.
+
+    Args:
+        facts: Of `harness.environment`: CPU model, number of CPUs, kernel release, hypervisor, and
+            memory, which is rounded to GiB as kernels reserve a little more or less of it.
+    """
+    memory = facts.get("memory_bytes")
+    known = [str(facts.get(name)) for name in _CLASS_FACTS]
+    known.append(str(round(memory / _GIB)) if isinstance(memory, int) else "None")
+    return hashlib.sha256("\n".join(known).encode(errors="surrogateescape")).hexdigest()[:12]
+
+
+@dataclass(frozen=True, slots=True)
+class Recalled:
+    """What is known of the noise of a scenario on a class of hosts.
+
+    Attributes:
+        floors: Empty where nothing is known, or nothing recent enough.
+        measured_at: When they were kept; None where nothing is known.
+        problem: Why what is there is not used, in a sentence; None where there is no problem.
+    """
+
+    floors: tuple[NoiseFloor, ...]
+    measured_at: datetime | None = None
+    problem: str | None = None
+
+
+def remember(
+    folder: Path, host: str, floors: Iterable[NoiseFloor], now: datetime | None = None
+) -> None:
+    """Keep noise floors, replacing the older ones of the same scenarios.
+
+    Args:
+        folder: Where; made if it is not there.
+        host: As `host_class` names it.
+        floors: Of any number of scenarios.
+        now: When; an aware datetime. None is now.
+
+    Raises:
+        RecordError: They cannot be written.
+    """
+    by_scenario: dict[str, list[NoiseFloor]] = {}
+    for floor in floors:
+        by_scenario.setdefault(floor.scenario, []).append(floor)
+    for scenario, those in by_scenario.items():
+        path = _path(folder, host, scenario)
+        document = {
+            "schema": _SCHEMA,
+            "scenario": scenario,
+            "measured_at": (now or datetime.now(UTC)).isoformat(),
+            "floors": encode(tuple(those), "floors"),
+        }
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RecordError(
+                f"cannot keep the noise floor in {folder}: {error.strerror or error}"
+            ) from error
+        write_atomically(path, (json.dumps(document, indent=1) + "\n").encode("ascii"))
+
+
+def recall(
+    folder: Path, host: str, scenario: str, now: datetime | None = None
+) -> tuple[NoiseFloor, ...]:
+    """The noise floors of a scenario on a class of hosts that are younger than 30 days, if any."""
+    return look_up(folder, host, scenario, now).floors
+
+
+def look_up(folder: Path, host: str, scenario: str, now: datetime | None = None) -> Recalled:
+    """Like `recall`, and say why there is nothing. Raises nothing."""
+    path = _path(folder, host, scenario)
+    try:
+        measured_at, floors = _read(path, scenario)
+    except FileNotFoundError:
+        return Recalled(())
+    except OSError as error:
+        return Recalled((), None, f"{path} cannot be read: {error.strerror or error}")
+    except ShapeError as error:
+        return Recalled((), None, f"{path} is damaged: {error.field}: {error.problem}")
+    except (ValueError, TypeError, RecursionError) as error:
+        return Recalled((), None, f"{path} is damaged: {error}")
+    age = (now or datetime.now(UTC)) - measured_at
+    if not timedelta(minutes=-5) <= age <= FRESH:
+        when = "in the future" if age < timedelta() else f"{age.days} days ago"
+        return Recalled((), measured_at, f"the noise floor of {scenario} was measured {when}")
+    return Recalled(floors, measured_at)
+
+
+def _read(path: Path, scenario: str) -> tuple[datetime, tuple[NoiseFloor, ...]]:
+    document = json.loads(path.read_bytes())
+    if not isinstance(document, dict):
+        raise ShapeError("the file", "no object")
+    if document.get("schema") != _SCHEMA:
+        raise ShapeError("schema", f"{document.get('schema')!r} is not known")
+    if document.get("scenario") != scenario:
+        raise ShapeError("scenario", f"{document.get('scenario')!r} is another one")
+    when = decode(str, document.get("measured_at"), "measured_at")
+    measured_at = datetime.fromisoformat(cast("str", when))
+    if measured_at.tzinfo is None:
+        raise ShapeError("measured_at", "has no time zone")
+    floors = cast(
+        "tuple[NoiseFloor, ...]",
+        decode(tuple[NoiseFloor, ...], document.get("floors"), "floors"),
+    )
+    for floor in floors:
+        if floor.scenario != scenario:
+            raise ShapeError("floors", f"one is of {floor.scenario!r}")
+        if not (0 <= floor.floor < math.inf and 0 <= floor.detectable < math.inf):
+            raise ShapeError("floors", f"that of {floor.metric} is no size")
+    return measured_at, floors
+
+
+def _path(folder: Path, host: str, scenario: str) -> Path:
+    """Where a scenario's floors are; any name gives a file name, and no two the same."""
+    plain = re.sub(r"[^A-Za-z0-9_-]", "_", scenario)[:60]
+    if plain != scenario:
+        digest = hashlib.sha256(scenario.encode(errors="surrogateescape")).hexdigest()[:12]
+        plain = f"{plain}.{digest}"
+    return folder / host / f"{plain}.json"
