@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import environment
 from harness.diagnostics import DiagnosticCode
-from harness.environment import REGISTRY, Fact, MissingError, capture, filesystem_of
+from harness.environment import REGISTRY, Fact, MissingError, capture, filesystem_of, registry
+from harness.environment.settings import cgroup_mountpoint, limited_cgroups
 
 
 def test_every_fact_has_a_value_of_its_type_or_a_reason() -> None:
@@ -38,6 +38,7 @@ def test_what_any_linux_host_can_say_is_there() -> None:
 def test_quantities_have_units_and_names_that_say_so() -> None:
     for fact in REGISTRY.values():
         assert (fact.unit == "bytes") == fact.name.endswith("_bytes"), fact
+        assert (fact.unit == "ns") == fact.name.endswith("_ns"), fact
 
 
 @pytest.mark.parametrize(
@@ -64,7 +65,7 @@ def test_a_fact_that_cannot_be_had_says_why(
 def test_a_busy_host_is_a_doubt(
     monkeypatch: pytest.MonkeyPatch, load: float, *, doubted: bool
 ) -> None:
-    monkeypatch.setattr(environment.os, "getloadavg", lambda: (load, 0.0, 0.0))
+    monkeypatch.setattr(os, "getloadavg", lambda: (load, 0.0, 0.0))
     codes = [diagnostic.code for diagnostic in capture().diagnostics]
     assert (DiagnosticCode.LOADED_HOST in codes) == doubted
 
@@ -72,3 +73,160 @@ def test_a_busy_host_is_a_doubt(
 def test_the_filesystem_of_a_folder_that_is_not_made_yet(tmp_path: Path) -> None:
     assert filesystem_of(Path("/proc/self")) == "proc"
     assert filesystem_of(tmp_path / "not" / "yet") == filesystem_of(tmp_path)
+
+
+# A host of files: what each fact makes of what the kernel may say.
+
+CPUS = "sys/devices/system/cpu"
+MEMINFO = "MemTotal: 100 kB\nMemAvailable: 60 kB\nSwapTotal: 50 kB\nSwapFree: 20 kB\n"
+V2 = "22 1 0:20 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
+
+
+def heat(cpu: int, package: int, core_events: int, package_events: int) -> dict[str, str]:
+    folder = f"{CPUS}/cpu{cpu}"
+    return {
+        f"{folder}/thermal_throttle/core_throttle_count": f"{core_events}\n",
+        f"{folder}/thermal_throttle/package_throttle_count": f"{package_events}\n",
+        f"{folder}/topology/physical_package_id": f"{package}\n",
+    }
+
+
+def frequency(file: str, *values: str) -> dict[str, str]:
+    return {f"{CPUS}/cpu{cpu}/cpufreq/{file}": f"{word}\n" for cpu, word in enumerate(values)}
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "expected"),
+    [
+        ("hypervisor", {"proc/cpuinfo": "flags\t\t: fpu vme\n"}, "none"),
+        (
+            "hypervisor",
+            {"proc/cpuinfo": "flags\t: hypervisor\n", "sys/class/dmi/id/sys_vendor": "QEMU\n"},
+            "QEMU",
+        ),
+        (
+            "hypervisor",
+            {"proc/cpuinfo": "flags\t: hypervisor\n"},
+            "unknown: the CPU says there is one, and nothing says which",
+        ),
+        ("cpu_model", {"proc/cpuinfo": "model name\t: A CPU\nmodel name\t: B CPU\n"}, "A CPU"),
+        ("smt", {f"{CPUS}/smt/active": "1\n"}, True),
+        ("smt", {f"{CPUS}/smt/active": "0\n"}, False),
+        (
+            "cpu_governor",
+            frequency("scaling_governor", "performance", "performance"),
+            "performance",
+        ),
+        (
+            "cpu_governor",
+            frequency("scaling_governor", "schedutil", "performance"),
+            "performance, schedutil",
+        ),
+        ("cpu_frequency_driver", frequency("scaling_driver", "intel_pstate"), "intel_pstate"),
+        ("cpu_turbo", {f"{CPUS}/intel_pstate/no_turbo": "0\n"}, True),
+        ("cpu_turbo", {f"{CPUS}/intel_pstate/no_turbo": "1\n"}, False),
+        ("cpu_turbo", {f"{CPUS}/cpufreq/boost": "1\n"}, True),
+        ("cpu_turbo", {f"{CPUS}/cpufreq/boost": "0\n"}, False),
+        # Two packages of two cores: a package's count is shown by each of its CPUs, and is one.
+        (
+            "thermal_throttle_events",
+            {**heat(0, 0, 1, 7), **heat(1, 0, 2, 7), **heat(2, 1, 0, 5), **heat(3, 1, 0, 5)},
+            1 + 2 + 7 + 5,
+        ),
+        ("memory_bytes", {"proc/meminfo": MEMINFO}, 100 * 1024),
+        ("memory_available_bytes", {"proc/meminfo": MEMINFO}, 60 * 1024),
+        ("swap_bytes", {"proc/meminfo": MEMINFO}, 50 * 1024),
+        ("swap_used_bytes", {"proc/meminfo": MEMINFO}, 30 * 1024),
+        (
+            "transparent_huge_pages",
+            {"sys/kernel/mm/transparent_hugepage/enabled": "always [madvise] never\n"},
+            "madvise",
+        ),
+        ("same_page_merging", {"sys/kernel/mm/ksm/run": "1\n"}, True),
+        ("same_page_merging", {"sys/kernel/mm/ksm/run": "2\n"}, False),
+        ("pressure_stall_information", {"proc/pressure/cpu": "some avg10=0.00 total=1\n"}, True),
+        ("pressure_stall_information", {}, False),
+        ("cpu_quota", {"proc/self/cgroup": "0::/\n", "proc/self/mountinfo": V2}, "none"),
+        (
+            "cpu_quota",
+            {
+                "proc/self/cgroup": "0::/a/b\n",
+                "proc/self/mountinfo": V2,
+                "sys/fs/cgroup/a/cpu.max": "150000 100000\n",
+                "sys/fs/cgroup/a/b/cpu.max": "200000 100000\n",
+            },
+            "1.5 CPUs",
+        ),
+    ],
+)
+def test_a_fact_of_a_made_up_host(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    name: str,
+    files: dict[str, str],
+    expected: str | float | bool,
+) -> None:
+    put(tmp_path, files)
+    monkeypatch.setattr(registry, "ROOT", tmp_path)
+    value = REGISTRY[name].read()
+    assert value == expected
+    assert type(value) is type(expected)
+
+
+def put(root: Path, files: dict[str, str]) -> None:
+    for path, content in files.items():
+        file = root / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "reason"),
+    [
+        ("cpu_governor", {}, "this kernel does not set the CPUs' frequency (no cpufreq)"),
+        ("cpu_turbo", {}, "this kernel does not say (no intel_pstate, no cpufreq boost)"),
+        ("thermal_throttle_events", {}, "this kernel does not count it (no thermal_throttle)"),
+        ("swap_bytes", {"proc/meminfo": "MemTotal: 1 kB\n"}, "/proc/meminfo has no 'SwapTotal'"),
+        ("smt", {}, f"/{CPUS}/smt/active: no such file or directory"),
+        (
+            "transparent_huge_pages",
+            {"sys/kernel/mm/transparent_hugepage/enabled": "never\n"},
+            "/sys/kernel/mm/transparent_hugepage/enabled marks no choice",
+        ),
+    ],
+)
+def test_a_made_up_host_that_does_not_say(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, files: dict[str, str], reason: str
+) -> None:
+    put(tmp_path, files)
+    monkeypatch.setattr(registry, "ROOT", tmp_path)
+    captured = capture()
+    assert captured.facts[name] is None
+    assert captured.missing[name].replace(str(tmp_path), "") == reason
+
+
+def test_the_groups_around_us_in_a_container_that_shows_only_its_own_part(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Version 1 without a cgroup namespace: the mount's root is our own group."""
+    mounts = "22 1 0:20 /docker/abc /sys/fs/cgroup/cpu,cpuacct ro - cgroup cgroup rw,cpu,cpuacct\n"
+    folder = "/sys/fs/cgroup/cpu,cpuacct"
+    files = {
+        "proc/self/cgroup": "4:cpu,cpuacct:/docker/abc\n",
+        "proc/self/mountinfo": mounts,
+        f"{folder[1:]}/cpu.cfs_quota_us": "50000\n",
+        f"{folder[1:]}/cpu.cfs_period_us": "100000\n",
+    }
+    put(tmp_path, files)
+    monkeypatch.setattr(registry, "ROOT", tmp_path)
+    assert limited_cgroups() == {folder: 0.5}
+    # And the whole of the hierarchy is nowhere to be seen.
+    assert cgroup_mountpoint("cgroup", "cpuacct") == ""
+    put(tmp_path, {"proc/self/cgroup": "4:cpu,cpuacct:/../elsewhere\n"})
+    assert limited_cgroups() == {}
+
+
+def test_reading_the_clock_has_a_price() -> None:
+    cost = REGISTRY["clock_read_ns"].read()
+    assert isinstance(cost, int)
+    assert 1 < cost < 100_000

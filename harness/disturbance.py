@@ -1,0 +1,388 @@
+"""What happens on the host while a trial is taken, seen by two cheap readings around it.
+
+    watch = Watch.begin()        before t0
+    …                            the trial, until its instance is removed
+    doubts = watch.end()         what came between
+
+A reading takes 0.1 ms, starts nothing and is outside of what is timed. Whose CPU time it was:
+
+    used by all     cgroup counters where they count exactly, else the ticks of /proc/stat
+    - our own       this process and its children that have ended (getrusage(2)); instead of the
+                    children all that Steelyard's own cgroup ever ran, if that is more: it also has
+                    those that a container's init did not wait for
+    = by others     kernel threads that work for us are among them, and so is what escapes from us,
+                    as a container engine's monitor does: the threshold leaves room for that
+
+Pressure stall information (PSI, Documentation/accounting/psi.rst) does not say who waits for whom,
+and a trial of ours waits for itself. So it raises a doubt about CPUs and disks only together with
+a use of them that was not ours. For memory it needs no company: nothing should wait for memory.
+
+Instances that live on beyond their trial (scale scenarios) would count as others: no watch there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import resource
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Self
+
+from harness.diagnostics import Diagnostic, DiagnosticCode
+from harness.environment.registry import place
+from harness.environment.settings import cgroup_mountpoint, limited_cgroups
+
+_TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+"""Unit of /proc/stat: 10 ms nearly everywhere."""
+_PARENT = "steelyard"
+"""The cgroup below which the runtime makes those of its containers."""
+_FIRST_CGROUP_NAMESPACE = "cgroup:[4026531835]"
+"""PROC_CGROUP_INIT_INO, include/linux/proc_ns.h: who is in it sees the host's own roots."""
+_MOST_CPUS = 8
+"""Of how many CPUs the thermal counters are read: heat is a matter of the whole package."""
+
+# The limits were set on a host with two CPUs, by trials of `hello` that were held against the use
+# of every process and kernel thread there. In quiet moments: 300 each of `container` (5.3 ms) and
+# `process` (1.8 ms), 35 each of `vm-micro` and `vm-classic` (1.5 and 2.7 s). By others, kernel
+# threads among them, were used 0.6 ms (99 %: 1.2), 0.05 ms (99 %: 0.2), 18 and 27 ms; one of these
+# 670 trials is doubted, for a kernel thread that worked for 1.3 ms. Beside one busy process, 100 of
+# 100 of `container` are, and 39 of 100 of `process`: a running process is charged at each tick, 4
+# ms apart, and such a trial often ends before one.
+OTHERS_SHARE = 0.1
+"""A part of one CPU that others may use in a long trial,"""
+OTHERS_SHORT_SHARE = 0.4
+"""in a short one,"""
+OTHERS_NS = 5_000_000
+"""and where the one ends and the other begins: 12 to 50 ms."""
+TICKS = 2
+"""With one tick of /proc/stat more it may be next to nothing, with two it is one at least."""
+WAIT_SHARE = 0.1
+"""A part of the trial in which tasks may wait for disks: 99 % of 685 trials on the same host when
+others kept it busy were under 9 %, with under 2.1 ms in the short ones."""
+WAIT_NS = 5_000_000
+"""The same in short trials."""
+DISK_BYTES = 1 << 20
+"""What may move on the disks without us: journals and logs do all the time."""
+STOLEN_SHARE = 0.05
+"""A part of one CPU: the host kept busy lost 1 to 2 %, without anything amiss."""
+MEMORY_WAIT_NS = 1_000_000
+"""No quiet trial waited for memory, and one of the busy host's 685: for 9.5 ms, beside VMs."""
+SUSPENDED_NS = 100_000_000
+"""Far above what two readings of clocks one after the other can be apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What has happened on the host since it booted; None where it does not say.
+
+    Attributes:
+        at_ns: CLOCK_MONOTONIC.
+        suspended_ns: Time that the host was suspended.
+        busy_ns: CPU time that all processes used.
+        self_ns: CPU time of this process.
+        children_ns: CPU time of its children that have ended.
+        group_ns: CPU time of everything in the cgroups of our containers.
+        stolen_ns: CPU time that a hypervisor gave to others.
+        cpu_wait_ns: Time in which some task waited for a CPU (PSI).
+        disk_wait_ns: The same for disks.
+        memory_wait_ns: The same for memory.
+        swapped_pages: Pages that went to or came from swap.
+        disk_bytes: Bytes that all disks read and wrote.
+        own_disk_bytes: Those that this process and its children that have ended asked for.
+        throttled_ns: Time that cgroups around this process were held back by a CPU quota.
+        hot_events: How often CPUs slowed down because of heat.
+        busy_step_ns: In what steps `busy_ns` grows.
+    """
+
+    at_ns: int
+    suspended_ns: int = 0
+    busy_ns: int | None = None
+    self_ns: int = 0
+    children_ns: int = 0
+    group_ns: int = 0
+    stolen_ns: int | None = None
+    cpu_wait_ns: int | None = None
+    disk_wait_ns: int | None = None
+    memory_wait_ns: int | None = None
+    swapped_pages: int | None = None
+    disk_bytes: int | None = None
+    own_disk_bytes: int | None = None
+    throttled_ns: int | None = None
+    hot_events: int | None = None
+    busy_step_ns: int = 0
+
+
+class Gauges:
+    """The files that tell, held open: reading one again takes a fifth of opening it."""
+
+    def __init__(self) -> None:
+        self._cpu_pressure = _opened("/proc/pressure/cpu")
+        self._disk_pressure = _opened("/proc/pressure/io")
+        self._memory_pressure = _opened("/proc/pressure/memory")
+        self._stat = _opened("/proc/stat")
+        self._vmstat = _opened("/proc/vmstat")
+        self._own_disk = _opened("/proc/self/io")
+        self._throttled = _opened(*(f"{folder}/cpu.stat" for folder in limited_cgroups()))
+        self._heat = _opened(
+            *(
+                f"/sys/devices/system/cpu/cpu{cpu}/thermal_throttle/{level}_throttle_count"
+                for cpu in sorted(os.sched_getaffinity(0))[:_MOST_CPUS]
+                for level in ("core", "package")
+            )
+        )
+        self._is_whole = True
+        self._usage: list[int] = []
+        self._groups: tuple[str, ...] = ()
+        self._find_usage()
+
+    def _find_usage(self) -> None:
+        """Look for what counts everybody's CPU time exactly, and that of our containers."""
+        with contextlib.suppress(OSError):
+            if os.readlink(place("/proc/self/ns/cgroup")) != _FIRST_CGROUP_NAMESPACE:
+                return  # the roots that this process sees are not those of the host
+        unified = cgroup_mountpoint("cgroup2")
+        legacy = cgroup_mountpoint("cgroup", "cpuacct")
+        if unified:
+            self._groups = (f"{unified}/{_PARENT}/cpu.stat",)
+        if legacy:
+            self._groups += (f"{legacy}/{_PARENT}/cpuacct.usage",)
+            self._usage = _opened(f"{legacy}/cpuacct.usage")
+        elif unified:
+            # The root's own cpu.stat is made of ticks, its children's is exact. Our own group comes
+            # and goes, so it is read apart.
+            self._is_whole = False
+            names = (stat.parent.name for stat in sorted(place(unified).glob("*/cpu.stat")))
+            self._usage = _opened(*(f"{unified}/{n}/cpu.stat" for n in names if n != _PARENT))
+
+    def read(self) -> Snapshot:
+        """Read everything now."""
+        stat = [int(word) for word in _text(self._stat).partition("\n")[0].split()[1:]]
+        vmstat, own_disk = _text(self._vmstat), _text(self._own_disk)
+        group_ns = max(map(_group_usage_ns, self._groups), default=0)
+        # Before the cgroups: asking a process for its time charges what it has run since the last
+        # tick (task_sched_runtime, kernel/sched/core.c). The cgroups would lack that, 4 ms at most.
+        self_ns = _rusage_ns(resource.RUSAGE_SELF)
+        if self._usage:
+            busy_ns = _sum(map(_usage_ns, self._usage))
+            if busy_ns is not None and not self._is_whole:
+                busy_ns += group_ns
+        else:
+            # user, nice, system, irq, softirq; guest time is in user already (proc_stat(5)).
+            busy_ns = (sum(stat[:3]) + sum(stat[5:7])) * _TICK_NS if len(stat) > 6 else None
+        return Snapshot(
+            at_ns=time.monotonic_ns(),
+            suspended_ns=_suspended_ns(),
+            busy_ns=busy_ns,
+            self_ns=self_ns,
+            children_ns=_rusage_ns(resource.RUSAGE_CHILDREN),
+            group_ns=group_ns,
+            stolen_ns=stat[7] * _TICK_NS if len(stat) > 7 else None,
+            cpu_wait_ns=_pressure_ns(self._cpu_pressure),
+            disk_wait_ns=_pressure_ns(self._disk_pressure),
+            memory_wait_ns=_pressure_ns(self._memory_pressure),
+            swapped_pages=_total(vmstat, "pswpin ", "pswpout "),
+            disk_bytes=_total(vmstat, "pgpgin ", "pgpgout ", scale=1024),
+            own_disk_bytes=_total(own_disk, "read_bytes: ", "write_bytes: "),
+            throttled_ns=_sum(map(_throttled_ns, self._throttled)),
+            hot_events=_sum(int(_text([fd])) for fd in self._heat),
+            busy_step_ns=0 if self._usage else _TICK_NS,
+        )
+
+
+@cache
+def gauges() -> Gauges:
+    """The gauges of this process, opened at its first trial."""
+    return Gauges()
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """A trial being watched: `Watch.begin()` before it, `end()` after it.
+
+    Attributes:
+        before: What was read at its beginning.
+    """
+
+    before: Snapshot
+
+    @classmethod
+    def begin(cls) -> Self:
+        """Read for the first time."""
+        return cls(gauges().read())
+
+    def end(self) -> tuple[Diagnostic, ...]:
+        """Read again, and say what disturbed the trial; nothing if nothing did."""
+        return disturbances(self.before, gauges().read())
+
+
+def disturbances(before: Snapshot, after: Snapshot) -> tuple[Diagnostic, ...]:
+    """What happened between two readings that makes what was timed between them doubtful.
+
+    Figures in the details are rounded hard, so that a report can gather trials of a kind.
+    """
+    return tuple(found for check in _CHECKS for found in check(before, after))
+
+
+def _others(before: Snapshot, after: Snapshot) -> Iterator[Diagnostic]:
+    busy_ns = _grown(before.busy_ns, after.busy_ns)
+    if busy_ns is None:
+        return
+    took_ns = after.at_ns - before.at_ns
+    children_ns = max(after.children_ns - before.children_ns, after.group_ns - before.group_ns)
+    others_ns = busy_ns - (after.self_ns - before.self_ns) - children_ns
+    allowed_ns = max(OTHERS_SHARE * took_ns, min(OTHERS_SHORT_SHARE * took_ns, OTHERS_NS))
+    if others_ns > max(allowed_ns, TICKS * after.busy_step_ns):
+        detail = f"other processes used {_percent(others_ns / took_ns)} of one CPU meanwhile"
+        waited_ns = _grown(before.cpu_wait_ns, after.cpu_wait_ns)
+        if waited_ns is not None and waited_ns > WAIT_SHARE * took_ns:
+            detail += ", and tasks waited for a CPU"
+        yield Diagnostic(DiagnosticCode.LOADED_HOST, detail)
+
+
+def _disks(before: Snapshot, after: Snapshot) -> Iterator[Diagnostic]:
+    waited_ns = _grown(before.disk_wait_ns, after.disk_wait_ns)
+    moved = _grown(before.disk_bytes, after.disk_bytes)
+    own = _grown(before.own_disk_bytes, after.own_disk_bytes)
+    if waited_ns is None or moved is None or own is None:
+        return
+    took_ns = after.at_ns - before.at_ns
+    is_long = waited_ns > max(WAIT_NS, WAIT_SHARE * took_ns)
+    if is_long and moved - own > max(DISK_BYTES, own):
+        detail = (
+            f"tasks waited for disks {_percent(waited_ns / took_ns)} of the time, while the disks "
+            "moved mostly what this trial did not ask for"
+        )
+        yield Diagnostic(DiagnosticCode.LOADED_HOST, detail)
+
+
+def _stolen(before: Snapshot, after: Snapshot) -> Iterator[Diagnostic]:
+    stolen_ns = _grown(before.stolen_ns, after.stolen_ns)
+    took_ns = after.at_ns - before.at_ns
+    if stolen_ns and stolen_ns >= max(TICKS * _TICK_NS, STOLEN_SHARE * took_ns):
+        detail = f"{_percent(stolen_ns / took_ns)} of one CPU"
+        yield Diagnostic(DiagnosticCode.CPU_STOLEN, detail)
+
+
+def _throttled(before: Snapshot, after: Snapshot) -> Iterator[Diagnostic]:
+    held_ns = _grown(before.throttled_ns, after.throttled_ns)
+    if held_ns:
+        detail = f"held back for {_percent(held_ns / (after.at_ns - before.at_ns))} of the time"
+        yield Diagnostic(DiagnosticCode.CGROUP_THROTTLED, detail)
+
+
+def _memory(before: Snapshot, after: Snapshot) -> Iterator[Diagnostic]:
+    waited_ns = _grown(before.memory_wait_ns, after.memory_wait_ns)
+    if waited_ns is not None and waited_ns > MEMORY_WAIT_NS:
+        share = waited_ns / (after.at_ns - before.at_ns)
+        yield Diagnostic(DiagnosticCode.MEMORY_PRESSURE, f"waited {_percent(share)} of the time")
+    if _grown(before.swapped_pages, after.swapped_pages):
+        yield Diagnostic(DiagnosticCode.SWAPPING, "in the middle of the trial")
+
+
+def _hot(before: Snapshot, after: Snapshot) -> Iterator[Diagnostic]:
+    if _grown(before.hot_events, after.hot_events):
+        yield Diagnostic(DiagnosticCode.THERMAL, "in the middle of the trial")
+
+
+def _asleep(before: Snapshot, after: Snapshot) -> Iterator[Diagnostic]:
+    asleep_ns = after.suspended_ns - before.suspended_ns
+    if asleep_ns > SUSPENDED_NS:
+        yield Diagnostic(DiagnosticCode.SUSPENDED, f"for {asleep_ns / 1e9:.1f} s")
+
+
+_CHECKS = (_others, _disks, _stolen, _throttled, _memory, _hot, _asleep)
+
+
+def _grown(before: int | None, after: int | None) -> int | None:
+    return None if before is None or after is None else after - before
+
+
+def _percent(share: float) -> str:
+    """A share with one digit that counts: 37 % is `about 40 %`."""
+    return f"about {float(f'{share * 100:.1g}'):g} %"
+
+
+def _opened(*paths: str) -> list[int]:
+    """Descriptors of those files that are there and that this user may read."""
+    fds = []
+    for path in paths:
+        with contextlib.suppress(OSError):
+            fds.append(os.open(place(path), os.O_RDONLY | os.O_CLOEXEC))
+    return fds
+
+
+def _text(fds: Iterable[int]) -> str:
+    """What is in the first of the files now; empty if there is none, or it cannot be read."""
+    for fd in fds:
+        # A cgroup that is gone gives ENODEV, and PSI that is turned off EOPNOTSUPP.
+        with contextlib.suppress(OSError):
+            return os.pread(fd, 1 << 16, 0).decode("ascii", "replace")
+    return ""
+
+
+def _total(text: str, *fields: str, scale: int = 1) -> int | None:
+    """Sum of numbers, each at the beginning of a line and behind its field's name."""
+    lines = f"\n{text}"
+    total = 0
+    for field in fields:
+        start = lines.find(f"\n{field}")
+        if start < 0:
+            return None
+        start += 1 + len(field)
+        total += int(lines[start : lines.find("\n", start)])
+    return total * scale
+
+
+def _sum(values: Iterable[int | None]) -> int | None:
+    """Sum of what is there; None if nothing is."""
+    known = [value for value in values if value is not None]
+    return sum(known) if known else None
+
+
+def _pressure_ns(fds: list[int]) -> int | None:
+    """Time in which some task waited, of a file below /proc/pressure."""
+    match = re.match(r"some .*total=(\d+)", _text(fds))
+    return int(match.group(1)) * 1000 if match else None
+
+
+def _usage_ns(fd: int) -> int | None:
+    return _parsed_usage_ns(_text([fd]))
+
+
+def _parsed_usage_ns(text: str) -> int | None:
+    """CPU time in a cgroup's cpuacct.usage (version 1) or cpu.stat (version 2)."""
+    if text[:1].isdigit():
+        return int(text)
+    micros = _total(text, "usage_usec ")
+    return None if micros is None else micros * 1000
+
+
+def _group_usage_ns(path: str) -> int:
+    """CPU time of a cgroup that may not be there; then nothing ran in it."""
+    fds = _opened(path)
+    try:
+        return _parsed_usage_ns(_text(fds)) or 0
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def _throttled_ns(fd: int) -> int | None:
+    """Time held back, in a cgroup's cpu.stat: nanoseconds in version 1, microseconds in 2."""
+    text = _text([fd])
+    micros = _total(text, "throttled_usec ")
+    return _total(text, "throttled_time ") if micros is None else micros * 1000
+
+
+def _rusage_ns(who: int) -> int:
+    usage = resource.getrusage(who)
+    return round((usage.ru_utime + usage.ru_stime) * 1e9)
+
+
+def _suspended_ns() -> int:
+    """CLOCK_BOOTTIME counts on while the host sleeps, CLOCK_MONOTONIC does not."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns()

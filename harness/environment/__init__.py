@@ -1,0 +1,54 @@
+"""What this host is, captured by an explicit call: a typed registry of facts.
+
+Each fact has a name, a type, a unit where it is a quantity, and one small function that reads it.
+A fact that cannot be had is recorded as None with the reason, never left out and never guessed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from harness.diagnostics import Diagnostic
+from harness.doubts import host_diagnostics
+from harness.environment import hardware, settings, software  # noqa: F401 - they register facts
+from harness.environment.registry import REGISTRY, Fact, MissingError, Value
+from harness.environment.software import filesystem_of
+
+__all__ = ["REGISTRY", "Environment", "Fact", "MissingError", "Value", "capture", "filesystem_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """Facts about the host at one moment.
+
+    Attributes:
+        facts: Name -> value; None where it could not be had.
+        missing: Name -> why not.
+        diagnostics: Doubts that the facts give rise to.
+    """
+
+    facts: Mapping[str, Value | None]
+    missing: Mapping[str, str]
+    diagnostics: tuple[Diagnostic, ...] = ()
+
+
+def capture() -> Environment:
+    """Read every fact of the registry now. Takes a few tens of milliseconds; raises nothing."""
+    facts: dict[str, Value | None] = {}
+    missing: dict[str, str] = {}
+    for fact in REGISTRY.values():
+        try:
+            value = fact.read()
+        except MissingError as error:
+            facts[fact.name], missing[fact.name] = None, str(error)
+        except OSError as error:
+            place = f"{error.filename}: " if error.filename else ""
+            reason = f"{place}{(error.strerror or str(error)).lower()}"
+            facts[fact.name], missing[fact.name] = None, reason
+        except (ValueError, IndexError, KeyError) as error:
+            facts[fact.name], missing[fact.name] = None, f"unexpected content: {error}"
+        else:
+            facts[fact.name] = fact.kind(value)
+    return Environment(MappingProxyType(facts), MappingProxyType(missing), host_diagnostics(facts))
