@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from harness.diagnostics import Diagnostic
-from harness.model import Arm, DiskPart, Milestone, Scenario
+from harness.model import Arm, DiskPart, Milestone, Reading, Scenario
 
 if TYPE_CHECKING:
     from harness.lab import Lab
@@ -70,6 +70,8 @@ class Accounting:
         ended_cpu_ns: CPU time (user, system) of processes that have been waited for already.
         image_read_bytes: What a guest has read of its root disk (QMP `query-blockstats`); None
             where nothing counts that.
+        readings: What the instance counts by itself: each replaces what a meter would have said.
+        owned: Folders and files that are this instance's alone and must be gone after `remove`.
     """
 
     pids: tuple[int, ...]
@@ -77,6 +79,8 @@ class Accounting:
     cgroups: Mapping[str, str]
     ended_cpu_ns: tuple[int, int] = (0, 0)
     image_read_bytes: int | None = None
+    readings: tuple[Reading, ...] = ()
+    owned: tuple[str, ...] = ()
 
 
 class Output:
@@ -172,6 +176,8 @@ class PreparedArm(Protocol):
 
     def launch(self, name: str) -> Instance:
         """Create and start one instance; t0 is stamped before the first system call of it.
+
+        May be called by several threads at once: an arm keeps nothing that belongs to one launch.
 
         Raises:
             LaunchFailedError: Setting up failed; everything half-made is gone again.

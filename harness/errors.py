@@ -6,6 +6,7 @@ HarnessError                 anything a user can be told in one sentence
 ├── RecordError              a run folder cannot be read or written
 ├── BackendUnavailableError  this host cannot run that arm: the reason and the remedy
 ├── PrepareError             the image, kernel or disk of an arm could not be made
+├── MeterError               a value cannot be had here: why
 └── InstanceError            one instance did not do what a trial needs
     ├── LaunchFailedError    it never came up
     ├── ReadinessTimeoutError  it came up and was not ready in time
@@ -56,6 +57,10 @@ class BackendUnavailableError(HarnessError):
 
 class PrepareError(HarnessError):
     """The image, kernel or disk of an arm could not be made."""
+
+
+class MeterError(HarnessError):
+    """A meter's value cannot be had: it is missing, with this reason."""
 
 
 class InstanceError(HarnessError):

@@ -55,6 +55,7 @@ _MILESTONES = {
     "ready": Milestone.READY,
 }
 _METERS = {
+    "cpu": Meter.CPU_NS,
     "cpu-user": Meter.CPU_USER_NS,
     "cpu-system": Meter.CPU_SYSTEM_NS,
     "pss": Meter.PSS_BYTES,
@@ -116,11 +117,11 @@ def _value(metric: str, trial: Trial, record: ArmRecord | None) -> float:
     if metric in _MILESTONES:
         return float(at.get(_MILESTONES[metric], math.nan))
     if metric == "stop":
-        return _between(trial, Milestone.READY, Milestone.STOPPED)
+        # Records of schema 1 do not say when the stop was asked for: right after ready.
+        asked = Milestone.STOPPING if Milestone.STOPPING in at else Milestone.READY
+        return _between(trial, asked, Milestone.STOPPED)
     if metric == "remove":
         return _between(trial, Milestone.STOPPED, Milestone.REMOVED)
-    if metric == "cpu":
-        return _reading(trial, Meter.CPU_USER_NS) + _reading(trial, Meter.CPU_SYSTEM_NS)
     if metric in _METERS:
         return _reading(trial, _METERS[metric])
     if not trial.disk and trial.outcome is not Outcome.OK:

@@ -34,6 +34,8 @@ class Milestone(StrEnum):
     """The workload's exec is done (container), or is about to be done (VM)."""
     READY = "ready"
     """The scenario's readiness condition first held, seen from the host."""
+    STOPPING = "stopping"
+    """The stop is asked for; between `ready` and this the meters are read, or it just lives."""
     STOPPED = "stopped"
     """The last process of the instance is gone, after the stop was asked for."""
     REMOVED = "removed"
@@ -170,6 +172,30 @@ class Scale:
     most: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
 
 
+BASELINE = "baseline"
+"""In a budget's `of`: the same arm in the run that the check is held against."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a metric of an arm may at most be.
+
+    Attributes:
+        arm: Arm name.
+        metric: A key of `harness.metrics.METRICS`.
+        most: In the metric's unit; for a relative budget: how many times `of` it may be.
+        of: None: absolute. Another arm of the scenario: compared within blocks. `BASELINE`: the
+            same arm in another run.
+        line: Of the scenario file, from 1, for annotations.
+    """
+
+    arm: str
+    metric: str
+    most: float
+    of: str | None = None
+    line: int = 1
+
+
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """A question put as a file.
@@ -187,6 +213,7 @@ class Scenario:
         path: Where it was read from.
         hooks: Commands around the trials.
         scale: Let many instances live at once; None: one after the other.
+        budgets: What `steelyard check` holds a run against.
     """
 
     name: str
@@ -201,6 +228,7 @@ class Scenario:
     path: str
     hooks: Hooks = Hooks()
     scale: Scale | None = None
+    budgets: tuple[Budget, ...] = ()
 
 
 class Sharing(StrEnum):
@@ -245,6 +273,8 @@ class DiskPart:
 class Meter(StrEnum):
     """What is read off an instance besides its milestones and its disk; the unit is in the name."""
 
+    CPU_NS = "cpu_ns"
+    """CPU time from t0 until ready, exact."""
     CPU_USER_NS = "cpu_user_ns"
     """CPU time in user mode, from t0 until ready."""
     CPU_SYSTEM_NS = "cpu_system_ns"
@@ -417,7 +447,8 @@ class RunInfo:
         ended_at: The same; None while the run goes on, or if it was killed.
         command: argv as the user typed it, for repeating.
         seed: Of the order of trials.
-        blocks: Asked-for blocks of each scenario.
+        blocks: Complete blocks that count, of each scenario; while the run goes on, or if it was
+            killed, those that it wants.
         warmup_blocks: Blocks that were run and recorded but count in no figure.
         scenarios: In order.
         arms: What was prepared.
@@ -425,10 +456,13 @@ class RunInfo:
             `environment_missing`.
         environment_missing: Fact name -> why it could not be had.
         diagnostics: Doubts about the run as a whole.
-        interrupted: Whether it was ended by the user before all blocks were done.
+        interrupted: Whether it was ended by the user, or by an error, before all was done.
         until: Metric name -> relative width of its interval at which the run could stop.
         noise: The noise floors of this host that are known: measured in this run, or before.
         resumed_at: When it was taken up again after an interruption, each time.
+        wanted_blocks: How many blocks were asked for, at most where there is a time limit or a
+            width to be reached; None where an older writer did not say.
+        time_limit_ns: What the trials might take in all; None is no limit.
     """
 
     schema: int
@@ -449,6 +483,15 @@ class RunInfo:
     until: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     noise: tuple[NoiseFloor, ...] = ()
     resumed_at: tuple[str, ...] = ()
+    wanted_blocks: int | None = None
+    time_limit_ns: int | None = None
+
+    @property
+    def asked_blocks(self) -> int:
+        """Blocks that it was to have: those that it has, unless it was cut short."""
+        if self.interrupted and self.wanted_blocks is not None:
+            return self.wanted_blocks
+        return self.blocks
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,9 +73,9 @@ def _wait_for_exit(instance: Instance, readiness: Readiness, deadline_ns: int) -
         _require_time(instance, deadline_ns, "it has not ended")
         instance.pump(deadline_ns)
     if instance.exit.code != readiness.exit_code:
-        raise _unexpected(instance, f"it should end with code {readiness.exit_code}")
+        raise unexpected_exit(instance, f"it should end with code {readiness.exit_code}")
     if readiness.output is not None and not _matches(instance, readiness.output):
-        raise _unexpected(instance, f"it should have printed /{readiness.output}/")
+        raise unexpected_exit(instance, f"it should have printed /{readiness.output}/")
     return Ready(instance.exit.at_ns)
 
 
@@ -89,7 +89,7 @@ def _wait_for_output(instance: Instance, readiness: Readiness, deadline_ns: int)
                 return Ready(_completing_stamp(chunks, seen, pattern))
             seen = len(chunks)
         if instance.exit is not None:
-            raise _unexpected(instance, f"it should have printed /{pattern}/")
+            raise unexpected_exit(instance, f"it should have printed /{pattern}/")
         _require_time(instance, deadline_ns, f"it has not printed /{pattern}/")
         instance.pump(deadline_ns)
 
@@ -114,7 +114,7 @@ def _wait_for_answer(
     try:
         while not probe.finished:
             if instance.exit is not None and probe.ready_at_ns is None:
-                raise _unexpected(instance, f"it should serve port {readiness.port}")
+                raise unexpected_exit(instance, f"it should serve port {readiness.port}")
             # After the deadline only the rest of an answer is waited for: in small steps.
             patience_ns = time.monotonic_ns() + _BODY_STEP_NS
             instance.pump(max(deadline_ns, patience_ns), probe.wake_fd)
@@ -149,7 +149,7 @@ def _timeout(instance: Instance, state: str) -> ReadinessTimeoutError:
     )
 
 
-def _unexpected(instance: Instance, wanted: str) -> UnexpectedExitError:
+def unexpected_exit(instance: Instance, wanted: str) -> UnexpectedExitError:
     """The error for a workload that ended when or how it should not; it names the end."""
     assert instance.exit is not None
     if instance.exit.signal is not None:

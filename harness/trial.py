@@ -1,17 +1,39 @@
-"""One trial: one instance from request to removal, whatever goes wrong on the way."""
+"""One trial: one instance from request to removal, whatever goes wrong on the way.
+
+begin      evict the image (cold arms), look at the host, launch (t0)
+wait       until ready; nothing is metered meanwhile
+meter      what the instance costs now, see `harness.meters.instance`
+end        stop, remove, look for what is left, look at the host again
+record     the trial
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from time import monotonic_ns
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from harness.backend import Instance, PreparedArm
+from harness.backend import Accounting, Instance, PreparedArm
 from harness.diagnostics import Diagnostic, DiagnosticCode
-from harness.errors import HarnessError, InstanceError, ReadinessTimeoutError
+from harness.disturbance import Watch
+from harness.errors import HarnessError, InstanceError, MeterError, ReadinessTimeoutError
 from harness.interruption import Interruption
-from harness.model import DiskPart, Milestone, Outcome, ReadinessKind, Scenario, Trial
+from harness.meters import instance as meters
+from harness.meters.leaks import Traces, left_behind, traces
+from harness.meters.readings import why
+from harness.model import (
+    CacheState,
+    DiskPart,
+    Meter,
+    Milestone,
+    Outcome,
+    ReadinessKind,
+    Reading,
+    Scenario,
+    Trial,
+)
 from harness.readiness import Ready, wait_ready
 from harness.schedule import Slot
 
@@ -20,6 +42,7 @@ if TYPE_CHECKING:
 
 STOP_PATIENCE_NS = 10_000_000_000
 """How long an instance may take to stop when asked, before it is ended by force."""
+_SHOWN_LEFTOVERS = 5
 
 
 @dataclass(slots=True)
@@ -32,19 +55,19 @@ class _Findings:
     ready: Ready | None = None
     output_sha256: str | None = None
     disk: tuple[DiskPart, ...] = ()
+    readings: tuple[Reading, ...] = ()
     diagnostics: list[Diagnostic] = field(default_factory=list)
 
-    def fail(self, error: BaseException, instance: Instance | None) -> None:
-        """Take the first thing that went wrong; what follows from it is not told."""
-        if self.error is not None:
-            return
-        is_timeout = isinstance(error, ReadinessTimeoutError)
-        self.outcome = Outcome.TIMEOUT if is_timeout else Outcome.FAILED
-        self.error = str(error) or type(error).__name__
-        console = error.console if isinstance(error, InstanceError) else ""
-        if not console and instance is not None:
-            console = instance.console_tail()
-        self.console = console or None
+    def doubt(self, code: DiagnosticCode, detail: str) -> None:
+        self.diagnostics.append(Diagnostic(code, detail))
+
+
+@runtime_checkable
+class TakesTrials(Protocol):
+    """A prepared arm whose trials another process takes as a whole."""
+
+    def take_trial(self, slot: Slot, interruption: Interruption) -> Trial:
+        """Have one taken; raises as `harness.trial.take_trial`."""
 
 
 def take_trial(
@@ -63,85 +86,220 @@ def take_trial(
         Interrupted: By a signal. The instance is gone, and there is no trial: it was neither
             finished nor did it fail.
     """
-    findings = _Findings()
-    instance: Instance | None = None
+    if isinstance(prepared, TakesTrials):
+        return prepared.take_trial(slot, interruption)
+    trial = OpenTrial(slot, scenario, prepared)
     try:
-        instance = prepared.launch(_instance_name(slot))
-        _measure(instance, scenario, lab, interruption, findings)
+        trial.begin(_instance_name(slot))
+        with interruption.safe():
+            trial.wait(lab)
+        trial.meter()
     except (HarnessError, OSError) as error:
-        findings.fail(error, instance)
+        trial.fail(error)
     finally:
-        if instance is not None:
-            _end(instance, findings)
-    return _record(slot, scenario, instance, findings)
+        trial.end()
+    return trial.record()
 
 
-def _measure(
-    instance: Instance,
-    scenario: Scenario,
-    lab: Lab | None,
-    interruption: Interruption,
-    findings: _Findings,
-) -> None:
-    deadline_ns = instance.milestones_ns[Milestone.REQUESTED] + scenario.timeout_ns
-    network = lab if scenario.readiness.needs_network else None
-    with interruption.safe():
-        findings.ready = wait_ready(instance, scenario.readiness, network, deadline_ns)
-    findings.output_sha256 = hashlib.sha256(instance.output.data).hexdigest()
-    findings.disk = instance.disk_parts()
-    if scenario.readiness.kind is ReadinessKind.HTTP and findings.ready.body is None:
-        detail = "the body of the answer did not arrive whole"
-        findings.diagnostics.append(Diagnostic(DiagnosticCode.MISSING, detail))
+class OpenTrial:
+    """A trial whose instance may live: each step by itself, for those who keep several alive.
 
+    Call `begin`, `wait`, `meter`, `end`, `record` in this order; give what `begin`, `wait` and
+    `meter` raise to `fail`, and call `end` in every case.
 
-def _end(instance: Instance, findings: _Findings) -> None:
-    """Stop and remove: removing is tried also when stopping failed."""
-    steps: tuple[Callable[[], None], ...] = (
-        lambda: instance.stop(STOP_PATIENCE_NS),
-        instance.remove,
-    )
-    for step in steps:
-        try:
-            step()
-        except (HarnessError, OSError) as error:
-            findings.fail(error, instance)
-            findings.diagnostics.append(Diagnostic(DiagnosticCode.LEFTOVER, str(error)))
+    Attributes:
+        instance: The instance, once launched.
+        accounting: Where its use could be read when it was ready; None before that.
+    """
 
+    def __init__(
+        self,
+        slot: Slot,
+        scenario: Scenario,
+        prepared: PreparedArm,
+        *,
+        alive: int = 0,
+        together: int = 1,
+        watched: bool = True,
+    ) -> None:
+        """Nothing happens yet.
 
-def _record(
-    slot: Slot, scenario: Scenario, instance: Instance | None, findings: _Findings
-) -> Trial:
-    milestones_ns: Mapping[Milestone, int] = {}
-    exit_code = signal = None
-    if instance is not None:
-        milestones_ns = relative(instance.milestones_ns)
-        if (disorder := out_of_order(milestones_ns)) is not None:
-            findings.fail(HarnessError(disorder), instance)
-        # An end by our own stop says nothing about the workload.
-        stopped_by_us = findings.ready is not None and scenario.readiness.kind in (
-            ReadinessKind.TCP,
-            ReadinessKind.HTTP,
+        Args:
+            slot: Which trial it is.
+            scenario: The question.
+            prepared: The arm.
+            alive: Instances of the arm that live already.
+            together: How many are requested at the same time, this one included.
+            watched: Whether what others do on the host meanwhile is a doubt; not where other
+                instances of ours live on.
+        """
+        self.instance: Instance | None = None
+        self.accounting: Accounting | None = None
+        self._slot = slot
+        self._scenario = scenario
+        self._prepared = prepared
+        self._alive, self._together = alive, together
+        self._findings = _Findings()
+        self._before: meters.Before | None = None
+        self._watch: Watch | None = None
+        self._is_watched = watched
+        self._has_ended = False
+        self._ended_by_itself = False
+
+    @property
+    def failed(self) -> bool:
+        """Whether something has gone wrong so far."""
+        return self._findings.error is not None
+
+    def begin(self, name: str) -> None:
+        """Make the page cache what the arm wants, and launch.
+
+        Raises:
+            LaunchFailedError: It could not be launched.
+        """
+        arms = {arm.name: arm for arm in self._scenario.arms}
+        arm = arms.get(self._slot.arm)
+        cold = arm is not None and arm.cache is CacheState.COLD
+        self._before = meters.look_before(self._prepared.image_paths(), cold=cold)
+        if self._before.not_evicted:
+            self._findings.doubt(DiagnosticCode.CACHE_NOT_EVICTED, self._before.not_evicted)
+        if self._is_watched:
+            self._watch = Watch.begin()
+        self.instance = self._prepared.launch(name)
+
+    def wait(self, lab: Lab | None) -> None:
+        """Wait until the workload is ready.
+
+        Raises:
+            InstanceError: It was not, in time or at all.
+        """
+        assert self.instance is not None
+        readiness = self._scenario.readiness
+        deadline_ns = self.instance.milestones_ns[Milestone.REQUESTED] + self._scenario.timeout_ns
+        network = lab if readiness.needs_network else None
+        self._findings.ready = wait_ready(self.instance, readiness, network, deadline_ns)
+
+    def meter(self) -> None:
+        """Read what the instance costs just after it was ready."""
+        assert self.instance is not None
+        assert self._before is not None
+        findings = self._findings
+        accounting = self._account()
+        if accounting is not None:
+            findings.readings = meters.read(accounting, self._before)
+        # Not among the readings, so that it cannot be missing by itself: a trial whose own files
+        # cannot be read has failed.
+        findings.disk = self.instance.disk_parts()
+        findings.output_sha256 = hashlib.sha256(self.instance.output.data).hexdigest()
+        if (
+            self._scenario.readiness.kind is ReadinessKind.HTTP
+            and findings.ready is not None
+            and findings.ready.body is None
+        ):
+            detail = "the body of the answer did not arrive whole"
+            findings.doubt(DiagnosticCode.MISSING, detail)
+
+    def fail(self, error: BaseException) -> None:
+        """Take the first thing that went wrong; what follows from it is not told."""
+        findings = self._findings
+        if findings.error is not None:
+            return
+        is_timeout = isinstance(error, ReadinessTimeoutError)
+        findings.outcome = Outcome.TIMEOUT if is_timeout else Outcome.FAILED
+        findings.error = str(error) or type(error).__name__
+        console = error.console if isinstance(error, InstanceError) else ""
+        if not console and self.instance is not None:
+            console = self.instance.console_tail()
+        findings.console = console or None
+
+    def end(self) -> None:
+        """Stop and remove; removing is tried also when stopping failed. Idempotent."""
+        if self._has_ended:
+            return
+        self._has_ended = True
+        if self.instance is not None:
+            self._ended_by_itself = self.instance.exit is not None
+            # One that failed is not metered, but must be gone as well.
+            accounting = self.accounting or self._account()
+            seen = None if accounting is None else traces(accounting)
+            self._end(self.instance)
+            if seen is not None:
+                self._look_for_leftovers(seen)
+        if self._watch is not None:
+            self._findings.diagnostics += self._watch.end()
+
+    def record(self) -> Trial:
+        """The trial, once it has ended."""
+        findings, slot = self._findings, self._slot
+        milestones_ns: Mapping[Milestone, int] = {}
+        exit_code = signal = None
+        if (instance := self.instance) is not None:
+            milestones_ns = relative(instance.milestones_ns)
+            if (disorder := out_of_order(milestones_ns)) is not None:
+                self.fail(HarnessError(disorder))
+            # An end by our own stop says nothing about the workload.
+            stopped_by_us = findings.ready is not None and not self._ended_by_itself
+            if instance.exit is not None and not stopped_by_us:
+                exit_code, signal = instance.exit.code, instance.exit.signal
+            findings.diagnostics[:0] = instance.diagnostics
+        body = findings.ready.body if findings.ready is not None else None
+        return Trial(
+            scenario=slot.scenario,
+            arm=slot.arm,
+            block=slot.block,
+            position=slot.position,
+            outcome=findings.outcome,
+            milestones_ns=milestones_ns,
+            error=findings.error,
+            console=findings.console,
+            exit_code=exit_code,
+            signal=signal,
+            output_sha256=findings.output_sha256,
+            response_sha256=None if body is None else hashlib.sha256(body).hexdigest(),
+            disk=findings.disk,
+            diagnostics=tuple(findings.diagnostics),
+            readings=findings.readings,
+            alive=self._alive,
+            together=self._together,
         )
-        if instance.exit is not None and not stopped_by_us:
-            exit_code, signal = instance.exit.code, instance.exit.signal
-        findings.diagnostics[:0] = instance.diagnostics
-    body = findings.ready.body if findings.ready is not None else None
-    return Trial(
-        scenario=slot.scenario,
-        arm=slot.arm,
-        block=slot.block,
-        position=slot.position,
-        outcome=findings.outcome,
-        milestones_ns=milestones_ns,
-        error=findings.error,
-        console=findings.console,
-        exit_code=exit_code,
-        signal=signal,
-        output_sha256=findings.output_sha256,
-        response_sha256=None if body is None else hashlib.sha256(body).hexdigest(),
-        disk=findings.disk,
-        diagnostics=tuple(findings.diagnostics),
-    )
+
+    def _account(self) -> Accounting | None:
+        """Ask the instance where its use can be read."""
+        assert self.instance is not None
+        try:
+            self.accounting = self.instance.accounting()
+        except (HarnessError, OSError) as error:
+            self._findings.doubt(DiagnosticCode.MISSING, f"all meters: {why(error)}")
+            return None
+        return self.accounting
+
+    def _end(self, instance: Instance) -> None:
+        steps: tuple[Callable[[], None], ...] = (
+            lambda: instance.stop(STOP_PATIENCE_NS),
+            instance.remove,
+        )
+        asked_ns = monotonic_ns()
+        for step in steps:
+            try:
+                step()
+            except (HarnessError, OSError) as error:
+                self.fail(error)
+                self._findings.doubt(DiagnosticCode.LEFTOVER, str(error))
+        # An instance with a clock of its own has said itself when it was asked.
+        instance.milestones_ns.setdefault(Milestone.STOPPING, asked_ns)
+
+    def _look_for_leftovers(self, seen: Traces) -> None:
+        try:
+            left = left_behind(seen)
+        except (MeterError, OSError) as error:
+            reading = Reading(Meter.LEFT_BEHIND, None, "host", why(error))
+        else:
+            reading = Reading(Meter.LEFT_BEHIND, len(left), "host")
+            if left:
+                more = f" and {len(left) - _SHOWN_LEFTOVERS} more" * (len(left) > _SHOWN_LEFTOVERS)
+                detail = f"{', '.join(left[:_SHOWN_LEFTOVERS])}{more}"
+                self._findings.doubt(DiagnosticCode.LEFTOVER, detail)
+        self._findings.readings = (*self._findings.readings, reading)
 
 
 def relative(stamps_ns: Mapping[Milestone, int]) -> dict[Milestone, int]:

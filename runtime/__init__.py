@@ -23,6 +23,15 @@ _EXPORTS = {
     "cache_home": "runtime.paths",
     "new_network_namespace": "runtime.syscalls",
     "enter_network_namespace": "runtime.syscalls",
+    "resident_bytes": "runtime.syscalls",
+    "MountNamespace": "runtime.mounts",
+    "mount_folder": "runtime.mounts",
+    "mount_rootfs": "runtime.mounts",
+    "mount_tmpfs": "runtime.mounts",
+    "unmount": "runtime.mounts",
+    "save_images": "runtime.images",
+    "BuildRequest": "runtime.images.build",
+    "build_image": "runtime.images.build",
     "Image": "runtime.images",
     "ImageConfig": "runtime.images",
     "ImageStore": "runtime.images",
@@ -30,6 +39,7 @@ _EXPORTS = {
     "SHIPPED_IMAGES": "runtime.images",
     "ensure_image": "runtime.images",
     "ContainerSpec": "runtime.spec",
+    "DirectoryRoot": "runtime.spec",
     "NetworkSpec": "runtime.spec",
     "ResourceLimits": "runtime.spec",
     "Volume": "runtime.spec",
@@ -37,6 +47,7 @@ _EXPORTS = {
     "Container": "runtime.container",
     "launch_container": "runtime.container",
     "plan_container": "runtime.container",
+    "rehearse_container": "runtime.container",
     "ExitStatus": "runtime.container",
     "Launcher": "runtime.launch",
     "default_launcher": "runtime.launch",
@@ -52,10 +63,12 @@ _EXPORTS = {
 
 __all__ = [
     "SHIPPED_IMAGES",
+    "BuildRequest",
     "CommandNotFoundError",
     "Container",
     "ContainerError",
     "ContainerSpec",
+    "DirectoryRoot",
     "ExitStatus",
     "Features",
     "Image",
@@ -68,6 +81,7 @@ __all__ = [
     "Layer",
     "Layout",
     "Leftover",
+    "MountNamespace",
     "Namespace",
     "NetworkSpec",
     "Plan",
@@ -75,6 +89,7 @@ __all__ = [
     "Session",
     "UnsupportedError",
     "Volume",
+    "build_image",
     "cache_home",
     "data_home",
     "dead_sessions",
@@ -84,11 +99,18 @@ __all__ = [
     "find_layout",
     "find_leftovers",
     "launch_container",
+    "mount_folder",
+    "mount_rootfs",
+    "mount_tmpfs",
     "new_network_namespace",
     "plan_container",
     "probe_features",
+    "rehearse_container",
     "remove_tree",
+    "resident_bytes",
+    "save_images",
     "spec_for_image",
+    "unmount",
 ]
 
 
@@ -109,6 +131,7 @@ if TYPE_CHECKING:
         ExitStatus,
         launch_container,
         plan_container,
+        rehearse_container,
         spec_for_image,
     )
     from runtime.errors import (
@@ -127,11 +150,25 @@ if TYPE_CHECKING:
         ImageStore,
         Layer,
         ensure_image,
+        save_images,
     )
+    from runtime.images.build import BuildRequest, build_image
     from runtime.launch import Launcher, default_launcher
     from runtime.leftovers import Leftover, find_leftovers
+    from runtime.mounts import MountNamespace, mount_folder, mount_rootfs, mount_tmpfs, unmount
     from runtime.paths import cache_home, data_home
     from runtime.plan import Plan
     from runtime.session import Session, dead_sessions, remove_tree
-    from runtime.spec import ContainerSpec, Namespace, NetworkSpec, ResourceLimits, Volume
-    from runtime.syscalls import enter_network_namespace, new_network_namespace
+    from runtime.spec import (
+        ContainerSpec,
+        DirectoryRoot,
+        Namespace,
+        NetworkSpec,
+        ResourceLimits,
+        Volume,
+    )
+    from runtime.syscalls import (
+        enter_network_namespace,
+        new_network_namespace,
+        resident_bytes,
+    )

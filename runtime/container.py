@@ -13,12 +13,12 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from runtime.cgroups import ContainerCgroup, cgroup_manager
-from runtime.errors import ContainerError
+from runtime.errors import CommandNotFoundError, ContainerError
 from runtime.features import probe_features
 from runtime.launch import Launched, Launcher, launch
 from runtime.lower import CgroupEntry, lower
@@ -39,6 +39,9 @@ from runtime.spec import (
 if TYPE_CHECKING:
     from runtime.images import Image, ImageStore
 
+T = TypeVar("T")
+
+_NO_SUCH_COMMAND = "/.steelyard/rehearsal"
 _MOUNTPOINT = ".rootfs"
 """In the session's folder; hidden, so that a container may be called rootfs."""
 NO_LIMITS = ResourceLimits()
@@ -135,6 +138,13 @@ class Container:
             )
         return self.exit_status
 
+    def processes(self) -> tuple[int, ...]:
+        """Pids of all that run in it now, the workload's first; without a cgroup only that one."""
+        pids = () if self.exit_status is not None else (self.launched.pid,)
+        if self.cgroup is None:
+            return pids
+        return tuple(dict.fromkeys((*pids, *self.cgroup.processes())))
+
     def send_signal(self, number: int) -> None:
         """Signal the workload; nothing happens if it has ended."""
         if self.exit_status is None:
@@ -196,36 +206,76 @@ def launch_container(
     """
     session = session or Session.current()
     name = name or session.next_name("container")
-    requested_ns = time.monotonic_ns()
-    container = Container(name, spec, requested_ns, None, None, session)
+    container = Container(name, spec, time.monotonic_ns(), None, None, session)
     try:
-        if isinstance(spec.root, OverlayRoot) and not spec.root.upperdir:
-            container.directory = os.fspath(session.new_instance_directory(name))
-            root = writable_root(session, container.directory, spec.root)
-            container.spec = spec = replace(spec, root=root)
-        manager = cgroup_manager()
-        container.cgroup = cgroup = manager.create(f"{session.identifier}-{name}", spec.limits)
-        entry = CgroupEntry()
-        if cgroup is not None:
-            entry = CgroupEntry(tuple(cgroup.tasks_fds))
-        with _movable_stdio(spec) as spec:
-            container.plan = lower(spec, probe_features(), entry)
-            container.launched = launch(
-                container.plan,
-                cgroup_fd=None if cgroup is None else cgroup.clone_fd,
-                launcher=launcher,
-            )
-        if cgroup is not None:
-            cgroup.close_fds()
+        _set_up(container, session, launcher)
     except OSError as error:
         container.remove()
-        raise ContainerError(
-            f"cannot make a container: {error.strerror}: {error.filename}"
-        ) from error
+        raise _not_made(error) from error
     except BaseException:
         container.remove()
         raise
     return container
+
+
+def rehearse_container(
+    spec: ContainerSpec, look: Callable[[str | None], T], *, session: Session | None = None
+) -> T:
+    """Make a container up to its workload's exec, let somebody look at it, and take it away.
+
+    Args:
+        spec: As for `launch_container`.
+        look: Called with the container's folder in the session (None if it needs none), in the
+            state in which a workload would find it.
+        session: Owner; by default this process's.
+
+    Returns:
+        What `look` returned.
+
+    Raises:
+        LaunchError: A step failed.
+        UnsupportedError: This host cannot do what the spec asks.
+    """
+    session = session or Session.current()
+    # The search for the executable comes after all that makes a container, and finds nothing.
+    spec = replace(spec, command=(_NO_SUCH_COMMAND,))
+    name = session.next_name("rehearsal")
+    container = Container(name, spec, time.monotonic_ns(), None, None, session)
+    try:
+        with contextlib.suppress(CommandNotFoundError):
+            _set_up(container, session, None)
+        return look(container.directory)
+    except OSError as error:
+        raise _not_made(error) from error
+    finally:
+        container.remove()
+
+
+def _set_up(container: Container, session: Session, launcher: Launcher | None) -> None:
+    """Everything from the writable layer to the exec; whatever fails, the caller removes it."""
+    spec = container.spec
+    if isinstance(spec.root, OverlayRoot) and not spec.root.upperdir:
+        container.directory = os.fspath(session.new_instance_directory(container.name))
+        root = writable_root(session, container.directory, spec.root)
+        container.spec = spec = replace(spec, root=root)
+    group_name = f"{session.identifier}-{container.name}"
+    container.cgroup = cgroup = cgroup_manager().create(group_name, spec.limits)
+    entry = CgroupEntry()
+    if cgroup is not None:
+        entry = CgroupEntry(tuple(cgroup.tasks_fds))
+    with _movable_stdio(spec) as spec:
+        container.plan = lower(spec, probe_features(), entry)
+        container.launched = launch(
+            container.plan,
+            cgroup_fd=None if cgroup is None else cgroup.clone_fd,
+            launcher=launcher,
+        )
+    if cgroup is not None:
+        cgroup.close_fds()
+
+
+def _not_made(error: OSError) -> ContainerError:
+    return ContainerError(f"cannot make a container: {error.strerror}: {error.filename}")
 
 
 def plan_container(spec: ContainerSpec) -> Plan:

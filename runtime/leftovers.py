@@ -19,13 +19,15 @@ from pathlib import Path
 
 from runtime import syscalls
 from runtime.abi import MNT_DETACH
-from runtime.cgroups import cgroup_manager
+from runtime.cgroups import PARENT
 from runtime.cgroups.manager import remove_group
 from runtime.paths import unescape_mountinfo
 from runtime.session import dead_sessions, instances_directory, is_alive, remove_tree
 
 _IDENTIFIER = re.compile(r"[0-9a-f]{12}")
 _KILL_TIMEOUT_NS = 5_000_000_000
+_TOLD_THE_NAME = ("qemu-system", "runc", "crun", "bwrap", "podman", "conmon")
+"""Programs that get the name of an instance or of its folder on their command line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +85,9 @@ def _processes(home: Path | None) -> Iterator[Leftover]:
             if Path(f"/proc/{entry}/stat").read_bytes().rpartition(b") ")[2].startswith(b"Z"):
                 continue  # dead already: its parent, not we, can let go of the rest
             found = {*named.findall(groups)}
-            # A shell that merely mentions such a name is no leftover: only QEMU is told it.
-            if "qemu-system" in command.split(" ", 1)[0]:
+            # A shell that merely mentions such a name is no leftover: only these are told it.
+            program = os.path.basename(command.split(" ", 1)[0])
+            if program.startswith(_TOLD_THE_NAME):
                 found |= {*named.findall(command)}
             for session in found:
                 if not is_alive(session, home):
@@ -123,8 +126,9 @@ def _mounts(home: Path | None) -> Iterator[Leftover]:
 
 
 def _cgroups(home: Path | None) -> Iterator[Leftover]:
-    for parent in cgroup_manager().parents():
-        with contextlib.suppress(FileNotFoundError):
+    """Groups in every hierarchy: other people's tools make theirs in each that is mounted."""
+    for parent in _cgroup_parents():
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             for entry in os.scandir(parent):
                 session = entry.name.split("-")[0]
                 if not entry.is_dir() or not _IDENTIFIER.fullmatch(session):
@@ -135,7 +139,25 @@ def _cgroups(home: Path | None) -> Iterator[Leftover]:
                     )
 
 
+def _cgroup_parents() -> list[str]:
+    found = []
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            before, _, after = line.partition(" - ")
+            if after.split(" ", 1)[0] in ("cgroup", "cgroup2"):
+                found.append(f"{unescape_mountinfo(before.split()[4])}/{PARENT}")
+    return found
+
+
 def _remove_cgroup(path: str) -> None:
+    for group, _, _ in os.walk(path, topdown=False):
+        _empty_cgroup(group)
+        remove_group(group)
+    with contextlib.suppress(OSError):
+        os.rmdir(os.path.dirname(path))
+
+
+def _empty_cgroup(path: str) -> None:
     deadline = time.monotonic_ns() + _KILL_TIMEOUT_NS
     while time.monotonic_ns() < deadline:
         try:
@@ -143,8 +165,6 @@ def _remove_cgroup(path: str) -> None:
         except FileNotFoundError:
             return
         if not pids:
-            break
+            return
         for pid in pids:
             _kill(pid)
-    remove_group(path)
-    cgroup_manager().remove_parents()

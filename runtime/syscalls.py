@@ -7,6 +7,7 @@ program turns an errno into advice. argtypes and restype are declared once, at i
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import threading
 
@@ -20,7 +21,16 @@ _libc.mount.argtypes = [
     ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p,
 ]  # fmt: skip
 _libc.umount2.argtypes = [ctypes.c_char_p, ctypes.c_int]
+_libc.mmap.argtypes = [
+    ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long,
+]  # fmt: skip
+_libc.mmap.restype = ctypes.c_void_p
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_libc.mincore.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p]
 _libc.prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
+
+_MAP_FAILED = ctypes.c_void_p(-1).value
+_LOWEST_BIT = bytes(byte & 1 for byte in range(256))
 
 
 def _check(result: int, call: str, path: str | os.PathLike[str] | None = None) -> int:
@@ -74,6 +84,28 @@ def pidfd_send_signal(pidfd: int, signal_number: int) -> None:
         ctypes.c_int(pidfd), ctypes.c_int(signal_number), None, ctypes.c_uint(0),
     )  # fmt: skip
     _check(result, "pidfd_send_signal")
+
+
+def resident_bytes(fd: int) -> int:
+    """How much of a regular file is in the page cache (mincore(2)), in bytes of whole pages.
+
+    The kernel tells the truth only to those who own the file or may write it (mm/mincore.c,
+    `can_do_mincore`); to others every page seems to be there.
+    """
+    size = os.fstat(fd).st_size
+    if size == 0:
+        return 0
+    # Not by the module mmap: it gives away the address of writable mappings only.
+    address = _libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, fd, 0)
+    if address == _MAP_FAILED:
+        _check(-1, "mmap")
+    try:
+        pages = ctypes.create_string_buffer(-(-size // mmap.PAGESIZE))
+        _check(_libc.mincore(address, size, pages), "mincore")
+    finally:
+        _libc.munmap(address, size)
+    # Of each byte only the lowest bit means something.
+    return pages.raw.translate(_LOWEST_BIT).count(1) * mmap.PAGESIZE
 
 
 def new_network_namespace() -> int:

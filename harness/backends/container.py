@@ -6,12 +6,22 @@ import os
 import select
 import time
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import runtime
-from harness.backend import Availability, Backend, Exit, Output, PreparedArm, Progress
+from harness.backend import (
+    Accounting,
+    Availability,
+    Backend,
+    Exit,
+    Instance,
+    Output,
+    PreparedArm,
+    Progress,
+)
 from harness.diagnostics import Diagnostic, DiagnosticCode
 from harness.errors import BackendUnavailableError, LaunchFailedError, PrepareError
 from harness.meters.disk import measure
@@ -22,6 +32,7 @@ if TYPE_CHECKING:
 
 _READ_BYTES = 65536
 _TAIL_LINES = 20
+_WRITABLE_LAYER = "writable layer"
 
 
 class ContainerInstance:
@@ -31,22 +42,29 @@ class ContainerInstance:
     """
 
     def __init__(
-        self, container: runtime.Container, output_fd: int, address: str | None, owner: _LaunchedArm
+        self,
+        container: runtime.Container,
+        output_fd: int,
+        requested_ns: int,
+        place: Place,
+        lab: Lab | None,
     ) -> None:
         launched = container.launched
         self.milestones_ns: dict[Milestone, int] = {
-            Milestone.REQUESTED: owner.requested_ns,
+            Milestone.REQUESTED: requested_ns,
             Milestone.ISOLATED: launched.isolated_ns,
             Milestone.STARTED: launched.started_ns,
         }
         self.output = Output()
         self.exit: Exit | None = None
-        self.address = address
+        self.address = place.address
         self.diagnostics: list[Diagnostic] = []
+        if container.cgroup is None:
+            self.diagnostics.append(Diagnostic(DiagnosticCode.NO_CGROUP))
         self._container = container
         self._output_fd = output_fd
-        self._owner = owner
-        self._lease = owner.take_lease()
+        self._place = place
+        self._lab = lab
 
     def pump(self, deadline_ns: int, wake_fd: int | None = None) -> None:
         """See `harness.backend.Instance.pump`."""
@@ -92,7 +110,19 @@ class ContainerInstance:
         directory = self._container.directory
         if directory is None:
             return ()
-        return (measure(directory, "writable layer", Sharing.EXCLUSIVE),)
+        return (measure(directory, _WRITABLE_LAYER, Sharing.EXCLUSIVE),)
+
+    def accounting(self) -> Accounting:
+        """The workload's processes, and the control groups that only they are in."""
+        container = self._container
+        ended = container.exit_status
+        return Accounting(
+            pids=container.processes(),
+            scope="workload",
+            cgroups={} if container.cgroup is None else container.cgroup.accounting_folders(),
+            ended_cpu_ns=(0, 0) if ended is None else (ended.user_ns, ended.system_ns),
+            owned=() if container.directory is None else (container.directory,),
+        )
 
     def stop(self, timeout_ns: int) -> None:
         """SIGKILL to the whole pid namespace: nothing of a measured box needs a farewell."""
@@ -115,8 +145,8 @@ class ContainerInstance:
         if self._output_fd >= 0:
             os.close(self._output_fd)
             self._output_fd = -1
-        if self._lease is not None:
-            self._owner.release(self._lease)
+        if self._place.lease is not None and self._lab is not None:
+            self._lab.release(self._place.lease)
         self.milestones_ns[Milestone.REMOVED] = time.monotonic_ns()
 
     def console_tail(self) -> str:
@@ -125,95 +155,122 @@ class ContainerInstance:
         return "\n".join(lines[-_TAIL_LINES:])
 
 
-class _LaunchedArm:
-    """What the arms `container` and `process` have in common: spec in, instance out."""
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One instance's place in the network.
 
-    def __init__(self, scenario: Scenario, lab: Lab | None, image: runtime.Image) -> None:
+    Attributes:
+        network: What the runtime is told.
+        address: Where the instance can be reached, if anywhere.
+        lease: What is given back to the lab when it is removed.
+        namespace_fd: Closed as soon as the instance has joined.
+    """
+
+    network: runtime.NetworkSpec
+    address: str | None = None
+    lease: Lease | None = None
+    namespace_fd: int | None = None
+
+
+class LaunchedArm:
+    """What the arms `container` and `process` have in common: spec in, instance out.
+
+    Nothing of a launch is kept here: several threads may be launching at once.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario,
+        lab: Lab | None,
+        image: runtime.Image,
+        template: runtime.ContainerSpec,
+    ) -> None:
         self.scenario = scenario
         self.lab = lab
         self.image = image
-        self.requested_ns = 0
+        self.template = template
         self.facts: Mapping[str, str] = {}
         self.diagnostics: tuple[Diagnostic, ...] = ()
-        self._lease: Lease | None = None
-        self._network_fd: int | None = None
 
-    def spec(self, stdio: tuple[int, int, int]) -> runtime.ContainerSpec:
-        """The instance to launch next."""
-        raise NotImplementedError
-
-    def address(self) -> str | None:
-        """Where the instance that is launched next can be reached."""
-        return self._lease.address if self._lease else None
-
-    def launch(self, name: str) -> ContainerInstance:
+    def launch(self, name: str) -> Instance:
         """See `harness.backend.PreparedArm.launch`."""
         # The pipe is the harness's own, as a VM's control channels are: made before t0.
         output_fd, write_fd = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(output_fd, False)
         null_fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-        self.requested_ns = time.monotonic_ns()
+        place: Place | None = None
+        requested_ns = time.monotonic_ns()
         try:
-            self.connect()
-            container = runtime.launch_container(
-                self.spec((null_fd, write_fd, write_fd)), name=name
-            )
-        except (runtime.ContainerError, OSError) as error:
+            place = self.find_place()
+            stdio = (null_fd, write_fd, write_fd)
+            spec = replace(self.template, stdio=stdio, network=place.network)
+            container = runtime.launch_container(spec, name=name)
+        except BaseException as error:
             os.close(output_fd)
-            if (lease := self.take_lease()) is not None:
-                self.release(lease)
-            raise LaunchFailedError(str(error)) from error
+            if place is not None and place.lease is not None and self.lab is not None:
+                self.lab.release(place.lease)
+            if isinstance(error, runtime.ContainerError | OSError):
+                raise LaunchFailedError(str(error)) from error
+            raise
         finally:
             os.close(write_fd)
             os.close(null_fd)
-            self._close_network_fd()
-        return ContainerInstance(container, output_fd, self.address(), self)
+            if place is not None and place.namespace_fd is not None:
+                os.close(place.namespace_fd)
+        return ContainerInstance(container, output_fd, requested_ns, place, self.lab)
 
-    def connect(self) -> None:
-        """Give the next instance its network, where the scenario needs one."""
-
-    def take_lease(self) -> Lease | None:
-        """Hand the lease of the instance just launched to its owner."""
-        lease, self._lease = self._lease, None
-        return lease
-
-    def release(self, lease: Lease) -> None:
-        """Give an instance's place in the lab back."""
-        assert self.lab is not None
-        self.lab.release(lease)
-
-    def _close_network_fd(self) -> None:
-        if self._network_fd is not None:
-            os.close(self._network_fd)
-            self._network_fd = None
+    def find_place(self) -> Place:
+        """The network of the instance that is about to be launched."""
+        raise NotImplementedError
 
     def disk_parts(self) -> tuple[DiskPart, ...]:
         """The image's layers, shared by every container above them."""
         return tuple(measure(path, "layer", Sharing.SHARED) for path in self.image.lowerdirs)
 
+    def initial_disk_parts(self) -> tuple[DiskPart, ...]:
+        """See `harness.backend.PreparedArm.initial_disk_parts`."""
+        raise NotImplementedError
+
+    def image_paths(self) -> tuple[Path, ...]:
+        """The unpacked layers: overlay keeps no page of its own, but reads through them."""
+        return self.image.lowerdirs
+
     def close(self) -> None:
         """Nothing is kept for the run."""
 
 
-class _ContainerArm(_LaunchedArm):
+class _ContainerArm(LaunchedArm):
     def __init__(
         self, scenario: Scenario, lab: Lab | None, image: runtime.Image, store: runtime.ImageStore
     ) -> None:
-        super().__init__(scenario, lab, image)
-        self.template = image_spec(scenario, image, store)
+        super().__init__(scenario, lab, image, image_spec(scenario, image, store))
         self._lease_of_image = store.lease(image)
         self._lease_of_image.__enter__()
 
-    def connect(self) -> None:
-        if self.lab is not None:
-            self._lease = self.lab.lease()
-            self._network_fd = self.lab.attach_container(self._lease)
+    def find_place(self) -> Place:
+        if self.lab is None:
+            return Place(runtime.NetworkSpec())
+        lease = self.lab.lease()
+        try:
+            namespace_fd = self.lab.attach_container(lease)
+        except BaseException:
+            self.lab.release(lease)
+            raise
+        network = runtime.NetworkSpec("join", namespace_fd)
+        return Place(network, lease.address, lease, namespace_fd)
 
-    def spec(self, stdio: tuple[int, int, int]) -> runtime.ContainerSpec:
-        network = runtime.NetworkSpec()
-        if self._network_fd is not None:
-            network = runtime.NetworkSpec("join", self._network_fd)
-        return replace(self.template, stdio=stdio, network=network)
+    def initial_disk_parts(self) -> tuple[DiskPart, ...]:
+        """The writable layer after every step of a launch but the last, the workload's exec."""
+
+        def look(directory: str | None) -> tuple[DiskPart, ...]:
+            if directory is None:
+                return ()
+            return (measure(directory, _WRITABLE_LAYER, Sharing.EXCLUSIVE),)
+
+        try:
+            return runtime.rehearse_container(self.template, look)
+        except runtime.ContainerError as error:
+            raise PrepareError(f"a container cannot be set up: {error}") from error
 
     def close(self) -> None:
         self._lease_of_image.__exit__(None, None, None)
@@ -223,6 +280,11 @@ class ContainerBackend:
     """Six namespaces, an overlay and a cgroup an instance."""
 
     name = "container"
+    options: Mapping[str, str] = MappingProxyType({})
+
+    def check_options(self, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """It has none: limits, user and image are the scenario's."""
+        return unknown_options(self, options)
 
     def availability(self) -> Availability:
         """Launch the smallest container there is and see."""
@@ -250,6 +312,10 @@ class ContainerBackend:
         prepared.facts = MappingProxyType(
             {
                 "image": image.digest,
+                # What can be shared with other images, and stops being so when it changes.
+                "layers": " ".join(
+                    f"{layer.diff_id}={layer.allocated_bytes}" for layer in image.layers
+                ),
                 "launcher": launcher,
                 "cgroups": runtime.find_layout().name,
                 "plan_sha256": plan.sha256(),
@@ -259,6 +325,19 @@ class ContainerBackend:
         if launcher != "native":
             prepared.diagnostics = (Diagnostic(DiagnosticCode.NO_NATIVE_LAUNCH),)
         return prepared
+
+
+def unknown_options(backend: Backend, options: Mapping[str, Any]) -> tuple[str, ...]:
+    """A sentence for each option that the backend does not have."""
+    from harness.words import did_you_mean
+
+    if not backend.options:
+        return tuple(f"unknown option {name!r}: {backend.name} has none" for name in options)
+    return tuple(
+        f"unknown option {name!r}; {did_you_mean(name, [*backend.options])}"
+        for name in options
+        if name not in backend.options
+    )
 
 
 def require_usable(backend: Backend) -> None:

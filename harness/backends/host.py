@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from harness.errors import PrepareError
 
 
 def cgroup_layout() -> str:
@@ -31,3 +35,75 @@ def cache_home() -> Path:
     from runtime import cache_home as find
 
     return find()
+
+
+def resident_bytes(fd: int) -> int:
+    """How much of a regular file is in the page cache, in bytes of whole pages (mincore(2))."""
+    from runtime import resident_bytes as count
+
+    return count(fd)
+
+
+def ensure_image(reference: str, progress: Callable[[str], None]) -> None:
+    """Have an image in the store: one that comes with Steelyard is made if it is not there yet.
+
+    Raises:
+        PrepareError: There is no such image, or it cannot be made.
+    """
+    import runtime
+
+    try:
+        runtime.ensure_image(runtime.ImageStore.default(), reference, progress)
+    except runtime.ContainerError as error:
+        raise PrepareError(str(error)) from error
+
+
+@contextlib.contextmanager
+def temporary_folder(name: str) -> Iterator[Path]:
+    """A folder below this process's session: gone afterwards.
+
+    If the process is killed, `steelyard doctor --clean` finds it like an instance that was left.
+    """
+    from runtime import Session, remove_tree
+
+    session = Session.current()
+    folder = session.new_instance_directory(session.next_name(name))
+    try:
+        yield folder
+    finally:
+        remove_tree(folder)
+
+
+@contextlib.contextmanager
+def temporary_image(context: Path, progress: Callable[[str], None]) -> Iterator[str]:
+    """Build the image of a folder with its Containerfile; without a name, and gone afterwards.
+
+    An image that was there before, because equal inputs give the same, stays.
+
+    Args:
+        context: The folder.
+        progress: Told each step.
+
+    Yields:
+        A reference to it, its digest.
+
+    Raises:
+        PrepareError: It cannot be built.
+    """
+    import runtime
+
+    store = runtime.ImageStore.default()
+    known = {image.digest for image in store.images()}
+    # What RUN prints belongs to the progress, not to the result.
+    request = runtime.BuildRequest(context, output=(2, 2), epoch_s=0)
+    try:
+        image = runtime.build_image(store, request, progress)
+    except runtime.ContainerError as error:
+        raise PrepareError(str(error)) from error
+    try:
+        yield image.digest
+    finally:
+        if image.digest not in known:
+            # Somebody may have it in use, or removed it: then it is theirs.
+            with contextlib.suppress(runtime.ContainerError):
+                store.remove(image.digest)

@@ -14,11 +14,18 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import runtime
 from harness.backend import Availability, PreparedArm, Progress
-from harness.backends.container import _LaunchedArm, image_spec, prepare_image, require_usable
+from harness.backends.container import (
+    LaunchedArm,
+    Place,
+    image_spec,
+    prepare_image,
+    require_usable,
+    unknown_options,
+)
 from harness.diagnostics import Diagnostic, DiagnosticCode
 from harness.errors import PrepareError
 from harness.meters.disk import measure
@@ -30,7 +37,7 @@ if TYPE_CHECKING:
 _DEVICES = {"null": (1, 3), "zero": (1, 5), "random": (1, 8), "urandom": (1, 9)}
 
 
-class _ProcessArm(_LaunchedArm):
+class _ProcessArm(LaunchedArm):
     def __init__(
         self,
         scenario: Scenario,
@@ -39,22 +46,25 @@ class _ProcessArm(_LaunchedArm):
         rootfs: Path,
         template: runtime.ContainerSpec,
     ) -> None:
-        super().__init__(scenario, lab, image)
+        super().__init__(scenario, lab, image, template)
         self.rootfs = rootfs
-        self.template = template
 
-    def spec(self, stdio: tuple[int, int, int]) -> runtime.ContainerSpec:
-        network = runtime.NetworkSpec("host")
-        if self.lab is not None:
-            # No namespace of its own: it runs in the lab's, next to the prober.
-            network = runtime.NetworkSpec("join", self.lab.namespace_fd)
-        return replace(self.template, stdio=stdio, network=network)
-
-    def address(self) -> str | None:
-        return None if self.lab is None else self.lab.gateway
+    def find_place(self) -> Place:
+        if self.lab is None:
+            return Place(runtime.NetworkSpec("host"))
+        # No namespace of its own: it runs in the lab's, next to the prober.
+        network = runtime.NetworkSpec("join", self.lab.namespace_fd)
+        return Place(network, self.lab.gateway)
 
     def disk_parts(self) -> tuple[DiskPart, ...]:
         return (measure(self.rootfs, "rootfs copy", Sharing.SHARED),)
+
+    def initial_disk_parts(self) -> tuple[DiskPart, ...]:
+        """Nothing: what it writes goes into the copy that all share."""
+        return ()
+
+    def image_paths(self) -> tuple[Path, ...]:
+        return (self.rootfs,)
 
     def close(self) -> None:
         with contextlib.suppress(FileNotFoundError):
@@ -65,6 +75,11 @@ class ProcessBackend:
     """A plain process of the host with another root folder."""
 
     name = "process"
+    options: Mapping[str, str] = MappingProxyType({})
+
+    def check_options(self, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """It has none: what could be set is the isolation that it does not have."""
+        return unknown_options(self, options)
 
     def availability(self) -> Availability:
         """chroot(2) needs CAP_SYS_CHROOT; a new process that may do it can also make devices."""

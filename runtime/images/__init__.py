@@ -9,6 +9,7 @@ from runtime.images.image import Image, Layer
 from runtime.images.store import ImageStore, Removal
 
 if TYPE_CHECKING:
+    from runtime.images.archive_save import save as save_images
     from runtime.images.shipped import SHIPPED_IMAGES, ensure_image
 
 __all__ = [
@@ -19,11 +20,16 @@ __all__ = [
     "Layer",
     "Removal",
     "ensure_image",
+    "save_images",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    """Load the makers of shipped images when they are asked for: a launch does without them."""
+    """Load what a launch does without when it is asked for."""
+    if name == "save_images":
+        from runtime.images.archive_save import save
+
+        return save
     if name in ("SHIPPED_IMAGES", "ensure_image"):
         from runtime.images import shipped
 

@@ -49,7 +49,9 @@ CASES: dict[str, tuple[MachineSpec, Wiring]] = {
         dataclasses.replace(WIRING, **BZIMAGE, **TAP, accelerator="kvm", vcpus=4),
     ),
     "vm-options": (
-        MICRO.with_options({"devices": ["virtio-rng-device"], "cpu": "max"}, "arm"),
+        MICRO.with_options(
+            {"devices": ["virtio-rng-device"], "cpu": "max", "qemu": "/opt/qemu/bin/qemu"}, "arm"
+        ),
         dataclasses.replace(WIRING, tsc_khz=None),
     ),
     "vm-accelerator-trial": (

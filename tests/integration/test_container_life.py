@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 import runtime.container
-from runtime.container import Container, launch_container
+from runtime.container import Container, launch_container, rehearse_container
 from runtime.errors import (
     CommandNotExecutableError,
     CommandNotFoundError,
@@ -460,3 +460,32 @@ def test_descriptors_of_the_launch_do_not_pile_up(run: Run, launcher: Launcher) 
     for _ in range(5):
         run("true", launcher=launcher, limits=ResourceLimits(64 << 20, 1, 50))
     assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+# --- rehearsals ---
+
+
+def test_a_rehearsal_shows_what_a_workload_would_find_and_leaves_nothing(rootfs: Path) -> None:
+    """The command is not run, so it need not be there; mount points that lack are made."""
+    spec = ContainerSpec(overlay_root(rootfs), ("/no/such/command",), _TRUE_ENVIRONMENT)
+
+    def look(directory: str | None) -> tuple[str, list[str]]:
+        assert directory is not None
+        return directory, sorted(os.listdir(f"{directory}/upper"))
+
+    directory, made = rehearse_container(spec, look)
+    assert "proc" in made
+    assert not os.path.exists(directory)
+
+
+def test_a_rehearsal_that_fails_names_the_step_and_leaves_nothing(rootfs: Path) -> None:
+    spec = ContainerSpec(
+        overlay_root(rootfs),
+        ("true",),
+        _TRUE_ENVIRONMENT,
+        volumes=(Volume("/no/such/source", "/tmp"),),
+    )
+    seen: list[str | None] = []
+    with pytest.raises(LaunchError, match="/no/such/source"):
+        rehearse_container(spec, seen.append)
+    assert seen == []

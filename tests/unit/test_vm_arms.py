@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.backends.vm.accelerator import Verdict, choose, kvm_verdict
+from harness.backends.vm.accelerator import Verdict, choose, kvm_verdict, qemu_version
 from harness.backends.vm.arms import MICRO, AcceleratorChoice, DiskKind
 from harness.backends.vm.network import netmask
 from harness.errors import BackendUnavailableError, PrepareError
@@ -80,3 +80,17 @@ def test_a_damaged_file_of_verdicts_is_no_verdict(tmp_path: Path, content: str) 
 @pytest.mark.parametrize(("length", "mask"), [(16, "255.255.0.0"), (24, "255.255.255.0")])
 def test_netmask(length: int, mask: str) -> None:
     assert netmask(length) == mask
+
+
+def test_a_qemu_by_its_path_stays_a_path() -> None:
+    spec = MICRO.with_options({"qemu": "./qemu"}, "arm")
+    assert spec.qemu == Path.cwd() / "qemu"
+    assert MICRO.with_options({"qemu": "qemu-other"}, "arm").qemu == Path("qemu-other")
+
+
+def test_a_qemu_that_is_not_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(BackendUnavailableError, match="there is no /nosuch/qemu; check the path"):
+        qemu_version("/nosuch/qemu")
+    (tmp_path / "qemu").write_text("")
+    with pytest.raises(BackendUnavailableError, match="cannot be run: permission denied"):
+        qemu_version(str(tmp_path / "qemu"))

@@ -41,7 +41,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
         stamps = {Milestone.REQUESTED: now, Milestone.ISOLATED: now}
         disk = tmp_path / "disk"
         disk.write_bytes(bytes(8192))
-        made.append(VmInstance(machine, stamps, (disk, "overlay"), None, [], lambda: None))
+        made.append(VmInstance(machine, stamps, (disk, "overlay"), 0, None, [], lambda: None))
         return made[-1]
 
     yield start

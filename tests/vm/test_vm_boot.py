@@ -25,6 +25,7 @@ from harness.errors import (
     BackendUnavailableError,
     InstanceError,
     LaunchFailedError,
+    PrepareError,
     ReadinessTimeoutError,
 )
 from harness.lab import Lab
@@ -184,14 +185,19 @@ def test_a_guest_that_panics_is_not_waited_for(nothing_left: None) -> None:
     assert "Kernel panic" in str(result.error)
 
 
-def test_qemu_that_does_not_start_is_told_in_its_words(nothing_left: None) -> None:
-    asked = scenario(Arm("odd", "vm-micro", {"devices": ["no-such-device"]}))
-    backend = get_backend("vm-micro")
-    with (
-        closing(backend.prepare(asked, asked.arms[0], None, lambda _: None)) as prepared,
-        pytest.raises(LaunchFailedError, match=r"QEMU did not start: .*no-such-device"),
-    ):
-        prepared.launch("guest")
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"devices": ["no-such-device"]}, "no-such-device"),
+        ({"machine": "nonsense"}, "unsupported machine type"),
+    ],
+)
+def test_what_qemu_refuses_is_told_in_its_words_before_any_trial(
+    nothing_left: None, options: dict[str, object], complaint: str
+) -> None:
+    asked = scenario(Arm("odd", "vm-micro", options))
+    with pytest.raises(PrepareError, match=rf"arm odd: QEMU did not start: .*{complaint}"):
+        get_backend("vm-micro").prepare(asked, asked.arms[0], None, lambda _: None)
 
 
 def test_an_arm_says_what_runs() -> None:

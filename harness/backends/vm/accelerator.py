@@ -99,18 +99,23 @@ def choose(choice: AcceleratorChoice, verdict: Verdict, backend: str) -> str:
 
 
 @functools.cache
-def qemu_version() -> str:
+def qemu_version(program: str = PROGRAM) -> str:
     """QEMU's version, with the package's.
 
+    Args:
+        program: Which QEMU: a path, or a name to be found by PATH.
+
     Raises:
-        BackendUnavailableError: There is no QEMU.
+        BackendUnavailableError: There is no such QEMU, or it cannot be run.
     """
     try:
-        result = subprocess.run([PROGRAM, "--version"], capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        raise BackendUnavailableError(
-            "vm", f"there is no {PROGRAM}", "install the package qemu-system-x86"
-        ) from None
+        result = subprocess.run([program, "--version"], capture_output=True, text=True, check=False)
+    except OSError as error:
+        remedy = "install the package qemu-system-x86" if program == PROGRAM else "check the path"
+        reason = f"there is no {program}"
+        if not isinstance(error, FileNotFoundError):
+            reason = f"{program} cannot be run: {(error.strerror or str(error)).lower()}"
+        raise BackendUnavailableError("vm", reason, remedy) from None
     found = re.search(r"version (.+)", result.stdout)
     return found[1].strip() if found else "unknown"
 

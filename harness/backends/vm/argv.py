@@ -8,6 +8,8 @@ from pathlib import Path
 from harness.backends.vm.arms import Bus, MachineSpec
 
 PROGRAM = "qemu-system-x86_64"
+ROOT_DRIVE = "disk0"
+"""What QEMU calls the root disk, also when it is asked about it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,14 @@ def qemu_argv(spec: MachineSpec, wiring: Wiring) -> tuple[str, ...]:
     `-S` keeps the vCPUs stopped until QMP says `cont`; `-no-reboot` makes a guest's reboot, and so
     its panic, the end of the process.
     """
-    argv = [PROGRAM, "-name", wiring.name, "-nodefaults", "-no-user-config", "-no-reboot"]
+    argv = [
+        str(spec.qemu or PROGRAM),
+        "-name",
+        wiring.name,
+        "-nodefaults",
+        "-no-user-config",
+        "-no-reboot",
+    ]
     argv += ["-display", "none", "-machine", spec.machine, "-accel", wiring.accelerator]
     argv += ["-cpu", "host" if wiring.accelerator == "kvm" else spec.cpu]
     argv += ["-m", f"{wiring.memory_bytes // 1024}k", "-smp", str(wiring.vcpus)]
@@ -90,8 +99,8 @@ def qemu_argv(spec: MachineSpec, wiring: Wiring) -> tuple[str, ...]:
     if wiring.disk is not None:
         # Commas in file names are doubled (qemu-system(1), "-drive").
         file = str(wiring.disk).replace(",", ",,")
-        argv += ["-drive", f"if=none,id=disk0,format={wiring.disk_format},file={file}"]
-        argv += ["-device", f"virtio-blk-{spec.bus},drive=disk0"]
+        argv += ["-drive", f"if=none,id={ROOT_DRIVE},format={wiring.disk_format},file={file}"]
+        argv += ["-device", f"virtio-blk-{spec.bus},drive={ROOT_DRIVE}"]
     if wiring.netdev is not None and wiring.address is not None:
         argv += ["-netdev", wiring.netdev]
         argv += ["-device", f"virtio-net-{spec.bus},netdev=net0,mac={wiring.address.mac}"]

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from harness.errors import PrepareError
@@ -83,6 +84,7 @@ class MachineSpec:
         network: How a guest that needs a network gets it.
         kernel: A bzImage to use instead of the distribution's.
         modules: The `lib/modules/<release>` that belongs to it.
+        qemu: A QEMU to use instead of the `qemu-system-x86_64` that is found by PATH.
     """
 
     machine: str
@@ -99,6 +101,7 @@ class MachineSpec:
     network: NetworkChoice = NetworkChoice.AUTO
     kernel: Path | None = None
     modules: Path | None = None
+    qemu: Path | None = None
 
     def with_options(self, options: Mapping[str, Any], arm: str) -> MachineSpec:
         """This spec with fields replaced by an arm's options.
@@ -140,7 +143,10 @@ def _converted(arm: str, name: str, value: object) -> object:
         raise PrepareError(f"arm {arm}: {name} = {value!r} is no list of strings")
     if not isinstance(value, (str, Path)) or not str(value):
         raise PrepareError(f"arm {arm}: {name} = {value!r} is no string")
-    return Path(value) if name in ("kernel", "modules") else str(value)
+    if name == "qemu" and "/" in str(value):
+        # A path must stay one: without its "./" it would be looked for in PATH.
+        return Path(value).absolute()
+    return Path(value) if name in ("kernel", "modules", "qemu") else str(value)
 
 
 CLASSIC = MachineSpec(
@@ -171,5 +177,26 @@ MICRO = MachineSpec(
     ),
 )
 """What a guest that was made for virtual machines needs, and nothing else."""
+
+OPTIONS: Mapping[str, str] = MappingProxyType(
+    {
+        "machine": "QEMU's -machine, without the accelerator",
+        "bus": "how virtio devices are attached: pci or device (MMIO)",
+        "kernel_format": "how the kernel is entered: bzimage or elf",
+        "disk": "the root disk of an instance: copy or overlay",
+        "devices": "more -device values, a list",
+        "kernel_arguments": "more words for the kernel's command line, a list",
+        "firmware": "the file that QEMU boots the machine with",
+        "cpu": "QEMU's -cpu under emulation; KVM always gets host",
+        "memory_bytes": "guest memory where the scenario sets no limit",
+        "vcpus": "vCPUs where the scenario sets no limit",
+        "accelerator": "what executes the guest's code: auto, kvm or tcg",
+        "network": "how a guest gets its network: auto, tap or user",
+        "kernel": "a bzImage to use instead of the distribution's",
+        "modules": "the lib/modules/<release> that belongs to it",
+        "qemu": "a QEMU to use instead of the qemu-system-x86_64 of PATH",
+    }
+)
+"""The fields of a `MachineSpec`, as an arm can set them."""
 
 SPECS: Mapping[str, MachineSpec] = {"vm-classic": CLASSIC, "vm-micro": MICRO}

@@ -13,14 +13,14 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from harness.backend import Availability, Progress
-from harness.backends.container import image_spec, prepare_image
+from harness.backend import Availability, Instance, Progress
+from harness.backends.container import image_spec, prepare_image, unknown_options
 from harness.backends.vm import host
 from harness.backends.vm.accelerator import choose, kvm_verdict, qemu_version
 from harness.backends.vm.argv import PROGRAM, Wiring, qemu_argv
-from harness.backends.vm.arms import DiskKind, KernelFormat, MachineSpec
+from harness.backends.vm.arms import OPTIONS, DiskKind, KernelFormat, MachineSpec
 from harness.backends.vm.disk import copy_disk, image_disk
 from harness.backends.vm.initramfs import (
     Command,
@@ -57,11 +57,24 @@ class VmBackend:
     Attributes:
         name: As scenario files and `--arm` spell it.
         spec: What an arm without options gets.
+        options: The fields of the spec.
     """
+
+    options = OPTIONS
 
     def __init__(self, name: str, spec: MachineSpec) -> None:
         self.name = name
         self.spec = spec
+
+    def check_options(self, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """Each option by itself, so that every mistake is told."""
+        problems = list(unknown_options(self, options))
+        for name in options.keys() & OPTIONS.keys():
+            try:
+                self.spec.with_options({name: options[name]}, self.name)
+            except PrepareError as error:
+                problems.append(str(error).partition(": ")[2])
+        return tuple(problems)
 
     def availability(self) -> Availability:
         """Look for the tools, then boot a tiny guest to choose the accelerator."""
@@ -82,6 +95,8 @@ class VmBackend:
     def prepare(self, scenario: Scenario, arm: Arm, lab: Lab | None, progress: Progress) -> VmArm:
         """See `harness.backend.Backend.prepare`."""
         spec = self.spec.with_options(arm.options, arm.name)
+        if spec.qemu is not None:
+            qemu_version(str(spec.qemu))  # what cannot be run is told before anything is made
         # Imported now, so that no launch pays for it.
         import harness.backends.vm.qmp  # noqa: F401
         from runtime import Session
@@ -119,6 +134,15 @@ class VmBackend:
         prepared = VmArm(spec, scenario, lab, template_wiring, backing, template, directory)
         prepared.facts = _facts(spec, template_wiring, kernel, verdict.reason, image.digest)
         prepared.diagnostics = _doubts(scenario, container, accelerator, verdict.reason)
+        if arm.options:
+            try:
+                prepared.try_machine()
+            except (HarnessError, OSError) as error:
+                prepared.close()
+                raise PrepareError(f"arm {arm.name}: {error}; look at its options") from error
+            except BaseException:
+                prepared.close()
+                raise
         return prepared
 
     def _kernel(self, spec: MachineSpec, progress: Progress) -> Kernel:
@@ -154,6 +178,8 @@ class VmArm:
         self._backing = backing
         self._template = template
         self._directory = directory
+        # The file is sparse: what it holds, not how long it is.
+        self._image_bytes = measure(backing, "", Sharing.SHARED).allocated_bytes
 
     def disk_parts(self) -> tuple[DiskPart, ...]:
         """Firmware, kernel, initramfs and the image's disk, which all instances share."""
@@ -163,12 +189,50 @@ class VmArm:
             "initramfs": self._wiring.initramfs,
             "backing file" if is_overlay else "disk to copy": self._backing,
         }
-        firmware = find_firmware(self._spec.firmware)
+        firmware = find_firmware(self._spec.firmware, str(self._spec.qemu or PROGRAM))
         if firmware is not None:
             parts = {"firmware": firmware, **parts}
         return tuple(measure(path, name, Sharing.SHARED) for name, path in parts.items())
 
-    def launch(self, name: str) -> VmInstance:
+    def initial_disk_parts(self) -> tuple[DiskPart, ...]:
+        """A copy, or an overlay, that no guest has written to."""
+        from runtime import Session, remove_tree
+
+        session = Session.current()
+        directory = session.new_instance_directory(session.next_name("initial-disk"))
+        try:
+            disk = self._make_disk(directory)
+            return (measure(disk, _DISK_NAMES[self._spec.disk], Sharing.EXCLUSIVE),)
+        except OSError as error:
+            raise PrepareError(f"an instance's disk cannot be made: {error}") from error
+        finally:
+            remove_tree(directory)
+
+    def try_machine(self) -> None:
+        """Start QEMU and end it before the guest runs: what it refuses, it refuses now.
+
+        Raises:
+            LaunchFailedError: With QEMU's complaint.
+        """
+        from runtime import Session, remove_tree
+
+        session = Session.current()
+        directory = session.new_instance_directory(session.next_name("try-machine"))
+        try:
+            disk = self._make_disk(directory)
+            machine = self._start(f"steelyard-{session.identifier}-try", disk, None)
+            try:
+                machine.connect("try")
+            finally:
+                machine.close()
+        finally:
+            remove_tree(directory)
+
+    def image_paths(self) -> tuple[Path, ...]:
+        """What QEMU reads to boot the guest, and the disk that the guest's is on, or a copy of."""
+        return (self._wiring.kernel, self._wiring.initramfs, self._backing)
+
+    def launch(self, name: str) -> Instance:
         """See `harness.backend.PreparedArm.launch`."""
         from runtime import Session, remove_tree
 
@@ -195,6 +259,7 @@ class VmArm:
             machine,
             {Milestone.REQUESTED: requested_ns, Milestone.ISOLATED: isolated_ns},
             (disk, _DISK_NAMES[self._spec.disk]),
+            self._image_bytes,
             connection.reachable_at if connection else None,
             list(connection.diagnostics) if connection else [],
             kept.close,
@@ -248,9 +313,9 @@ class VmArm:
 
 
 @functools.cache
-def find_firmware(name: str) -> Path | None:
+def find_firmware(name: str, program: str = PROGRAM) -> Path | None:
     """A firmware file in QEMU's data folders (qemu-system(1), `-L help`), if it is there."""
-    result = subprocess.run([PROGRAM, "-L", "help"], capture_output=True, text=True, check=False)
+    result = subprocess.run([program, "-L", "help"], capture_output=True, text=True, check=False)
     candidates = (Path(folder) / name for folder in result.stdout.splitlines())
     return next((path.resolve() for path in candidates if path.exists()), None)
 
@@ -294,7 +359,7 @@ def _facts(
             "kvm": verdict,
             "kernel": f"{kernel.release} (package {kernel.version})",
             "kernel_format": str(spec.kernel_format),
-            "qemu": qemu_version(),
+            "qemu": qemu_version(str(spec.qemu or PROGRAM)),
             "machine": spec.machine.partition(",")[0],
             "memory_bytes": str(wiring.memory_bytes),
             "vcpus": str(wiring.vcpus),

@@ -9,16 +9,17 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from harness.backend import Exit, Output
+from harness.backend import Accounting, Exit, Output
 from harness.backends.vm.accelerator import USERSPACE_MARK
 from harness.backends.vm.machine import Ending, Machine
 from harness.diagnostics import Diagnostic, DiagnosticCode
-from harness.errors import LaunchFailedError, UnexpectedExitError
+from harness.errors import LaunchFailedError, MeterError, UnexpectedExitError
 from harness.meters.disk import measure
-from harness.model import DiskPart, Milestone, Sharing
+from harness.model import DiskPart, Meter, Milestone, Reading, Sharing
 
 _KERNEL_MARK = b"Linux version "
 """The first words of every kernel, printed as soon as there is a console to print on."""
+_DISK_SCOPE = "root disk"
 _READ_BYTES = 65536
 _OUTPUT_LINES = 20
 _DRAIN_PATIENCE_NS = 2_000_000_000
@@ -43,6 +44,7 @@ class VmInstance:
         machine: Machine,
         milestones_ns: dict[Milestone, int],
         disk: tuple[Path, str],
+        image_bytes: int,
         address: str | None,
         diagnostics: list[Diagnostic],
         take_away: Callable[[], None],
@@ -53,6 +55,7 @@ class VmInstance:
             machine: The QEMU process.
             milestones_ns: `requested` and `isolated`.
             disk: File of the instance's own disk, and what the part is called.
+            image_bytes: What the disk holds of the image: what the guest could read.
             address: Where the guest can be reached.
             diagnostics: Doubts that came up while launching.
             take_away: Removes what the instance has besides its machine.
@@ -64,6 +67,7 @@ class VmInstance:
         self.diagnostics = diagnostics
         self._machine = machine
         self._disk = disk
+        self._image_bytes = image_bytes
         self._take_away = take_away
         self._control = b""
         # The workload has ended, but not all that it printed is here yet.
@@ -103,6 +107,25 @@ class VmInstance:
         """The overlay, or the copy."""
         path, name = self._disk
         return (measure(path, name, Sharing.EXCLUSIVE),)
+
+    def accounting(self) -> Accounting:
+        """QEMU: everything that the guest costs the host is its; and what the guest has read."""
+        machine = self._machine
+        path, _ = self._disk
+        read: int | None = None
+        readings = [Reading(Meter.IMAGE_TOTAL_BYTES, self._image_bytes, _DISK_SCOPE)]
+        try:
+            read = machine.disk_read_bytes()
+        except MeterError as error:
+            readings.append(Reading(Meter.IMAGE_READ_BYTES, None, _DISK_SCOPE, str(error)))
+        return Accounting(
+            pids=() if machine.ended(0) else (machine.process.pid,),
+            scope="QEMU",
+            cgroups={},
+            image_read_bytes=read,
+            readings=tuple(readings),
+            owned=(str(path.parent),),
+        )
 
     def stop(self, timeout_ns: int) -> None:
         """See `harness.backend.Instance.stop`."""

@@ -17,9 +17,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from harness.errors import LaunchFailedError
+from harness.backends.vm.argv import ROOT_DRIVE
+from harness.errors import LaunchFailedError, MeterError
 
 _HANDSHAKE_TIMEOUT_S = 30.0
+_METER_TIMEOUT_S = 2.0
 _CONSOLE_KEPT_BYTES = 64 * 1024
 _TAIL_LINES = 25
 
@@ -149,6 +151,21 @@ class Machine:
         except QmpFailedError as error:
             raise self._no_start(str(error)) from None
 
+    def disk_read_bytes(self) -> int:
+        """What the guest has read of its root disk so far.
+
+        Raises:
+            MeterError: QEMU does not say: it has ended, or is stuck.
+        """
+        from harness.backends.vm.qmp import QmpFailedError, QmpMonitor
+
+        if not isinstance(self._monitor, QmpMonitor) or self.ended(0):
+            raise MeterError("QEMU has ended")
+        try:
+            return self._monitor.disk_read_bytes(ROOT_DRIVE, _METER_TIMEOUT_S)
+        except QmpFailedError as error:
+            raise MeterError(str(error)) from None
+
     def keep_console(self, data: bytes) -> None:
         """Remember console output for a post-mortem, the last of it."""
         self.console_bytes = (self.console_bytes + data)[-_CONSOLE_KEPT_BYTES:]
@@ -170,11 +187,11 @@ class Machine:
             return ""
 
     def last_complaint(self) -> str:
-        """The last line of `complaints`; empty if there is none.
+        """The last line of `complaints` that is one, not an advice; empty if there is none.
 
         Without QEMU's own name and the place in its sources, which tell a user nothing.
         """
-        lines = self.complaints().splitlines()
+        lines = [line for line in self.complaints().splitlines() if not line.startswith("Use -")]
         return re.sub(r"^\S+: (\S+\.c:\d+: )?", "", lines[-1]) if lines else ""
 
     def ended(self, timeout_s: float) -> bool:

@@ -60,6 +60,17 @@ class QmpMonitor:
         """The accelerator that really runs: `kvm` or `tcg`."""
         return "kvm" if self.execute("query-kvm", timeout_s)["enabled"] else "tcg"
 
+    def disk_read_bytes(self, drive: str, timeout_s: float) -> int:
+        """What the guest has read of a drive so far (QMP `query-blockstats`, `rd_bytes`).
+
+        Raises:
+            QmpFailedError: As for `execute`, or there is no such drive.
+        """
+        for device in self.execute("query-blockstats", timeout_s):
+            if device.get("device") == drive:
+                return int(device["stats"]["rd_bytes"])
+        raise QmpFailedError(f"QEMU knows no drive {drive}")
+
     def close(self) -> None:
         """Hang up. QEMU may have done so before: after `quit` that is its way to answer."""
         if self._loop.is_closed():

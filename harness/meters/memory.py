@@ -1,0 +1,138 @@
+"""What an instance takes in memory: five figures side by side, since they differ by factors.
+
+| meter | read from | counts |
+|---|---|---|
+| PSS | `smaps_rollup` of each process, `Pss` (proc(5)) | a page shared by n processes as 1/n |
+| USS | the same, `Private_Clean` + `Private_Dirty` | pages that one process alone maps |
+| cgroup current | `memory.usage_in_bytes` (v1), `memory.current` (v2) | pages charged, cache too |
+| cgroup peak | `memory.max_usage_in_bytes` (v1), `memory.peak` (v2) | the most of it so far |
+| available delta | `MemAvailable` of /proc/meminfo | what the whole host lost, others' work too |
+
+PSS and USS are sums over the instance's processes; what two of its own processes share counts whole
+in its PSS and in nobody's USS. Neither knows page tables, kernel memory, and files that are in the
+page cache without being mapped. A process that has ended maps nothing: after a workload that ran to
+its end these two are missing, and the cgroup still has its peak.
+
+smaps_rollup walks the page tables: 0.05 ms for a small process, 1 to 3 ms for a guest of 256 MiB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from harness.backend import Accounting
+from harness.errors import MeterError
+from harness.meters.readings import missing, read_text, take, why
+from harness.model import Meter, Reading
+
+_KIB = 1024
+_PSS_FIELDS = ("Pss",)
+_USS_FIELDS = ("Private_Clean", "Private_Dirty", "Private_Hugetlb")
+_NO_PROCESS = "no process is left that could map memory: the workload has ended"
+_NO_CGROUP = "it has no memory cgroup of its own (a container gets one with a memory limit)"
+_CGROUP_FILES = {
+    Meter.CGROUP_CURRENT_BYTES: ("memory.usage_in_bytes", "memory.current"),
+    Meter.CGROUP_PEAK_BYTES: ("memory.max_usage_in_bytes", "memory.peak"),
+}
+"""Meter -> files of version 1 and of version 2 (cgroup-v1/memory.rst, cgroup-v2.rst)."""
+
+
+def read(
+    accountings: Sequence[Accounting], available_before: int | None, proc: str = "/proc"
+) -> tuple[Reading, ...]:
+    """All memory readings of instances, taken together.
+
+    Args:
+        accountings: Of one instance, or of all that live.
+        available_before: `available_bytes()` before the first was requested; None if it could not
+            be had.
+        proc: Where procfs is mounted.
+    """
+    return (
+        *_mapped(accountings, proc),
+        *(_charged(meter, accountings) for meter in _CGROUP_FILES),
+        _available(available_before, proc),
+    )
+
+
+def available_bytes(proc: str = "/proc") -> int:
+    """The host's MemAvailable: what could be had without swapping (proc(5)).
+
+    Raises:
+        MeterError: This kernel does not say.
+    """
+    for line in read_text(f"{proc}/meminfo").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * _KIB
+    raise MeterError(f"{proc}/meminfo has no MemAvailable")
+
+
+def _mapped(accountings: Sequence[Accounting], proc: str) -> tuple[Reading, ...]:
+    """PSS and USS, from one walk of each process."""
+    meters = (Meter.PSS_BYTES, Meter.USS_BYTES)
+    scope = _scope(accountings)
+    if any(not accounting.pids for accounting in accountings):
+        return missing(meters, scope, _NO_PROCESS)
+    proportional = unique = walked = 0
+    for accounting in accountings:
+        for pid in accounting.pids:
+            try:
+                sizes = _rollup(read_text(f"{proc}/{pid}/smaps_rollup"))
+            except (FileNotFoundError, ProcessLookupError):
+                # It ended meanwhile, and took its memory with it.
+                continue
+            except (OSError, ValueError) as error:
+                return missing(meters, scope, why(error))
+            walked += 1
+            proportional += sum(sizes.get(field, 0) for field in _PSS_FIELDS)
+            unique += sum(sizes.get(field, 0) for field in _USS_FIELDS)
+    if not walked:
+        return missing(meters, scope, _NO_PROCESS)
+    return (
+        Reading(Meter.PSS_BYTES, proportional, scope),
+        Reading(Meter.USS_BYTES, unique, scope),
+    )
+
+
+def _rollup(text: str) -> dict[str, int]:
+    """Field -> bytes. A process that is about to end has no memory, and its file is empty."""
+    sizes = {}
+    for line in text.splitlines()[1:]:
+        field, _, value = line.partition(":")
+        sizes[field] = int(value.split()[0]) * _KIB
+    return sizes
+
+
+def _charged(meter: Meter, accountings: Sequence[Accounting]) -> Reading:
+    def total() -> int:
+        charged = 0
+        for accounting in accountings:
+            folder = accounting.cgroups.get("memory")
+            if folder is None:
+                raise MeterError(_NO_CGROUP)
+            charged += _first_file(folder, _CGROUP_FILES[meter])
+        return charged
+
+    return take(meter, f"{_scope(accountings)} (cgroup)", total)
+
+
+def _first_file(folder: str, names: tuple[str, ...]) -> int:
+    for name in names:
+        try:
+            return int(read_text(f"{folder}/{name}"))
+        except FileNotFoundError:
+            continue
+    raise MeterError(f"{folder} has no {' or '.join(names)}: this kernel does not count it")
+
+
+def _available(before: int | None, proc: str) -> Reading:
+    def fall() -> int:
+        if before is None:
+            raise MeterError("MemAvailable could not be read before the start")
+        return before - available_bytes(proc)
+
+    return take(Meter.AVAILABLE_DELTA_BYTES, "host", fall)
+
+
+def _scope(accountings: Sequence[Accounting]) -> str:
+    return accountings[0].scope if accountings else "nothing"

@@ -1,0 +1,38 @@
+"""How a meter says what it has read, and why it has not: shared by all of them."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterable
+
+from harness.errors import MeterError
+from harness.model import Meter, Reading
+
+
+def take(meter: Meter, scope: str, read: Callable[[], int]) -> Reading:
+    """One reading; what goes wrong becomes its reason."""
+    try:
+        return Reading(meter, read(), scope)
+    except (MeterError, OSError, ValueError) as error:
+        return Reading(meter, None, scope, why(error))
+
+
+def missing(meters: Iterable[Meter], scope: str, reason: str) -> tuple[Reading, ...]:
+    """The readings of meters that have no value, all for the same reason."""
+    return tuple(Reading(meter, None, scope, reason) for meter in meters)
+
+
+def why(error: Exception) -> str:
+    """An error as the reason of a missing value."""
+    if isinstance(error, OSError) and error.errno is not None:
+        if error.errno in (errno.ENOENT, errno.ESRCH) and error.filename:
+            return f"{error.filename} is not there"
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}"
+    return str(error) or type(error).__name__
+
+
+def read_text(path: str) -> str:
+    """The content of a small file of the kernel's."""
+    with open(path, encoding="ascii", errors="replace") as file:
+        return file.read()

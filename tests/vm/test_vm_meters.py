@@ -1,0 +1,87 @@
+"""The meters of a guest: what it read of its disk, what it wrote, what QEMU takes for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.backend import Backend
+from harness.backends import get_backend
+from harness.disturbance import gauges
+from harness.metrics import trial_value
+from harness.model import CacheState, Meter, Milestone, Trial
+from tests.support.metering import KNOWN_BYTES, MIB, add_known_image, measure, sh
+
+pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]
+
+WRITTEN = 10 * MIB
+# The bytes must have left the guest before it says that it is done.
+WORK = f"cat /known >/dev/null; dd if=/dev/zero of=/new bs=1M count={WRITTEN // MIB}; busybox sync"
+
+
+@pytest.fixture(scope="module")
+def vm() -> Backend:
+    backend = get_backend("vm-micro")
+    verdict = backend.availability()
+    if not verdict.usable:
+        pytest.skip(f"{verdict.reason}; {verdict.remedy}")
+    gauges()
+    return backend
+
+
+@pytest.fixture(scope="module")
+def idle_and_busy(vm: Backend) -> tuple[Trial, Trial, float, float]:
+    image = add_known_image()
+    idle, record = measure(vm, ("true",), image=image)
+    growth = trial_value("disk-growth", idle, record)
+    busy, record = measure(vm, sh(WORK), image=image, cache_state=CacheState.COLD)
+    return idle, busy, growth, trial_value("disk-growth", busy, record)
+
+
+def test_what_a_guest_reads_of_its_disk_is_known(
+    idle_and_busy: tuple[Trial, Trial, float, float],
+) -> None:
+    idle, busy, _, _ = idle_and_busy
+    read = trial_value("image-read", busy) - trial_value("image-read", idle)
+    assert read == pytest.approx(KNOWN_BYTES, rel=0.05)
+    total = next(r.value for r in busy.readings if r.meter is Meter.IMAGE_TOTAL_BYTES)
+    assert total is not None
+    assert KNOWN_BYTES < total < KNOWN_BYTES + 12 * MIB
+
+
+def test_what_a_guest_writes_is_the_growth_of_its_overlay(
+    idle_and_busy: tuple[Trial, Trial, float, float],
+) -> None:
+    _, _, idle_growth, busy_growth = idle_and_busy
+    assert 0 <= idle_growth < 2 * MIB
+    # ext4 and qcow2 write about their data, too.
+    assert busy_growth - idle_growth == pytest.approx(WRITTEN, rel=0.05)
+
+
+def test_memory_and_cpu_time_are_those_of_qemu(
+    idle_and_busy: tuple[Trial, Trial, float, float],
+) -> None:
+    idle, _, _, _ = idle_and_busy
+    assert {r.scope for r in idle.readings if r.meter is Meter.PSS_BYTES} == {"QEMU"}
+    # More than the guest's kernel, less than the guest's memory with all of QEMU.
+    assert 32 * MIB < trial_value("uss", idle) <= trial_value("pss", idle) < 512 * MIB
+    ready_ns = idle.milestones_ns[Milestone.READY]
+    assert 0 < trial_value("cpu", idle) < 4 * ready_ns
+    assert trial_value("left-behind", idle) == 0
+
+
+def test_cold_starts_evict_kernel_initramfs_and_backing_file(vm: Backend) -> None:
+    from contextlib import closing
+
+    from harness.meters import cache
+    from harness.model import Arm
+    from tests.support.scenarios import scenario
+
+    asked = scenario(Arm("vm-micro", "vm-micro"))
+    with closing(vm.prepare(asked, asked.arms[0], None, lambda _: None)) as prepared:
+        paths = prepared.image_paths()
+        assert len(paths) == 3
+        assert all(isinstance(path, Path) and path.is_file() for path in paths)
+        assert cache.evict(paths) == 0
+        assert cache.resident_bytes(paths) == 0
