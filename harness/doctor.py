@@ -14,11 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.backend import Availability
-from harness.backends import BACKENDS, get_backend
+from harness.backends import BACKENDS, NOT_FOR_COMPARISON, get_backend
 
 STALE_AFTER_S = 3600
 """A temporary file in the cache that was not written to for so long belongs to nobody."""
-_NOT_FOR_MEASURING = frozenset({"fake"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +79,7 @@ def examine(*, clean: bool, progress: Callable[[str], None] = lambda _: None) ->
     leftovers = tuple(_leftovers(clean=clean))
     arms = []
     for name in BACKENDS:
-        if name not in _NOT_FOR_MEASURING:
+        if name not in NOT_FOR_COMPARISON:
             progress(f"arm {name}")
             arms.append(ArmFinding(name, get_backend(name).availability()))
     return Examination(tuple(arms), tuple(_features()), leftovers)

@@ -16,10 +16,24 @@ BACKENDS: Mapping[str, str] = MappingProxyType(
         "container": "harness.backends.container:ContainerBackend",
         "vm-micro": "harness.backends.vm:MicroBackend",
         "vm-classic": "harness.backends.vm:ClassicBackend",
+        "runc": "harness.backends.peers:RuncBackend",
+        "crun": "harness.backends.peers:CrunBackend",
+        "bwrap": "harness.backends.peers:BwrapBackend",
+        "podman": "harness.backends.peers:PodmanBackend",
+        "docker": "harness.backends.peers:DockerBackend",
+        "null": "harness.backends.null:NullBackend",
         "fake": "harness.backends.fake:FakeBackend",
     }
 )
 """Name, as scenario files and `--arm` spell it -> `module:class`."""
+
+NOT_FOR_COMPARISON = frozenset({"null", "fake"})
+"""Backends that are no box: they work when asked for by name, and are never proposed."""
+
+
+def known_names() -> tuple[str, ...]:
+    """The backends that are proposed to users, in the order in which they are listed."""
+    return tuple(name for name in BACKENDS if name not in NOT_FOR_COMPARISON)
 
 
 def get_backend(name: str) -> Backend:
@@ -31,6 +45,6 @@ def get_backend(name: str) -> Backend:
     try:
         module, _, attribute = BACKENDS[name].partition(":")
     except KeyError:
-        message = f"no backend is called {name!r}; there are: {', '.join(BACKENDS)}"
+        message = f"no backend is called {name!r}; there are: {', '.join(known_names())}"
         raise HarnessError(message) from None
     return cast("Backend", getattr(import_module(module), attribute)())

@@ -99,6 +99,8 @@ class _WithoutUnified:
         layout = cgroup_manager().layout
         if layout.name == "hybrid" and layout.unified:
             umount(layout.unified)
+            # Else crun makes its groups as folders in the tmpfs below, which is the host's.
+            mount("tmpfs", layout.unified, "tmpfs", 0)
         while True:
             self._go.wait()
             self._go.clear()

@@ -1,0 +1,243 @@
+"""The backend `null`: the path of measuring with nothing in it, to show what measuring costs.
+
+Its workload has ended, or its server is listening, before t0. What is left between `requested` and
+`ready` is the harness alone: the poll, the reading of output, the wait for a process that is
+already dead, or the prober's connection and a server that answers at once. It measures the harness
+and no box: an arm to be asked for by name, never one of a comparison.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from harness.backend import Accounting, Availability, Exit, Output, Progress
+from harness.diagnostics import Diagnostic
+from harness.errors import LaunchFailedError, PrepareError
+from harness.model import Arm, DiskPart, Milestone, ReadinessKind, Scenario
+from harness.words import did_you_mean
+
+if TYPE_CHECKING:
+    from harness.lab import Lab
+
+_READ_BYTES = 65536
+_PATIENCE_NS = 5_000_000_000
+_OPTIONS: Mapping[str, str] = MappingProxyType(
+    {
+        "output": "what the workload is taken to have printed; its command's words by default",
+        "body": "what is served, when the scenario needs the network",
+    }
+)
+
+
+class NullInstance:
+    """A workload that is over, or a server that is there. See `harness.backend.Instance`."""
+
+    def __init__(self, arm: NullArm) -> None:
+        self.milestones_ns: dict[Milestone, int] = {}
+        self.output = Output()
+        self.exit: Exit | None = None
+        self.address: str | None = None
+        self.diagnostics: list[Diagnostic] = []
+        self._body = arm.body
+        self._listener: socket.socket | None = None
+        self._pid: int | None = None
+        self._pidfd = -1
+        self._output_fd, write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            os.write(write_fd, arm.output)
+        finally:
+            os.close(write_fd)
+        try:
+            if arm.lab is not None:
+                self.address = arm.lab.gateway
+                self._listener = arm.lab.call(lambda: _listen(arm))
+            elif arm.ends:
+                self._pid, self._pidfd = _dead_process()
+        except BaseException:
+            self._close_output()
+            raise
+        now = time.monotonic_ns()
+        # There is nothing to be done between these three.
+        self.milestones_ns = {
+            Milestone.REQUESTED: now,
+            Milestone.ISOLATED: now,
+            Milestone.STARTED: time.monotonic_ns(),
+        }
+
+    def pump(self, deadline_ns: int, wake_fd: int | None = None) -> None:
+        """See `harness.backend.Instance.pump`."""
+        poll = select.poll()
+        if self._output_fd >= 0:
+            poll.register(self._output_fd, select.POLLIN)
+        if self._pid is not None:
+            poll.register(self._pidfd, select.POLLIN)
+        if self._listener is not None:
+            poll.register(self._listener, select.POLLIN)
+        if wake_fd is not None:
+            poll.register(wake_fd, select.POLLIN)
+        left_ms = -(-max(0, deadline_ns - time.monotonic_ns()) // 1_000_000)
+        ready = {fd for fd, _ in poll.poll(left_ms)}
+        now = time.monotonic_ns()
+        if self._output_fd in ready:
+            self._read_output(now)
+        if self._listener is not None and self._listener.fileno() in ready:
+            _serve(self._listener, self._body)
+        if self._pid is not None and self._pidfd in ready:
+            self._take_exit(now)
+
+    def _read_output(self, now: int) -> bool:
+        try:
+            data = os.read(self._output_fd, _READ_BYTES)
+        except BlockingIOError:
+            return False
+        if data:
+            self.output.append(data, now)
+            return True
+        self._close_output()
+        return False
+
+    def _take_exit(self, now: int) -> None:
+        assert self._pid is not None
+        os.wait4(self._pid, 0)
+        self._pid = None
+        while self._output_fd >= 0 and self._read_output(now):
+            pass
+        self.exit = Exit(0, None, now)
+
+    def _close_output(self) -> None:
+        if self._output_fd >= 0:
+            os.close(self._output_fd)
+            self._output_fd = -1
+
+    def disk_parts(self) -> tuple[DiskPart, ...]:
+        """It has nothing."""
+        return ()
+
+    def accounting(self) -> Accounting:
+        """It uses nothing that is not the harness's."""
+        return Accounting((), "nothing", {})
+
+    def stop(self, timeout_ns: int) -> None:
+        """See `harness.backend.Instance.stop`."""
+        del timeout_ns
+        if Milestone.STOPPED in self.milestones_ns:
+            return
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        now = time.monotonic_ns()
+        if self._pid is not None:
+            self._take_exit(now)
+        if self.exit is None:
+            self.exit = Exit(0, None, now)
+        self.milestones_ns[Milestone.STOPPED] = time.monotonic_ns()
+
+    def remove(self) -> None:
+        """See `harness.backend.Instance.remove`."""
+        if Milestone.REMOVED in self.milestones_ns:
+            return
+        self._close_output()
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+        self.milestones_ns[Milestone.REMOVED] = time.monotonic_ns()
+
+    def console_tail(self) -> str:
+        """What it is taken to have printed."""
+        return self.output.data.decode(errors="replace")
+
+
+def _dead_process() -> tuple[int, int]:
+    """A child that has ended and was not waited for: its pid and its pidfd."""
+    pid = os.posix_spawnp("true", ["true"], os.environ, setsigmask=())
+    pidfd = os.pidfd_open(pid)
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    poll.poll(_PATIENCE_NS / 1e6)
+    return pid, pidfd
+
+
+def _listen(arm: NullArm) -> socket.socket:
+    """Made on the lab's thread, so the port is one of the lab's namespace."""
+    assert arm.lab is not None
+    return socket.create_server((arm.lab.gateway, arm.port), backlog=64)
+
+
+def _serve(listener: socket.socket, body: bytes) -> None:
+    connection, _ = listener.accept()
+    with connection, contextlib.suppress(OSError):
+        connection.settimeout(1)
+        connection.recv(4096)
+        header = f"HTTP/1.0 200 OK\r\nContent-Length: {len(body)}\r\n\r\n"
+        connection.sendall(header.encode() + body)
+
+
+class NullArm:
+    """See `harness.backend.PreparedArm`."""
+
+    diagnostics: tuple[Diagnostic, ...] = ()
+
+    def __init__(self, scenario: Scenario, arm: Arm, lab: Lab | None) -> None:
+        words = " ".join(scenario.workload.command[1:]) + "\n"
+        self.lab = lab
+        self.port = scenario.readiness.port or 0
+        self.ends = scenario.readiness.kind is ReadinessKind.EXIT
+        self.output = str(arm.options.get("output", words)).encode()
+        self.body = str(arm.options.get("body", "null\n")).encode()
+        self.facts: Mapping[str, str] = MappingProxyType({"null": "what measuring itself costs"})
+
+    def disk_parts(self) -> tuple[DiskPart, ...]:
+        """There is no image."""
+        return ()
+
+    def initial_disk_parts(self) -> tuple[DiskPart, ...]:
+        """There is nothing."""
+        return ()
+
+    def image_paths(self) -> tuple[Path, ...]:
+        """There is no image."""
+        return ()
+
+    def launch(self, name: str) -> NullInstance:
+        """See `harness.backend.PreparedArm.launch`."""
+        try:
+            return NullInstance(self)
+        except OSError as error:
+            raise LaunchFailedError(f"null: cannot make {name}: {error}") from error
+
+    def close(self) -> None:
+        """Nothing was taken."""
+
+
+class NullBackend:
+    """The path of measuring, empty."""
+
+    name = "null"
+    options = _OPTIONS
+
+    def check_options(self, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """See `harness.backend.Backend.check_options`."""
+        return tuple(
+            f"null has no option {name!r}; {did_you_mean(name, tuple(_OPTIONS))}"
+            for name in options
+            if name not in _OPTIONS
+        )
+
+    def availability(self) -> Availability:
+        """There is nothing that could be missing."""
+        return Availability(True, "measures what measuring costs")
+
+    def prepare(self, scenario: Scenario, arm: Arm, lab: Lab | None, progress: Progress) -> NullArm:
+        """See `harness.backend.Backend.prepare`."""
+        del progress
+        if problems := self.check_options(arm.options):
+            raise PrepareError(f"arm {arm.name}: {'; '.join(problems)}")
+        return NullArm(scenario, arm, lab)

@@ -1,0 +1,254 @@
+"""The common backend of all peers: from a scenario to a prepared arm."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shlex
+import shutil
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import runtime
+from harness.backend import Availability, PreparedArm, Progress
+from harness.backends.container import image_spec, prepare_image
+from harness.backends.peers.argv import oci_config
+from harness.backends.peers.arm import NAMES, PeerArm, Tool
+from harness.backends.peers.command import hierarchies, remove_cgroup_parents
+from harness.backends.peers.engine import (
+    PRIVATE_MEMORY,
+    SHORT_NAME,
+    Docker,
+    Engine,
+    Podman,
+    podman_environment,
+    saved,
+)
+from harness.backends.peers.events import ProcessEvents
+from harness.backends.peers.table import PEERS, Peer
+from harness.backends.peers.threads import PeerThread
+from harness.backends.peers.trying import find_program, try_out, version_of
+from harness.diagnostics import Diagnostic, DiagnosticCode
+from harness.errors import BackendUnavailableError, HarnessError, PrepareError
+from harness.model import Arm, Scenario
+from harness.words import did_you_mean
+
+if TYPE_CHECKING:
+    from harness.lab import Lab
+
+_OCI_RUNTIMES = ("crun", "runc")
+
+
+class PeerBackend:
+    """A backend that runs somebody else's tool. See `harness.backend.Backend`."""
+
+    peer: ClassVar[Peer]
+
+    @property
+    def name(self) -> str:
+        """As scenario files spell it."""
+        return self.peer.name
+
+    @property
+    def options(self) -> Mapping[str, str]:
+        """What an arm can set."""
+        return self.peer.options
+
+    def check_options(self, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """See `harness.backend.Backend.check_options`."""
+        problems = []
+        for name, value in options.items():
+            if name not in self.options:
+                hint = did_you_mean(name, tuple(self.options))
+                problems.append(f"{self.name} has no option {name!r}; {hint}")
+            elif name == "path" and not (isinstance(value, str) and os.path.isabs(value)):
+                problems.append(f"path should be an absolute path, is {value!r}")
+            elif name == "runtime" and value not in _OCI_RUNTIMES:
+                known = " or ".join(_OCI_RUNTIMES)
+                problems.append(f"runtime should be {known}, is {value!r}")
+        return tuple(problems)
+
+    def availability(self) -> Availability:
+        """Run a container with it."""
+        return _verdict(self.name, None, None)
+
+    def prepare(
+        self, scenario: Scenario, arm: Arm, lab: Lab | None, progress: Progress
+    ) -> PreparedArm:
+        """See `harness.backend.Backend.prepare`."""
+        peer = self.peer
+        if problems := self.check_options(arm.options):
+            raise PrepareError(f"arm {arm.name}: {'; '.join(problems)}")
+        path, oci_runtime = arm.options.get("path"), arm.options.get("runtime")
+        verdict = _verdict(peer.name, path, oci_runtime)
+        if not verdict.usable:
+            raise BackendUnavailableError(peer.name, verdict.reason, verdict.remedy)
+        if lab is not None and not peer.joins_network:
+            raise PrepareError(
+                f"{peer.name} cannot be put into the private network, which readiness "
+                f"{scenario.readiness.kind} needs: it joins no network namespace that it is given"
+            )
+        image, store = prepare_image(scenario, progress)
+        spec = image_spec(scenario, image, store)
+        if spec.user.uid != 0 and not peer.can_switch_user:
+            raise PrepareError(f"{peer.name} cannot run a workload as user {spec.user.uid}")
+        with contextlib.ExitStack() as hold:
+            hold.enter_context(store.lease(image))
+            tool = hold.enter_context(tool_for(peer, path, oci_runtime))
+            engine = None
+            extra: dict[str, str] = {}
+            if peer.is_engine:
+                progress(f"loading the image into {peer.name}")
+                engine = _load(peer, tool, image, store)
+                hold.callback(engine.close)
+                extra = engine.facts()
+            prepared = PeerArm(peer, tool, scenario, lab, image, spec, engine)
+            prepared.facts = MappingProxyType(_facts(prepared, tool, image, oci_runtime) | extra)
+            prepared.diagnostics = _doubts(prepared, scenario)
+            prepared.keep(hold.pop_all())
+        return prepared
+
+
+@cache
+def _verdict(name: str, path: str | None, oci_runtime: str | None) -> Availability:
+    """Tried once in a process: a host does not change its mind between two arms."""
+    peer = PEERS[name]
+    if find_program(peer, path) is None:
+        missing = f"there is no program {path}" if path else f"{name} is not installed"
+        return Availability(False, missing, f"install {peer.package}")
+    if os.geteuid() != 0:
+        return Availability(False, "this user may not mount an overlay for it", "run as root")
+    if peer.is_engine and peer.is_seen and _oci_runtime(oci_runtime) is None:
+        missing = oci_runtime or " or ".join(_OCI_RUNTIMES)
+        return Availability(False, f"it calls {missing}, which is not installed", "install it")
+    try:
+        with tool_for(peer, path, oci_runtime) as tool:
+            return try_out(peer, tool)
+    except (OSError, HarnessError) as error:
+        return Availability(False, f"it cannot be tried: {error}")
+
+
+def _oci_runtime(asked: str | None) -> str | None:
+    """What podman calls: its own first choice, unless asked otherwise."""
+    return next((name for name in ((asked,) if asked else _OCI_RUNTIMES) if shutil.which(name)),
+                None)  # fmt: skip
+
+
+@contextlib.contextmanager
+def tool_for(peer: Peer, path: str | None, oci_runtime: str | None) -> Iterator[Tool]:
+    """A folder, mounts and variables for a peer to work with; gone at the end.
+
+    Raises:
+        OSError: The mounts cannot be made.
+    """
+    program = find_program(peer, path)
+    assert program is not None
+    session = runtime.Session.current()
+    directory = os.fspath(session.directory / session.next_name(peer.name))
+    with contextlib.ExitStack() as stack:
+        os.mkdir(directory, 0o700)
+        stack.callback(runtime.remove_tree, Path(directory))
+        layout = runtime.find_layout()
+        hidden: tuple[str, ...] = ()
+        if peer.refuses_hybrid and layout.name == "hybrid" and layout.unified:
+            hidden = (layout.unified,)
+        seen = tuple(path for path in hierarchies() if path not in hidden)
+        stack.callback(remove_cgroup_parents, seen)
+        namespace = runtime.MountNamespace(hidden)
+        stack.callback(namespace.close)
+        environment = dict(os.environ)
+        if peer.is_engine and peer.is_seen:
+            called = _oci_runtime(oci_runtime)
+            assert called is not None
+            environment = podman_environment(directory, called, environment)
+        tool = Tool(
+            program, MappingProxyType(environment), directory, namespace, _can_watch(), seen
+        )
+        os.mkdir(tool.state, 0o700)
+        thread = PeerThread(namespace, name=f"mounts of {peer.name}")
+        try:
+            thread.call(lambda: _furnish(peer, tool))
+        finally:
+            thread.close()
+        yield tool
+
+
+def _furnish(peer: Peer, tool: Tool) -> None:
+    runtime.mount_tmpfs(tool.state)
+    if peer.is_engine and peer.is_seen:
+        runtime.mount_tmpfs(PRIVATE_MEMORY)
+        os.mkdir(SHORT_NAME)
+        runtime.mount_folder(tool.directory, SHORT_NAME)
+
+
+@cache
+def _can_watch() -> bool:
+    """Whether the kernel tells this process of others."""
+    try:
+        events = ProcessEvents()
+    except OSError:
+        return False
+    try:
+        return events.is_answered()
+    finally:
+        events.close()
+
+
+def _load(peer: Peer, tool: Tool, image: runtime.Image, store: runtime.ImageStore) -> Engine:
+    archive = saved(image, store, tool.directory)
+    thread = PeerThread(tool.namespace, name=f"loading into {peer.name}")
+
+    def load() -> Engine:
+        if peer.is_seen:
+            return Podman(peer, tool.program, tool.environment, archive, tool.directory)
+        ids = (image.config_digest, image.digest)
+        return Docker(peer, tool.program, tool.environment, archive, ids)
+
+    try:
+        return thread.call(load)
+    finally:
+        thread.close()
+        archive.unlink(missing_ok=True)
+
+
+def _facts(
+    prepared: PeerArm, tool: Tool, image: runtime.Image, oci_runtime: str | None
+) -> dict[str, str]:
+    peer = prepared.peer
+    facts = {
+        "image": image.digest,
+        "program": tool.program,
+        "version": version_of(tool.program, tool.environment),
+        "argv": shlex.join(prepared.argv_for_records()),
+        "end_seen_by": "process events" if prepared.watches else f"the end of {peer.name}",
+        "cgroups": str(runtime.find_layout().name),
+    }
+    if peer.has_bundle:
+        config = json.dumps(oci_config(prepared.start_of(NAMES, NAMES, None)), sort_keys=True)
+        facts["config_sha256"] = hashlib.sha256(config.encode()).hexdigest()
+    if peer.is_engine and peer.is_seen and (called := _oci_runtime(oci_runtime)):
+        path = shutil.which(called)
+        assert path is not None
+        facts["oci_runtime"] = version_of(path, tool.environment)
+    return facts
+
+
+def _doubts(prepared: PeerArm, scenario: Scenario) -> tuple[Diagnostic, ...]:
+    peer, limits = prepared.peer, scenario.limits
+    found = []
+    is_limited = not (limits.memory_bytes is limits.cpus is limits.pids is None)
+    if is_limited and not peer.has_limits:
+        detail = f"{peer.name} sets no limits"
+        found.append(Diagnostic(DiagnosticCode.NOT_LIMITED, detail))
+    if not prepared.watches:
+        detail = (
+            f"when the workload of {peer.name} starts cannot be seen, and its end is that of the "
+            "command"
+        )
+        found.append(Diagnostic(DiagnosticCode.MISSING, detail))
+    return tuple(found)

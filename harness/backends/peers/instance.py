@@ -1,0 +1,287 @@
+"""One box of a peer: its command, its output, and what the kernel tells of its workload."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.backend import Accounting, Exit, Output
+from harness.backends.peers.accounts import accounting_of
+from harness.backends.peers.argv import Start, filled
+from harness.backends.peers.command import (
+    Command,
+    cgroup_folders,
+    family,
+    kill_process,
+    parent_of,
+    run_peer,
+)
+from harness.backends.peers.events import WorkloadWatch, exit_of
+from harness.diagnostics import Diagnostic, DiagnosticCode
+from harness.errors import LaunchFailedError
+from harness.model import DiskPart, Milestone
+
+if TYPE_CHECKING:
+    from harness.backends.peers.arm import PeerArm
+    from harness.backends.peers.threads import PeerThread
+
+_READ_BYTES = 65536
+_TAIL_LINES = 20
+_SIGNAL_BASE = 128
+"""A tool ends with 128 + number when a signal ended the workload, as a shell does."""
+_STEP_NS = 2_000_000
+_FORCE_NS = 2_000_000_000
+_CLEARING_UP_NS = 5_000_000_000
+"""How long the command may take to end after its workload, before it is left alone."""
+
+
+class PeerInstance:
+    """See `harness.backend.Instance`."""
+
+    def __init__(
+        self,
+        arm: PeerArm,
+        start: Start,
+        command: Command,
+        watch: WorkloadWatch,
+        thread: PeerThread,
+        output_fd: int,
+        requested_ns: int,
+        address: str | None,
+        take_away: Callable[[], None],
+    ) -> None:
+        """Take over a box whose command has just been started.
+
+        Args:
+            arm: Of which it is an instance.
+            start: What was asked.
+            command: The peer's process.
+            watch: Over the workload.
+            thread: From which the peer was started.
+            output_fd: What workload and peer print.
+            requested_ns: t0.
+            address: In the lab.
+            take_away: Removes what we made for it; called in `thread`.
+        """
+        self.milestones_ns: dict[Milestone, int] = {Milestone.REQUESTED: requested_ns}
+        self.output = Output()
+        self.exit: Exit | None = None
+        self.address = address
+        self.diagnostics: list[Diagnostic] = []
+        self._arm = arm
+        self._start = start
+        self._command = command
+        self._watch = watch
+        self._thread = thread
+        self._output_fd = output_fd
+        self._take_away = take_away
+        self._needs_delete = arm.peer.is_engine
+
+    def pump(self, deadline_ns: int, wake_fd: int | None = None) -> None:
+        """See `harness.backend.Instance.pump`."""
+        poll = select.poll()
+        if self._output_fd >= 0:
+            poll.register(self._output_fd, select.POLLIN)
+        if self._watch.fd is not None:
+            poll.register(self._watch.fd, select.POLLIN)
+        if self._command.status is None:
+            poll.register(self._command.pidfd, select.POLLIN)
+        if wake_fd is not None:
+            poll.register(wake_fd, select.POLLIN)
+        # Rounded up: a poll that gives up some microseconds early would make callers spin.
+        left_ms = -(-max(0, deadline_ns - time.monotonic_ns()) // 1_000_000)
+        ready = {fd for fd, _ in poll.poll(left_ms)}
+        now = time.monotonic_ns()
+        if self._output_fd in ready:
+            self._read_output(now)
+        self._look()
+        if self._command.pidfd in ready:
+            self._command.wait(now)
+        if self.exit is None:
+            self._find_exit(now)
+
+    def _look(self) -> None:
+        """Take in what the kernel told of the workload."""
+        watch = self._watch
+        watch.look()
+        if watch.started_ns is not None:
+            self.milestones_ns.setdefault(Milestone.STARTED, watch.started_ns)
+            if not self._arm.waits_for_exit:
+                watch.close()
+
+    def _find_exit(self, now: int) -> None:
+        has_ended = self._command.status is not None
+        ended = self._watch.ended
+        if ended is not None and (has_ended or not self._arm.peer.relays_output):
+            self._drain(now)
+            self.exit = ended
+        elif has_ended:
+            self._drain(now)
+            self.exit = self._end_by_command(now)
+        if self.exit is not None:
+            self._watch.close()
+
+    def _end_by_command(self, now: int) -> Exit:
+        """The workload's end as the peer's exit code tells it.
+
+        Raises:
+            LaunchFailedError: There was no workload.
+        """
+        never_started = self._watch.sees_all and Milestone.STARTED not in self.milestones_ns
+        if never_started and Milestone.STOPPED not in self.milestones_ns:
+            self._watch.close()
+            tail = self.console_tail()
+            last = tail.strip().splitlines()[-1:]
+            name = self._arm.peer.name
+            message = f"{name} did not start the workload: {last[0] if last else 'it said nothing'}"
+            raise LaunchFailedError(message, console=tail)
+        assert self._command.status is not None
+        end = exit_of(self._command.status, now)
+        if end.code is not None and _SIGNAL_BASE < end.code <= _SIGNAL_BASE + signal.NSIG:
+            return Exit(None, end.code - _SIGNAL_BASE, now)
+        return end
+
+    def _read_output(self, now: int) -> bool:
+        """Take in what is there; False when there was nothing, or the stream has ended."""
+        try:
+            data = os.read(self._output_fd, _READ_BYTES)
+        except BlockingIOError:
+            return False
+        if data:
+            self.output.append(data, now)
+            return True
+        self._close_output()
+        return False
+
+    def _drain(self, now: int) -> None:
+        while self._output_fd >= 0 and self._read_output(now):
+            pass
+
+    def _close_output(self) -> None:
+        if self._output_fd >= 0:
+            os.close(self._output_fd)
+            self._output_fd = -1
+
+    def disk_parts(self) -> tuple[DiskPart, ...]:
+        """The writable layer, and what the peer keeps beside it."""
+        return self._arm.measure_instance(self._start)
+
+    def accounting(self) -> Accounting:
+        """The workload, and what the peer keeps running for it."""
+        now = time.monotonic_ns()
+        self._look()
+        self._watch.close()
+        if self.exit is not None:
+            # What has ended is counted by whoever waited for it: that is the command, and it tells
+            # when it has ended itself.
+            self._command.wait(now + _CLEARING_UP_NS)
+        roots = [self._command.pid] if self._command.status is None else []
+        first_pid = self._watch.first_pid
+        if self.exit is None and not self._arm.peer.is_seen:
+            first_pid = self._arm.first_pid(self._start)
+        if first_pid is not None and self.exit is None:
+            keeper = parent_of(first_pid)
+            if keeper is not None and keeper not in (1, os.getpid()):
+                roots.append(keeper)
+            roots.append(first_pid)
+        until = "" if self.exit is None else ", to its own end"
+        return accounting_of(
+            self._arm.peer,
+            pids=family(*roots),
+            scope=f"workload and {self._arm.peer.name}{until}",
+            cgroups=cgroup_folders(self._start.cgroup, self._arm.hierarchies),
+            command=self._command,
+            owned=self._start.directory,
+        )
+
+    def stop(self, timeout_ns: int) -> None:
+        """End the box in the peer's own way, at the latest by force."""
+        if Milestone.STOPPED in self.milestones_ns:
+            return
+        now = time.monotonic_ns()
+        deadline_ns = now + timeout_ns
+        self._look()
+        if self._watch.ended is None and not self._command.wait(now):
+            self._kill(deadline_ns)
+        if not self._command.wait(deadline_ns):
+            detail = f"{self._arm.peer.name} did not end within {timeout_ns / 1e9:g} s"
+            self.diagnostics.append(Diagnostic(DiagnosticCode.FORCED_STOP, detail))
+            self._force()
+        now = time.monotonic_ns()
+        self._look()
+        self._watch.close()
+        self._note_blindness()
+        self.milestones_ns[Milestone.STOPPED] = now
+        if self.exit is None:
+            self._drain(now)
+            self.exit = self._watch.ended or Exit(None, signal.SIGKILL, now)
+
+    def _kill(self, deadline_ns: int) -> None:
+        """Ask the peer to end the box; it may still be at making it."""
+        peer = self._arm.peer
+        while self._watch.first_pid is None and peer.is_seen:
+            now = time.monotonic_ns()
+            if self._command.wait(min(now + _STEP_NS, deadline_ns)) or now >= deadline_ns:
+                return
+            self._watch.look()
+        self._needs_delete = True
+        if peer.kill:
+            argv = filled(peer.kill, self._start)
+            code, _ = self._thread.call(lambda: run_peer(argv, self._arm.environment))
+            if code == 0:
+                return
+        if self._watch.first_pid is not None:
+            kill_process(self._watch.first_pid)
+
+    def _force(self) -> None:
+        self._needs_delete = True
+        if self._watch.first_pid is not None:
+            kill_process(self._watch.first_pid)
+        if not self._command.wait(time.monotonic_ns() + _FORCE_NS):
+            self._command.kill()
+            self._command.wait(time.monotonic_ns() + _FORCE_NS)
+
+    def _note_blindness(self) -> None:
+        if not self._watch.sees_all and self._arm.watches:
+            detail = "the kernel dropped process events: when the workload started is not known"
+            self.diagnostics.append(Diagnostic(DiagnosticCode.MISSING, detail))
+
+    def remove(self) -> None:
+        """The peer's own clearing up, then the overlay, the folder, the groups, the network."""
+        if Milestone.REMOVED in self.milestones_ns:
+            return
+        self.stop(_FORCE_NS)
+        self._close_output()
+        try:
+            self._thread.call(self._remove_here)
+        finally:
+            self._command.close()
+            self._thread.close()
+            self._arm.forget(self)
+        self.milestones_ns[Milestone.REMOVED] = time.monotonic_ns()
+
+    def _remove_here(self) -> None:
+        if self._needs_delete and self._arm.peer.delete:
+            # Told by what is left, not by its exit code: it is an error to delete what is gone.
+            run_peer(filled(self._arm.peer.delete, self._start), self._arm.environment)
+        self._take_away()
+
+    def console_tail(self) -> str:
+        """The last lines that the workload and the peer printed."""
+        lines = self.output.data.decode(errors="replace").splitlines()
+        return "\n".join(lines[-_TAIL_LINES:])
+
+
+def read_pid(path: str, *, is_json: bool) -> int | None:
+    """The pid that a tool wrote into a file; None while it has not."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        text = Path(path).read_text()
+        return int(json.loads(text)["child-pid"] if is_json else text)
+    return None

@@ -1,0 +1,154 @@
+"""Whether a peer works here: found out by running a container with it.
+
+The trial needs no image: its root is an empty folder into which the host's own programs are
+mounted read-only, and what runs is the host's `true`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import shutil
+import tarfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import runtime
+from harness.backend import Availability
+from harness.backends.peers.argv import Start, filled, oci_config
+from harness.backends.peers.arm import Tool
+from harness.backends.peers.command import remove_cgroups, run_peer
+from harness.backends.peers.table import Peer
+from harness.backends.peers.threads import PeerThread
+
+_TRUE = "/bin/true"
+_FOLDERS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr")
+_TRIAL_IMAGE = "steelyard-trial"
+
+
+def find_program(peer: Peer, asked: object = None) -> str | None:
+    """Absolute path of a peer's program; None if there is none."""
+    found = shutil.which(str(asked) if asked else peer.name, path=_search_path())
+    return os.path.abspath(found) if found else None
+
+
+def _search_path() -> str:
+    """PATH, and where administrators' programs are: not every user's PATH has those."""
+    return os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
+
+
+def version_of(program: str, environment: Mapping[str, str]) -> str:
+    """The first line of what `--version` says."""
+    _, said = run_peer([program, "--version"], environment)
+    return said.splitlines()[0] if said else "unknown"
+
+
+def try_out(peer: Peer, tool: Tool) -> Availability:
+    """Run the smallest container there is."""
+    remedy = ""
+    if peer.name == "docker":
+        code, said = run_peer([tool.program, "version"], tool.environment)
+        if code != 0:
+            reason = said.splitlines()[-1] if said else f"its client ended with code {code}"
+            return Availability(False, reason, "start its daemon: dockerd")
+    root = Path(tool.directory, "trial")
+    root.mkdir()
+    links, folders = _host_folders()
+    for name, target in links.items():
+        (root / name).symlink_to(target)
+    for name in (*folders, "proc", "dev", "sys", "tmp"):
+        (root / name).mkdir()
+    identifier = f"{runtime.Session.current().identifier}-{Path(tool.directory).name}-trial"
+    start = Start(tool.program, identifier, os.fspath(root), tool.state, _spec())
+    thread = PeerThread(tool.namespace, name=f"trial of {peer.name}")
+    try:
+        code, said = thread.call(lambda: _run(peer, tool, start, tuple(folders)))
+    finally:
+        thread.call(lambda: _clear_up(peer, tool, start))
+        thread.close()
+    version = version_of(tool.program, tool.environment)
+    if code != 0:
+        last = said.splitlines()[-1] if said else "it said nothing"
+        reason = f"{version} cannot run a container here (code {code}): {last}"
+        return Availability(False, reason, remedy)
+    watched = "" if tool.watches and peer.is_seen else "; when the workload starts is not seen"
+    return Availability(True, f"{version}, {tool.program}{watched}")
+
+
+def _spec() -> runtime.ContainerSpec:
+    return runtime.ContainerSpec(runtime.DirectoryRoot(""), (_TRUE,), {"PATH": "/bin"})
+
+
+def _host_folders() -> tuple[dict[str, str], list[str]]:
+    """The host's folders of programs: those that are links, with where to, and those that are not.
+
+    With /usr merged, all but one are links into it.
+    """
+    links, folders = {}, []
+    for name in _FOLDERS:
+        if os.path.islink(f"/{name}"):
+            links[name] = os.readlink(f"/{name}")
+        elif os.path.isdir(f"/{name}"):
+            folders.append(name)
+    return links, folders
+
+
+def _run(peer: Peer, tool: Tool, start: Start, folders: tuple[str, ...]) -> tuple[int, str]:
+    if peer.has_bundle:
+        config = oci_config(start)
+        config["root"] = {"path": start.directory, "readonly": False}
+        config["mounts"] += [
+            {"destination": f"/{name}", "type": "bind", "source": f"/{name}",
+             "options": ["bind", "ro"]}
+            for name in folders
+        ]  # fmt: skip
+        bundle = Path(tool.directory, "bundle")
+        bundle.mkdir()
+        (bundle / "config.json").write_text(json.dumps(config))
+        argv = [tool.program, "--root", start.state, "run", "--bundle", f"{bundle}",
+                start.identifier]  # fmt: skip
+    elif peer.is_engine:
+        argv = [tool.program, "run", "--rm", "--network", "none", "--name", start.identifier]
+        if peer.is_seen:
+            argv += ["--cgroup-parent", start.cgroup]
+        for name in folders:
+            argv += ["--volume", f"/{name}:/{name}:ro"]
+        if peer.name == "docker":
+            code, said = _import_empty(tool, start)
+            if code != 0:
+                return code, said
+            argv += [_TRIAL_IMAGE, _TRUE]
+        else:
+            argv += ["--rootfs", start.directory, _TRUE]
+    else:
+        argv = [tool.program, "--bind", start.directory, "/", "--proc", "/proc", "--dev", "/dev",
+                "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-net"]  # fmt: skip
+        for name in folders:
+            argv += ["--ro-bind", f"/{name}", f"/{name}"]
+        argv += ["--", _TRUE]
+    return run_peer(argv, tool.environment)
+
+
+def _import_empty(tool: Tool, start: Start) -> tuple[int, str]:
+    """Make the trial's folder, which holds links and empty folders only, an image of docker's."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for path in _entries(start.directory):
+            tar.add(path, path.name, recursive=False)
+    archive = Path(tool.directory, "trial.tar")
+    archive.write_bytes(buffer.getvalue())
+    return run_peer([tool.program, "import", f"{archive}", _TRIAL_IMAGE], tool.environment)
+
+
+def _entries(directory: str) -> Iterator[Path]:
+    yield from sorted(Path(directory).iterdir())
+
+
+def _clear_up(peer: Peer, tool: Tool, start: Start) -> None:
+    if peer.name == "docker":
+        run_peer([tool.program, "image", "rm", "--force", _TRIAL_IMAGE], tool.environment)
+    elif peer.delete:
+        run_peer(filled(peer.delete, start), tool.environment)
+    if peer.has_limits:
+        remove_cgroups(start.cgroup, tool.hierarchies)
