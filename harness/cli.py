@@ -16,10 +16,11 @@ and an exit code:
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import cast
 
@@ -34,11 +35,23 @@ _EXIT_FAILED, _EXIT_USAGE, _EXIT_INTERRUPTED, _EXIT_BROKEN_PIPE = 1, 2, 130, 141
 _COMMANDS: Mapping[str, tuple[str, str]] = {
     "run": ("harness.run_command:run", "Run scenarios in their arms, measure, and report."),
     "report": ("harness.report_command:report", "Make the report of earlier runs again."),
+    "compare": ("harness.compare_command:compare", "Say whether B is worse than A."),
+    "check": (
+        "harness.check_command:check",
+        "Does a run keep its budgets, and is it as good as before?",
+    ),
+    "history": (
+        "harness.history_command:history",
+        "What many runs say together: trends, and with which commit each change began.",
+    ),
     "doctor": ("harness.doctor_command:doctor", "What works here, and what was left behind."),
     "container": ("runtime.cli:container", "Run a container, or print its launch plan."),
     "image": ("runtime.image_commands:image", "Pull, build, import and look at images."),
     "version": ("harness.cli:version", "Print the version."),
 }
+
+# Their exit code 1 is a verdict, "worse"; whatever else goes wrong must not look like it.
+_JUDGES = frozenset({"compare", "check", "history"})
 
 
 class _LazyGroup(click.Group):
@@ -85,6 +98,10 @@ def version() -> None:
 
 def main() -> None:
     """The entry point: run the command line and exit."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A locale without the multiplication sign gets a question mark, not a failure.
+            stream.reconfigure(errors="replace")
     code = _run(sys.argv[1:])
     try:
         sys.stdout.flush()
@@ -116,7 +133,7 @@ def _run(arguments: list[str]) -> int:
     except RecordError as error:
         return _complain(str(error), _EXIT_USAGE)
     except HarnessError as error:
-        return _complain(str(error), _EXIT_FAILED)
+        return _complain(str(error), _failure(arguments))
     except (KeyboardInterrupt, click.Abort) as error:
         signal_number = getattr(error, "signal_number", None)
         return _EXIT_INTERRUPTED if signal_number is None else 128 + int(signal_number)
@@ -124,10 +141,15 @@ def _run(arguments: list[str]) -> int:
         _quieten_stdout()
         return _EXIT_BROKEN_PIPE
     except Exception as error:  # the edge: nothing goes past it as a traceback
-        return _unforeseen(error)
+        return _unforeseen(error, _failure(arguments))
 
 
-def _unforeseen(error: Exception) -> int:
+def _failure(arguments: Sequence[str]) -> int:
+    """The exit code of a command that failed."""
+    return _EXIT_USAGE if _JUDGES.intersection(arguments[:1]) else _EXIT_FAILED
+
+
+def _unforeseen(error: Exception, failure: int) -> int:
     """An error of the runtime carries its exit code; anything else is a mistake of ours."""
     code = getattr(error, "exit_code", None)
     if isinstance(code, int):
@@ -135,10 +157,10 @@ def _unforeseen(error: Exception) -> int:
     if os.environ.get("STEELYARD_DEBUG"):
         traceback.print_exc()
     if isinstance(error, OSError):
-        return _complain(_reason(error), _EXIT_FAILED)
+        return _complain(_reason(error), failure)
     what = f"{type(error).__name__}: {error}"
     advice = "this is a mistake in Steelyard; STEELYARD_DEBUG=1 shows where, please report it"
-    return _complain(f"{what}; {advice}", _EXIT_FAILED)
+    return _complain(f"{what}; {advice}", failure)
 
 
 def _complain(message: str, code: int) -> int:

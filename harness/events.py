@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,12 +24,39 @@ class RunStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class HookStarted:
+    """A command of the user begins that is run once and may take long: `setup`."""
+
+    scenario: str
+    hook: str
+    command: str
+
+
+@dataclass(frozen=True, slots=True)
 class ArmPreparing:
-    """An arm is being prepared; `message` says in a few words what is done right now."""
+    """An arm is being prepared; `message` says in a few words what is done right now.
+
+    While the image that several arms share is made, `arm` is `image`.
+    """
 
     scenario: str
     arm: str
     message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePrepared:
+    """An image is in the store, for all arms that have it.
+
+    Attributes:
+        scenario: For which it was looked up first.
+        image: Its reference.
+        took_ns: What making it took; a millisecond or two when it was there already.
+    """
+
+    scenario: str
+    image: str
+    took_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,23 +83,49 @@ class BlockStarted:
         block: Its number; negative for warm-up.
         blocks: How many are wanted, without warm-up: an upper bound under a time limit.
         expected: How many blocks will fit, by what the ones so far took; None before the first.
-        trials: How many trials the block has.
+        trials: How many trials the block has, at most: an arm that grows stops at a failure.
+        widths: Metric -> relative half-width of its widest interval when it was last looked at.
     """
 
     block: int
     blocks: int
     expected: int | None
     trials: int
+    widths: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockFinished:
+    """A block is over.
+
+    Attributes:
+        block: Its number.
+        took_ns: By the clock.
+    """
+
+    block: int
+    took_ns: int
 
 
 @dataclass(frozen=True, slots=True)
 class TrialStarted:
-    """A trial begins."""
+    """A trial begins; in a scale scenario the first of many."""
 
     scenario: str
     arm: str
     block: int
     position: int
+
+
+@dataclass(frozen=True, slots=True)
+class InstancesAlive:
+    """In a scale scenario: so many instances of the arm live, of so many."""
+
+    scenario: str
+    arm: str
+    block: int
+    alive: int
+    most: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +145,15 @@ class RunFinished:
 
 Event = (
     RunStarted
+    | HookStarted
     | ArmPreparing
+    | ImagePrepared
     | ArmPrepared
     | ArmSkipped
     | BlockStarted
+    | BlockFinished
     | TrialStarted
+    | InstancesAlive
     | TrialFinished
     | RunFinished
 )

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from harness.events import (
     ArmPrepared,
     ArmPreparing,
     ArmSkipped,
+    BlockFinished,
     BlockStarted,
     Event,
+    HookStarted,
+    ImagePrepared,
+    InstancesAlive,
     Listener,
     RunStarted,
     TrialFinished,
@@ -24,11 +27,18 @@ from harness.quantities import format_duration
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from harness.runner import Request
+    from harness.request import Request
+
+_TOLD_IMAGE_NS = 100_000_000
+"""An image that took less was there already, and that is no news."""
 
 
-def make_console() -> Console:
-    """Where a command prints. A reader that left is a BrokenPipeError, as it is elsewhere."""
+def make_console(*, stderr: bool = False) -> Console:
+    """Where a command prints. A reader that left is a BrokenPipeError, as it is elsewhere.
+
+    Args:
+        stderr: To the standard error, where the standard output is for the result alone.
+    """
     from rich.console import Console
 
     class _Console(Console):
@@ -36,7 +46,7 @@ def make_console() -> Console:
             # Rich's own way is to exit at once with code 1.
             raise BrokenPipeError
 
-    return _Console(highlight=False)
+    return _Console(highlight=False, stderr=stderr)
 
 
 @contextlib.contextmanager
@@ -69,7 +79,6 @@ class PlainListener:
         self._console = console
         self._request = request
         self._block: BlockStarted | None = None
-        self._block_begun = 0
         self._done = self._failed = 0
         self._last_message = ""
 
@@ -78,22 +87,36 @@ class PlainListener:
         match event:
             case RunStarted():
                 self._say(_intention(self._request))
+            case BlockStarted():
+                self._block = event
+                self._done = self._failed = 0
+                self.block_started(event)
+            case BlockFinished(took_ns=took_ns):
+                assert self._block is not None
+                self.block_finished(self._block, took_ns)
+            case TrialStarted():
+                self.trial_started(event)
+            case InstancesAlive():
+                self.instances_alive(event)
+            case TrialFinished(trial):
+                self._finished(trial)
+            case _:
+                self._before_trials(event)
+
+    def _before_trials(self, event: Event) -> None:
+        match event:
+            case HookStarted(scenario, hook, command):
+                self._say(f"{scenario}: {hook}: {command}")
             case ArmPreparing(scenario, arm, message):
                 self.preparing(scenario, arm, message)
+            case ImagePrepared(scenario, image, took_ns) if took_ns >= _TOLD_IMAGE_NS:
+                self._say(f"{scenario}: image {image} made in {format_duration(took_ns)}")
             case ArmPrepared(record):
                 took = format_duration(record.prepare_ns)
                 self._say(f"{record.scenario}: {record.arm.name} prepared in {took}")
             case ArmSkipped(scenario, arm, availability):
                 remedy = f"; {availability.remedy}" if availability.remedy else ""
                 self._say(f"{scenario}: {arm} left out: {availability.reason}{remedy}")
-            case BlockStarted():
-                self._block, self._block_begun = event, time.monotonic_ns()
-                self._done = self._failed = 0
-                self.block_started(event)
-            case TrialStarted():
-                self.trial_started(event)
-            case TrialFinished(trial):
-                self._finished(trial)
             case _:
                 pass
 
@@ -104,9 +127,6 @@ class PlainListener:
             where = f"{trial.scenario}: {trial.arm}, {_block_name(trial.block)}"
             self._say(f"{where}: {trial.outcome}: {trial.error}")
         self.trial_finished(trial)
-        assert self._block is not None
-        if self._done == self._block.trials:
-            self.block_finished(self._block, time.monotonic_ns() - self._block_begun)
 
     def preparing(self, scenario: str, arm: str, message: str) -> None:
         """A step of preparing; each once."""
@@ -121,6 +141,9 @@ class PlainListener:
     def trial_started(self, event: TrialStarted) -> None:
         """Nothing: one line a block is enough."""
 
+    def instances_alive(self, event: InstancesAlive) -> None:
+        """Nothing: one line a block is enough."""
+
     def trial_finished(self, trial: Trial) -> None:
         """Nothing: one line a block is enough."""
 
@@ -130,7 +153,10 @@ class PlainListener:
         if event.block >= 0:
             expected = event.expected or event.blocks
             about = "about " if self._request.time_limit_ns is not None else ""
+            about = "at most " if self._request.until or self._request.decided else about
             of = f" of {about}{max(expected, event.block + 1)}"
+        if event.widths:
+            of += f" ({_widths(event.widths)})"
         failures = f", {self._failed} failed" if self._failed else ""
         took = format_duration(took_ns)
         self._say(f"{_block_name(event.block)}{of}: {self._done} trials in {took}{failures}")
@@ -149,7 +175,8 @@ class BarListener(PlainListener):
         assert isinstance(progress, Progress)
         self._progress = progress
         self._task = progress.add_task("preparing", total=None)
-        self._all_done = 0
+        resumption = request.resumption
+        self._all_done = len(resumption.run.trials) if resumption else 0
 
     def preparing(self, scenario: str, arm: str, message: str) -> None:
         """A step of preparing."""
@@ -164,6 +191,12 @@ class BarListener(PlainListener):
     def trial_started(self, event: TrialStarted) -> None:
         """Name the trial under way."""
         what = f"{_block_name(event.block)}: {event.scenario}: {event.arm}"
+        self._progress.update(self._task, description=what)
+
+    def instances_alive(self, event: InstancesAlive) -> None:
+        """Say how far an arm has grown."""
+        where = f"{_block_name(event.block)}: {event.scenario}: {event.arm}"
+        what = f"{where}: {event.alive} of {event.most} alive"
         self._progress.update(self._task, description=what)
 
     def trial_finished(self, trial: Trial) -> None:
@@ -188,7 +221,19 @@ def _intention(request: Request) -> str:
     if request.time_limit_ns is not None:
         limit = format_duration(request.time_limit_ns)
         many = f"as many blocks as fit {limit} (at most {request.blocks}; --blocks sets the number)"
+    if request.until:
+        many += f", until {_widths(request.until, 'within')}"
+    if request.resumption is not None:
+        names = f"{names}: going on after {len(request.resumption.run.trials)} trials"
     return f"{names}: {warmup if request.warmup_blocks else ''}{many}, seed {request.seed}"
+
+
+def _widths(widths: Mapping[str, float], verb: str = "is within") -> str:
+    """How sure the medians are, or are to be: `ready is within 3.1 %`."""
+    return ", ".join(
+        f"{metric} {verb} {width:.2g} %" if width < float("inf") else f"{metric} is not known yet"
+        for metric, width in ((metric, width * 100) for metric, width in widths.items())
+    )
 
 
 def _block_name(block: int) -> str:

@@ -5,7 +5,7 @@ renamed), so a reader finds the old or the new one and never half of either. `tr
 one `Trial` a line, appended and flushed as each trial ends, so a crash loses at most the trial
 under way, and a torn last line is what such a crash looks like: `read_run` leaves it out.
 `growth.jsonl` holds the `GrowthPoint`s of scale scenarios in the same way; without one there is no
-such file.
+such file. `hooks.log` is what the user's hooks printed, where there are any.
 
 The form of the dataclasses of `harness.model` in JSON is that of `harness.json_form`. Everything is
 ASCII with escapes, so any `str`, also one that stands for undecodable bytes, comes back exactly,
@@ -16,6 +16,7 @@ and a newer schema is refused.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import secrets
@@ -32,13 +33,15 @@ from harness.model import SCHEMA_VERSION, GrowthPoint, Run, RunInfo, Trial
 RUN_FILE = "run.json"
 TRIALS_FILE = "trials.jsonl"
 GROWTH_FILE = "growth.jsonl"
+HOOKS_FILE = "hooks.log"
 
 _T = TypeVar("_T")
 
 
 def _refuse_strangers(directory: Path) -> None:
     """Raise RecordError if there is anything in the folder but, perhaps, a run."""
-    names = {entry.name for entry in directory.iterdir()}
+    # The log of hooks outlives a run that failed before its first trial, and is added to.
+    names = {entry.name for entry in directory.iterdir()} - {HOOKS_FILE}
     if names and not names & {RUN_FILE, TRIALS_FILE}:
         raise RecordError(
             f"{directory.absolute()} is not empty (it holds {min(names)}); give a new or an empty "
@@ -46,6 +49,12 @@ def _refuse_strangers(directory: Path) -> None:
         )
     if names:
         raise _holds_a_run(directory)
+
+
+def _is_no_run(directory: Path) -> RecordError:
+    return RecordError(
+        f"{directory} is no run: it has no {RUN_FILE}; name a folder that `steelyard run` made"
+    )
 
 
 def _holds_a_run(directory: Path) -> RecordError:
@@ -72,10 +81,40 @@ class RunWriter:
             _refuse_strangers(directory)
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
             self._fd: int | None = os.open(directory / TRIALS_FILE, flags, 0o644)
+            _claim(self._fd, directory)
         except FileExistsError as error:  # another run was quicker
             raise _holds_a_run(directory) from error
         except OSError as error:
             raise _cannot("write", directory, error) from error
+
+    @classmethod
+    def resume(cls, directory: Path) -> typing.Self:
+        """Open a run that was interrupted, to add to it.
+
+        What a crash left of a last line is cut off; nothing else of the records is changed.
+
+        Raises:
+            RecordError: No run is there, it cannot be written, or another process writes it.
+        """
+        if not (directory / RUN_FILE).is_file():
+            raise _is_no_run(directory)
+        self = cls.__new__(cls)
+        self.directory = directory
+        self._fd = None
+        try:
+            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+            fd = os.open(directory / TRIALS_FILE, flags, 0o644)
+            try:
+                _claim(fd, directory)
+                _mend_end(directory / TRIALS_FILE)
+                _mend_end(directory / GROWTH_FILE)
+            except BaseException:
+                os.close(fd)
+                raise
+        except OSError as error:
+            raise _cannot("write", directory, error) from error
+        self._fd = fd
+        return self
 
     def __enter__(self) -> typing.Self:
         return self
@@ -130,6 +169,34 @@ class RunWriter:
             self._fd = None
 
 
+def _claim(fd: int, directory: Path) -> None:
+    """Hold the run for this process (flock(2)); the lock is gone with the process, however."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise RecordError(
+            f"{directory} is being written by a run that goes on; let it end"
+        ) from None
+
+
+def _mend_end(path: Path) -> None:
+    """Make the file end with a whole line: complete the last one or cut it off."""
+    if not path.exists():
+        return
+    content = _content(path)
+    whole, newline, last = content.rpartition(b"\n")
+    if not last:
+        return
+    with open(path, "r+b") as file:
+        try:
+            _parsed(last, str(path))
+        except RecordError:
+            file.truncate(len(whole) + len(newline))
+        else:
+            file.seek(0, os.SEEK_END)
+            file.write(b"\n")
+
+
 def _line(record: Trial | GrowthPoint) -> bytes:
     text = json.dumps(_encoded(record), separators=(",", ":"), allow_nan=False) + "\n"
     return text.encode("ascii")
@@ -156,19 +223,56 @@ def read_run(directory: Path) -> Run:
         RecordError: No run is there, its schema is newer than this reader, or something in it is
             not as it should be; the sentence names file, line and field.
     """
+    return Run(
+        info=read_info(directory),
+        trials=tuple(_lines(Trial, directory / TRIALS_FILE)),
+        growth=read_growth(directory),
+    )
+
+
+def read_info(directory: Path) -> RunInfo:
+    """Read the circumstances of a run alone.
+
+    Raises:
+        RecordError: As `read_run`.
+    """
     path = directory / RUN_FILE
     if not path.is_file():
-        raise RecordError(
-            f"{directory} is no run: it has no {RUN_FILE}; name a folder that `steelyard run` made"
-        )
+        raise _is_no_run(directory)
     document = _parsed(_content(path), str(path))
     _refuse_newer(document, path)
-    info = _decoded(RunInfo, document, str(path))
-    return Run(
-        info=info,
-        trials=tuple(_lines(Trial, directory / TRIALS_FILE)),
-        growth=tuple(_lines(GrowthPoint, directory / GROWTH_FILE)),
-    )
+    return _decoded(RunInfo, document, str(path))
+
+
+def read_growth(directory: Path) -> tuple[GrowthPoint, ...]:
+    """Read the footprints of many instances alone.
+
+    Raises:
+        RecordError: As `read_run`.
+    """
+    return tuple(_lines(GrowthPoint, directory / GROWTH_FILE))
+
+
+def parse_trial(line: bytes, where: str) -> Trial:
+    """Read one line of `trials.jsonl`.
+
+    Args:
+        line: Without its newline.
+        where: File and line, the beginning of the sentence when something is wrong with it.
+
+    Raises:
+        RecordError: It is no trial.
+    """
+    return _decoded(Trial, _parsed(line, where), where)
+
+
+def is_torn(line: bytes) -> bool:
+    """Whether a last line without its newline is what a crash leaves, and no JSON."""
+    try:
+        _parsed(line, "")
+    except RecordError:
+        return True
+    return False
 
 
 def find_runs(root: Path) -> list[Path]:

@@ -2,75 +2,54 @@
 
 It prints nothing and judges nothing. A trial that fails is recorded and the run goes on; only what
 makes the run as a whole pointless is raised. However a run ends (finished, interrupted, failed),
-the instance under way is stopped and removed, the arms are closed and the records say how it was.
+the instance under way is stopped and removed, the arms are closed, the user's `cleanup` is run and
+the records say how it was.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+import signal
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from time import monotonic_ns
 from typing import TYPE_CHECKING
 
 from harness import schedule
-from harness.backend import Availability, Backend, PreparedArm
+from harness.backend import Availability
+from harness.backends.host import ensure_image
 from harness.diagnostics import Diagnostic, DiagnosticCode
+from harness.doubts import run_diagnostics
 from harness.environment import Environment
 from harness.errors import BackendUnavailableError, HarnessError, PrepareError
 from harness.events import (
     ArmPrepared,
-    ArmPreparing,
     ArmSkipped,
+    BlockFinished,
     BlockStarted,
     Event,
+    HookStarted,
+    InstancesAlive,
     Listener,
     RunFinished,
     RunStarted,
     TrialFinished,
     TrialStarted,
 )
+from harness.hooks import HookRunner
 from harness.interruption import Interrupted, Interruption
-from harness.model import SCHEMA_VERSION, Arm, ArmRecord, Outcome, RunInfo, Scenario, Trial
+from harness.model import Arm, GrowthPoint, NoiseFloor, Run, RunInfo, Scenario, Trial
+from harness.preparing import EnsureImage, GetBackend, Preparer, Ready
+from harness.request import Request, begun, now
+from harness.resume import refuse_another_arm, refuse_another_host
+from harness.scale import stages
 from harness.schedule import Slot
 from harness.trial import take_trial
 
 if TYPE_CHECKING:
     from harness.lab import Lab
     from harness.records import RunWriter
-
-
-GetBackend = Callable[[str], Backend]
-"""How the runner comes by backends: `harness.backends.get_backend`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What was asked for.
-
-    Attributes:
-        scenarios: In order, each with the arms to run.
-        blocks: How many blocks count, at most when there is a time limit.
-        warmup_blocks: How many are taken before, recorded, and not counted.
-        seed: Of the order of trials.
-        time_limit_ns: What all blocks together may take; None is no limit.
-        required_arms: Names of arms that the user asked for: if one cannot run, that is an error.
-        command: argv, for the records.
-        run_id: Identifier of the run.
-        steelyard: Steelyard's own version.
-    """
-
-    scenarios: tuple[Scenario, ...]
-    blocks: int
-    warmup_blocks: int
-    seed: int
-    time_limit_ns: int | None
-    required_arms: frozenset[str]
-    command: tuple[str, ...]
-    run_id: str
-    steelyard: str
 
 
 class Runner:
@@ -81,7 +60,8 @@ class Runner:
         get_backend: Where backends come from.
         environment: The host's facts, captured before.
         writer: Where records go.
-        listener: Told of every event.
+        listener: Told of every event. A BrokenPipeError of it ends the run as SIGPIPE would.
+        ensure_image: Where images come from.
     """
 
     def __init__(
@@ -91,34 +71,27 @@ class Runner:
         environment: Environment,
         writer: RunWriter,
         listener: Listener,
+        ensure_image: EnsureImage = ensure_image,
     ) -> None:
         self._request = request
-        self._get_backend = get_backend
+        self._environment = environment
         self._writer = writer
-        self._emit: Callable[[Event], None] = listener
+        self._listener = listener
+        self._interruption = Interruption()
+        self._preparer = Preparer(get_backend, ensure_image, self._interruption, self._emit)
+        self._hooks = HookRunner(writer.directory, self._interruption)
         self._scenarios = {scenario.name: scenario for scenario in request.scenarios}
-        self._prepared: dict[tuple[str, str], PreparedArm] = {}
-        self._availability: dict[str, Availability] = {}
+        self._arms: dict[tuple[str, str], Ready] = {}
         self._skipped: list[str] = []
         self._lab: Lab | None = None
-        self._interruption = Interruption()
-        self._trials: list[Trial] = []
-        self._info = RunInfo(
-            schema=SCHEMA_VERSION,
-            steelyard=request.steelyard,
-            run_id=request.run_id,
-            started_at=_now(),
-            ended_at=None,
-            command=request.command,
-            seed=request.seed,
-            blocks=request.blocks,
-            warmup_blocks=request.warmup_blocks,
-            scenarios=request.scenarios,
-            arms=(),
-            environment=environment.facts,
-            environment_missing=environment.missing,
-            diagnostics=environment.diagnostics,
-        )
+        resumption = request.resumption
+        self._trials: list[Trial] = list(resumption.run.trials) if resumption else []
+        self._times_ns: list[int] = resumption.block_times_ns() if resumption else []
+        self._done = 0
+        self._widths: Mapping[str, float] = {}
+        # A resumed run's records are touched only once it is certain that it can go on.
+        self._may_record = resumption is None
+        self._info = begun(request, environment)
 
     def run(self) -> RunInfo:
         """Do it.
@@ -129,6 +102,8 @@ class Runner:
         Raises:
             BackendUnavailableError: An arm that was asked for by name cannot run here.
             PrepareError: An arm that was asked for by name cannot be prepared.
+            HookFailedError: A command of the user's failed; with `cleanup`, all else is done.
+            RecordError: A run to be resumed does not fit this host any more.
             HarnessError: No arm at all can run, or records cannot be written.
             Interrupted: By a signal; everything is written and removed.
         """
@@ -137,16 +112,30 @@ class Runner:
             self._emit(RunStarted(self._info, self._writer.directory))
             # The last word of the records comes after everything was removed.
             stack.callback(self._finish)
-            stack.callback(self._close_arms)
             try:
                 self._prepare_all(stack)
                 self._take_blocks()
-            except Interrupted:
+            except BaseException:
                 self._info = replace(self._info, interrupted=True)
                 raise
         return self._info
 
+    def _emit(self, event: Event) -> None:
+        try:
+            self._listener(event)
+        except BrokenPipeError:
+            # Not an Exception: whoever reports progress from deep inside must not take it for a
+            # failure of his own.
+            raise Interrupted(signal.SIGPIPE) from None
+
     def _prepare_all(self, stack: contextlib.ExitStack) -> None:
+        if self._request.resumption is not None:
+            refuse_another_host(self._request.resumption, self._environment.facts)
+        for scenario in self._request.scenarios:
+            if scenario.hooks.setup is not None:
+                self._emit(HookStarted(scenario.name, "setup", scenario.hooks.setup))
+            stack.enter_context(self._hooks.around(scenario))
+        stack.callback(self._close_arms)
         for scenario in self._request.scenarios:
             lab = None
             if scenario.readiness.needs_network:
@@ -159,109 +148,166 @@ class Runner:
                 lab = self._lab
             for arm in scenario.arms:
                 self._prepare(scenario, arm, lab)
-        if not self._prepared:
+        if not self._arms:
             reasons = "; ".join(dict.fromkeys(self._skipped))
             message = f"no arm can run here ({reasons}); see steelyard doctor"
             raise HarnessError(message)
+        if not self._may_record:
+            self._may_record = True
+            self._record()
 
     def _prepare(self, scenario: Scenario, arm: Arm, lab: Lab | None) -> None:
         """Prepare one arm, or leave it out and say so."""
-
-        def progress(message: str) -> None:
-            self._emit(ArmPreparing(scenario.name, arm.name, message))
-
-        if arm.backend not in self._availability:
-            progress(f"checking whether {arm.backend} works here")
-        begun_ns = monotonic_ns()
+        resumption = self._request.resumption
+        is_going_on = resumption is not None and bool(resumption.run.trials)
+        before = resumption.record_of(scenario.name, arm.name) if resumption else None
+        if is_going_on and before is None:
+            return  # it was left out when the run began, and an order without it was drawn
         try:
-            backend = self._get_backend(arm.backend)
-            with self._interruption.safe():
-                self._require_usable(backend)
-                prepared = backend.prepare(scenario, arm, lab, progress)
+            ready = self._preparer.prepare(scenario, arm, lab)
         except (BackendUnavailableError, PrepareError) as error:
-            if arm.name in self._request.required_arms:
+            if is_going_on or arm.name in self._request.required_arms:
                 raise
-            reason, remedy = str(error), ""
-            if isinstance(error, BackendUnavailableError):
-                reason, remedy = error.reason, error.remedy
-            self._skipped.append(f"{arm.name}: {reason}")
-            detail = f"{scenario.name}, {arm.name}: {reason}"
-            self._add_diagnostics(Diagnostic(DiagnosticCode.ARM_SKIPPED, detail))
-            self._emit(ArmSkipped(scenario.name, arm.name, Availability(False, reason, remedy)))
+            self._leave_out(scenario, arm, error)
             return
-        self._prepared[scenario.name, arm.name] = prepared
-        record = ArmRecord(
-            scenario=scenario.name,
-            arm=arm,
-            prepare_ns=monotonic_ns() - begun_ns,
-            disk=prepared.disk_parts(),
-            facts=prepared.facts,
-            diagnostics=prepared.diagnostics,
-        )
-        self._info = replace(self._info, arms=(*self._info.arms, record))
+        self._arms[scenario.name, arm.name] = ready
+        if before is not None and resumption is not None:
+            refuse_another_arm(resumption, ready.record)
+        else:
+            self._info = replace(self._info, arms=(*self._info.arms, ready.record))
         self._record()
-        self._emit(ArmPrepared(record))
+        self._emit(ArmPrepared(ready.record))
 
-    def _require_usable(self, backend: Backend) -> None:
-        if backend.name not in self._availability:
-            self._availability[backend.name] = backend.availability()
-        verdict = self._availability[backend.name]
-        if not verdict.usable:
-            raise BackendUnavailableError(backend.name, verdict.reason, verdict.remedy)
+    def _leave_out(
+        self, scenario: Scenario, arm: Arm, error: BackendUnavailableError | PrepareError
+    ) -> None:
+        reason, remedy = str(error), ""
+        if isinstance(error, BackendUnavailableError):
+            reason, remedy = error.reason, error.remedy
+        if arm.repeats is not None:
+            return  # what it repeats has said so
+        self._skipped.append(f"{arm.name}: {reason}")
+        detail = f"{scenario.name}, {arm.name}: {reason}"
+        self._add_diagnostics(Diagnostic(DiagnosticCode.ARM_SKIPPED, detail))
+        self._emit(ArmSkipped(scenario.name, arm.name, Availability(False, reason, remedy)))
 
     def _take_blocks(self) -> None:
         request = self._request
         arms = {
-            name: [arm for scenario, arm in self._prepared if scenario == name]
+            name: [arm for scenario, arm in self._arms if scenario == name]
             for name in self._scenarios
-            if any(scenario == name for scenario, _ in self._prepared)
+            if any(scenario == name for scenario, _ in self._arms)
         }
-        times_ns: list[int] = []
-        done = 0
+        whole = request.resumption.broken_block if request.resumption else None
         # What preparing left in memory stays; collecting before each trial need not look at it.
         gc.freeze()
         for slots in schedule.blocks(arms, request.blocks, request.warmup_blocks, request.seed):
-            if not schedule.another_block_fits(times_ns, done, request.time_limit_ns):
+            block = slots[0].block
+            if whole is not None and block < whole:
+                self._done += block >= 0
+                continue
+            if not schedule.another_block_fits(self._times_ns, self._done, request.time_limit_ns):
                 break
-            self._emit(
-                BlockStarted(slots[0].block, request.blocks, self._expected(times_ns), len(slots))
-            )
-            begun_ns = monotonic_ns()
-            for slot in slots:
-                self._take(slot)
-            times_ns.append(monotonic_ns() - begun_ns)
-            done += slots[0].block >= 0
-            if request.time_limit_ns is not None and slots[0].block >= 0:
-                # What was asked for, once it is known: as many as fitted.
-                self._info = replace(self._info, blocks=done)
-        if request.time_limit_ns is not None:
-            self._record()
+            if self._is_narrow_enough() or self._is_decided(block):
+                break
+            self._take_block(slots)
 
-    def _expected(self, times_ns: Sequence[int]) -> int | None:
+    def _take_block(self, slots: Sequence[Slot]) -> None:
+        block = slots[0].block
+        self._emit(
+            BlockStarted(
+                block=block,
+                blocks=self._request.blocks,
+                expected=self._expected(),
+                trials=sum(self._trials_of(slot) for slot in slots),
+                widths=self._widths,
+            )
+        )
+        begun_ns = monotonic_ns()
+        for slot in slots:
+            self._take(slot)
+        took_ns = monotonic_ns() - begun_ns
+        self._times_ns.append(took_ns)
+        self._done += block >= 0
+        self._emit(BlockFinished(block, took_ns))
+
+    def _trials_of(self, slot: Slot) -> int:
+        scale = self._scenarios[slot.scenario].scale
+        if scale is None:
+            return 1
+        asked = stages(scale, slot.arm, warmup=slot.block < 0)
+        return max(asked.instances, default=0) + sum(asked.together)
+
+    def _is_taken(self, slot: Slot, taken: Collection[Trial]) -> bool:
+        """Whether the records hold all of a slot already."""
+        scale = self._scenarios[slot.scenario].scale
+        if scale is None:
+            return bool(taken)
+        asked = stages(scale, slot.arm, warmup=slot.block < 0)
+        return {1, *asked.together} <= {trial.together for trial in taken}
+
+    def _expected(self) -> int | None:
         """How many counted blocks there will be, by the time limit and what blocks took so far."""
         request = self._request
         if request.time_limit_ns is None:
             return request.blocks
         return schedule.expected_blocks(
-            times_ns, request.blocks, request.warmup_blocks, request.time_limit_ns
+            self._times_ns, request.blocks, request.warmup_blocks, request.time_limit_ns
         )
+
+    def _is_narrow_enough(self) -> bool:
+        """Whether the intervals that were asked for are there; looked at now and then only."""
+        request = self._request
+        if not request.until or not schedule.is_checkpoint(self._done):
+            return False
+        samples = schedule.samples_of(self._trials, self._info.arms, request.until)
+        self._widths = schedule.widest(samples, request.seed)
+        return schedule.are_narrow_enough(self._widths, request.until)
+
+    def _is_decided(self, block: int) -> bool:
+        """Whether what the run is taken for is known; asked once after each block that counts."""
+        decided = self._request.decided
+        return decided is not None and block > 0 and decided(self._trials, self._info.arms)
 
     def _take(self, slot: Slot) -> None:
         self._interruption.check()
+        scenario = self._scenarios[slot.scenario]
+        resumption = self._request.resumption
+        is_broken = resumption is not None and slot.block == resumption.broken_block
+        taken = resumption.taken(slot) if resumption is not None and is_broken else ()
+        if self._is_taken(slot, taken):
+            return
         self._emit(TrialStarted(slot.scenario, slot.arm, slot.block, slot.position))
-        # Python's garbage collector must not choose a trial to run in.
-        gc.collect()
-        gc.disable()
-        try:
-            trial = take_trial(
-                slot,
-                self._scenarios[slot.scenario],
-                self._prepared[slot.scenario, slot.arm],
-                self._lab,
-                self._interruption,
-            )
-        finally:
-            gc.enable()
+        self._hooks.before(scenario, slot)
+        prepared = self._arms[slot.scenario, slot.arm].prepared
+        if scenario.scale is not None:
+            self._grow(slot, scenario, taken)
+        else:
+            # Python's garbage collector must not choose a trial to run in.
+            gc.collect()
+            gc.disable()
+            try:
+                trial = take_trial(slot, scenario, prepared, self._lab, self._interruption)
+            finally:
+                gc.enable()
+            self._keep(trial)
+        self._hooks.after(scenario, slot)
+
+    def _grow(self, slot: Slot, scenario: Scenario, taken: Sequence[Trial]) -> None:
+        """Many instances of the arm at once."""
+        from harness.growth import GrowthListener, grow
+
+        def alive(count: int, most: int) -> None:
+            self._emit(InstancesAlive(slot.scenario, slot.arm, slot.block, count, most))
+
+        def point(footprint: GrowthPoint) -> None:
+            self._writer.append_growth(footprint)
+
+        prepared = self._arms[slot.scenario, slot.arm].prepared
+        listener = GrowthListener(trial=self._keep, point=point, alive=alive)
+        grow(slot, scenario, prepared, self._lab, self._interruption, listener, taken)
+
+    def _keep(self, trial: Trial) -> None:
         self._writer.append(trial)
         self._trials.append(trial)
         self._emit(TrialFinished(trial))
@@ -269,66 +315,34 @@ class Runner:
     def _close_arms(self) -> None:
         """Close every arm, whatever the others' closing does."""
         with contextlib.ExitStack() as stack:
-            while self._prepared:
-                _, prepared = self._prepared.popitem()
-                stack.callback(prepared.close)
+            while self._arms:
+                _, ready = self._arms.popitem()
+                stack.callback(ready.prepared.close)
 
     def _finish(self) -> None:
+        if not self._may_record:
+            return
+        self._info = replace(self._info, blocks=self._done, noise=self._noise())
         self._add_diagnostics(*run_diagnostics(self._info, self._trials))
-        self._info = replace(self._info, ended_at=_now())
+        self._info = replace(self._info, ended_at=now())
         self._record()
         self._emit(RunFinished(self._writer.directory, self._info))
+
+    def _noise(self) -> tuple[NoiseFloor, ...]:
+        """What an arm and its twin showed in this run, and what is known of the rest."""
+        measured: tuple[NoiseFloor, ...] = ()
+        if any(record.arm.repeats for record in self._info.arms):
+            from harness.noise import noise_floors
+
+            measured = noise_floors(Run(self._info, tuple(self._trials)))
+        new = {(floor.scenario, floor.metric) for floor in measured}
+        old = (floor for floor in self._info.noise if floor.run_id != self._info.run_id)
+        return (*measured, *(floor for floor in old if (floor.scenario, floor.metric) not in new))
 
     def _add_diagnostics(self, *diagnostics: Diagnostic) -> None:
         together = dict.fromkeys((*self._info.diagnostics, *diagnostics))
         self._info = replace(self._info, diagnostics=tuple(together))
 
     def _record(self) -> None:
-        self._writer.write_info(self._info)
-
-
-def run_diagnostics(info: RunInfo, trials: Collection[Trial]) -> list[Diagnostic]:
-    """The doubts that only the trials together show: pure."""
-    found = []
-    counted = [trial for trial in trials if trial.block >= 0]
-    failed = sum(trial.outcome is not Outcome.OK for trial in counted)
-    if failed:
-        detail = f"{failed} of {len(counted)}"
-        found.append(Diagnostic(DiagnosticCode.FAILED_TRIALS, detail))
-    blocks = len({trial.block for trial in counted})
-    if blocks < schedule.FEW_BLOCKS:
-        found.append(Diagnostic(DiagnosticCode.FEW_BLOCKS, f"{blocks} blocks"))
-    found += _mixed_kernel_formats(info)
-    for scenario in info.scenarios:
-        answers: dict[str, set[str]] = {}
-        for trial in trials:
-            if trial.scenario == scenario.name and trial.response_sha256 is not None:
-                answers.setdefault(trial.response_sha256, set()).add(trial.arm)
-        if len(answers) > 1:
-            groups = " / ".join(
-                f"{', '.join(sorted(arms))} served sha256 {digest[:12]}"
-                for digest, arms in sorted(answers.items())
-            )
-            detail = f"{scenario.name}: {groups}"
-            found.append(Diagnostic(DiagnosticCode.RESPONSE_DIFFERS, detail))
-    return found
-
-
-def _mixed_kernel_formats(info: RunInfo) -> list[Diagnostic]:
-    """A doubt for each scenario whose VMs enter their kernels in different formats."""
-    found = []
-    for scenario in info.scenarios:
-        formats = {
-            record.arm.name: record.facts["kernel_format"]
-            for record in info.arms
-            if record.scenario == scenario.name and "kernel_format" in record.facts
-        }
-        if len(set(formats.values())) > 1:
-            told = ", ".join(f"{arm} {format_}" for arm, format_ in formats.items())
-            detail = f"{scenario.name}: {told}"
-            found.append(Diagnostic(DiagnosticCode.KERNEL_FORMAT, detail))
-    return found
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+        if self._may_record:
+            self._writer.write_info(self._info)

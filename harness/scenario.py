@@ -4,7 +4,7 @@
 question = "What does a box cost around a web server in Python?"
 image = "debian-python"
 timeout = "60s"
-arms = ["process", "container", "vm-micro"]   # or tables [arms.NAME] with backend = "…" and options
+arms = ["process", "container", "vm-micro"]   # or tables, see below
 
 [workload]
 command = ["python3", "-m", "http.server", "8000"]
@@ -18,6 +18,20 @@ port = 8000
 memory = "256M"
 cpus = 1
 pids = 128
+
+[arms.cold]                                   # instead of the list of arms
+backend = "vm-micro"                          # default: the table's name
+cache = "cold"                                # default: "warm"
+image = "other:2"                             # instead of the scenario's, as is command
+vcpus = 2                                     # all other keys are the backend's options
+
+[hooks]                                       # shell commands, all optional
+setup = "make image"                          # also prepare, conclude, cleanup
+
+[scale]                                       # many instances at once, instead of one
+instances = [1, 2, 4, 8]
+together = [1, 2, 4]                          # optional
+most = { vm-micro = 4 }                       # optional
 ```
 
 The structure is checked by pydantic, which is imported only here and only when a file is read.
@@ -27,24 +41,40 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from harness.backends import BACKENDS
+from harness.backends import BACKENDS, get_backend, known_names
+from harness.budget import read_budgets
 from harness.errors import ScenarioError
-from harness.model import Arm, Limits, Readiness, ReadinessKind, Scenario, Workload
+from harness.model import (
+    Arm,
+    CacheState,
+    Hooks,
+    Limits,
+    Readiness,
+    ReadinessKind,
+    Scale,
+    Scenario,
+    Workload,
+)
 from harness.toml_lines import KeyLines
 from harness.words import did_you_mean
 
 if TYPE_CHECKING:
     from harness.scenario_shape import ScenarioFile
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
-_NAME_RULE = "use lower-case letters, digits, '.', '_' and '-', beginning with a letter or digit"
+ARM_NAME = _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
+ARM_NAME_RULE = _NAME_RULE = (
+    "use lower-case letters, digits, '.', '_' and '-', beginning with a letter or digit"
+)
 _Problem = tuple[tuple[str | int, ...], str]
+
+_ARM_KEYS = frozenset({"backend", "cache", "image", "command"})
+"""Keys of an arm's table that are the arm's own; all others are its backend's options."""
 
 # Which keys of [readiness] mean something for which kind, and which of them must be there.
 _READINESS_KEYS: Mapping[ReadinessKind, tuple[frozenset[str], frozenset[str]]] = {
@@ -114,8 +144,11 @@ def parse_scenario(source: str, path: Path) -> Scenario:
     checked = _check(document, problems)
     if isinstance(document.get("readiness"), dict):
         problems += _readiness_problems(document["readiness"])
+    problems += _problems_of_arms(document)
+    lines = KeyLines(source)
+    budgets, wrong = read_budgets(document, lines)
+    problems += wrong
     if problems or checked is None:
-        lines = KeyLines(source)
         unique = dict.fromkeys(
             (lines.find(field), ".".join(map(str, field)), what) for field, what in problems
         )
@@ -125,64 +158,35 @@ def parse_scenario(source: str, path: Path) -> Scenario:
                 for line, field, what in sorted(unique)
             )
         )
-    return _build(checked, source, path)
+    return replace(_build(checked, source, path), budgets=budgets)
 
 
-def select_arms(scenario: Scenario, choices: Sequence[str]) -> Scenario:
-    """The scenario with only the chosen arms, in that order.
+def scenario_of(scenario: Scenario, arm: Arm) -> Scenario:
+    """The scenario as one arm asks it: with the arm's own image and command where it has them."""
+    workload = scenario.workload
+    if arm.command is not None:
+        workload = replace(workload, command=arm.command)
+    return replace(scenario, image=arm.image or scenario.image, workload=workload)
 
-    Args:
-        scenario: As read.
-        choices: Each the name of an arm of the scenario, the name of a backend, or a new arm as
-            `NAME=BACKEND[,OPTION=VALUE…]`; two equal arms under two names make an A/A comparison.
 
-    Raises:
-        ScenarioError: A choice means nothing, or a name comes twice.
+def option_problems(arm: Arm) -> list[tuple[str | None, str]]:
+    """What is wrong with an arm's options, by its backend's own word.
+
+    Returns:
+        For each problem the option that it is about (None: several, or none) and a sentence.
     """
-    by_name = {arm.name: arm for arm in scenario.arms}
-    arms: dict[str, Arm] = {}
-    problems = []
-    for choice in choices:
-        try:
-            arm = by_name.get(choice) or _arm_from_choice(choice, sorted(by_name))
-        except ValueError as error:
-            problems.append(f"--arm {choice}: {error}")
-            continue
-        if arm.name in arms:
-            problems.append(f"--arm {choice}: the arm {arm.name} is there already; name it anew")
-        arms[arm.name] = arm
-    if problems:
-        raise ScenarioError(tuple(problems))
-    return replace(scenario, arms=tuple(arms.values()))
-
-
-def _arm_from_choice(choice: str, known: Sequence[str]) -> Arm:
-    name, equals, rest = choice.partition("=")
-    backend, *settings = rest.split(",") if equals else [choice]
-    if not _NAME.fullmatch(name):
-        message = f"{name!r} cannot name an arm; {_NAME_RULE}"
-        raise ValueError(message)
-    if backend not in BACKENDS:
-        names = sorted({*BACKENDS, *known})
-        hint = did_you_mean(backend, names)
-        message = f"no arm or backend is called {backend!r}; {hint}"
-        raise ValueError(message)
-    options: dict[str, Any] = {}
-    for setting in settings:
-        key, equals, value = setting.partition("=")
-        if not equals or not key:
-            message = f"{setting!r} is no option; write OPTION=VALUE"
-            raise ValueError(message)
-        options[key] = _toml_value(value)
-    return Arm(name, backend, MappingProxyType(options))
-
-
-def _toml_value(text: str) -> Any:
-    """`3`, `true`, `1.5` as TOML has them; anything else is the text itself."""
-    try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
-        return text
+    if not arm.options:
+        return []
+    backend = get_backend(arm.backend)  # imported only now
+    found: list[tuple[str | None, str]] = []
+    for problem in backend.check_options(arm.options):
+        alone = (
+            key
+            for key, value in arm.options.items()
+            if problem in backend.check_options({key: value})
+        )
+        found.append((next(alone, None), problem))
+    return found
 
 
 def _shipped_folder() -> Path:
@@ -216,7 +220,8 @@ def _normalise_arms(document: dict[str, Any]) -> list[_Problem]:
     if not isinstance(arms, dict):
         return problems
     if not arms:
-        problems.append((("arms",), f"holds no arm; name at least one of {', '.join(BACKENDS)}"))
+        names = ", ".join(known_names())
+        problems.append((("arms",), f"holds no arm; name at least one of {names}"))
     for name, table in arms.items():
         if not isinstance(table, dict):
             continue
@@ -225,7 +230,7 @@ def _normalise_arms(document: dict[str, Any]) -> list[_Problem]:
             problems.append((field, f"{name!r} cannot name an arm; {_NAME_RULE}"))
         backend = table.setdefault("backend", name)
         if isinstance(backend, str) and backend not in BACKENDS:
-            hint = did_you_mean(backend, tuple(BACKENDS))
+            hint = did_you_mean(backend, known_names())
             problems.append((field, f"no backend is called {backend!r}; {hint}"))
     return problems
 
@@ -255,6 +260,38 @@ def _readiness_problems(table: Mapping[str, Any]) -> Iterator[_Problem]:
         yield ("readiness", key), f"does nothing for readiness {kind!r}; take it out"
 
 
+def _problems_of_arms(document: Mapping[str, Any]) -> Iterator[_Problem]:
+    """What is known only once arms and backends are: options, and limits of arms that are not."""
+    arms, scale = document.get("arms"), document.get("scale")
+    if not isinstance(arms, dict):
+        return
+    for name, table in arms.items():
+        if not isinstance(table, dict) or table.get("backend") not in tuple(BACKENDS):
+            continue
+        options = {key: value for key, value in table.items() if key not in _ARM_KEYS}
+        for key, what in option_problems(Arm(name, table["backend"], options)):
+            yield ("arms", name, *(() if key is None else (key,))), what
+    most = scale.get("most") if isinstance(scale, dict) else None
+    for name in most if isinstance(most, dict) else ():
+        if name not in arms:
+            hint = did_you_mean(name, tuple(arms))
+            yield ("scale", "most", name), f"no arm has that name; {hint}"
+
+
+def _arms(checked: ScenarioFile) -> tuple[Arm, ...]:
+    return tuple(
+        Arm(
+            name=name,
+            backend=arm.backend,
+            options=MappingProxyType(dict(arm.model_extra or {})),
+            cache=CacheState(arm.cache),
+            image=arm.image,
+            command=None if arm.command is None else tuple(arm.command),
+        )
+        for name, arm in checked.arms.items()
+    )
+
+
 def _build(checked: ScenarioFile, source: str, path: Path) -> Scenario:
     workload, readiness, limits = checked.workload, checked.readiness, checked.limits
     return Scenario(
@@ -276,11 +313,16 @@ def _build(checked: ScenarioFile, source: str, path: Path) -> Scenario:
             status=readiness.status,
         ),
         limits=Limits(limits.memory, limits.cpus, limits.pids),
-        arms=tuple(
-            Arm(name, arm.backend, MappingProxyType(dict(arm.model_extra or {})))
-            for name, arm in checked.arms.items()
-        ),
+        arms=_arms(checked),
         timeout_ns=int(checked.timeout),  # a duration's text has become nanoseconds
         source=source,
         path=str(path),
+        hooks=Hooks(**checked.hooks.model_dump()),
+        scale=None
+        if checked.scale is None
+        else Scale(
+            instances=tuple(checked.scale.instances),
+            together=tuple(checked.scale.together),
+            most=MappingProxyType(dict(checked.scale.most)),
+        ),
     )

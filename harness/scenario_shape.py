@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from harness.model import ReadinessKind
+from harness.model import CacheState, ReadinessKind
 from harness.quantities import parse_duration, parse_size
 from harness.words import did_you_mean
 
@@ -67,6 +67,24 @@ def _kind(value: str) -> str:
     return value
 
 
+def _cache(value: str) -> str:
+    names = [state.value for state in CacheState]
+    if value not in names:
+        message = f"no state of the cache is called {value!r}; {did_you_mean(value, names)}"
+        raise ValueError(message)
+    return value
+
+
+def _rising(values: list[int]) -> list[int]:
+    if any(value < 1 for value in values):
+        message = f"should hold numbers of instances from 1 up, is {values}"
+        raise ValueError(message)
+    if values != sorted(set(values)):
+        message = f"should rise, each number once, is {values}"
+        raise ValueError(message)
+    return values
+
+
 _Text = Annotated[str, Field(min_length=1)]
 _AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 
@@ -103,12 +121,32 @@ class LimitsTable(_Table):
     pids: Annotated[int, Field(ge=1)] | None = None
 
 
+class HooksTable(_Table):
+    """`[hooks]`."""
+
+    setup: _Text | None = None
+    prepare: _Text | None = None
+    conclude: _Text | None = None
+    cleanup: _Text | None = None
+
+
+class ScaleTable(_Table):
+    """`[scale]`; whether its arms exist is checked by `harness.scenario`."""
+
+    instances: Annotated[list[int], Field(min_length=1), AfterValidator(_rising)]
+    together: Annotated[list[int], AfterValidator(_rising)] = Field(default_factory=list)
+    most: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)
+
+
 class ArmTable(BaseModel):
-    """`[arms.NAME]`: all keys but `backend` are the backend's options."""
+    """`[arms.NAME]`: all keys but these are the backend's options."""
 
     model_config = ConfigDict(strict=True, extra="allow")
 
     backend: _Text
+    cache: Annotated[str, AfterValidator(_cache)] = CacheState.WARM.value
+    image: _Text | None = None
+    command: Annotated[list[_Text], Field(min_length=1)] | None = None
 
 
 class ScenarioFile(_Table):
@@ -123,6 +161,10 @@ class ScenarioFile(_Table):
     workload: WorkloadTable = Field(default_factory=WorkloadTable)
     readiness: ReadinessTable
     limits: LimitsTable = Field(default_factory=LimitsTable)
+    hooks: HooksTable = Field(default_factory=HooksTable)
+    scale: ScaleTable | None = None
+    budget: dict[str, Any] = Field(default_factory=dict)
+    """Checked by `harness.budget`."""
 
 
 _TABLES: Mapping[tuple[str | int, ...], type[BaseModel]] = {
@@ -130,6 +172,8 @@ _TABLES: Mapping[tuple[str | int, ...], type[BaseModel]] = {
     ("workload",): WorkloadTable,
     ("readiness",): ReadinessTable,
     ("limits",): LimitsTable,
+    ("hooks",): HooksTable,
+    ("scale",): ScaleTable,
 }
 
 
@@ -149,7 +193,7 @@ def _told(item: Mapping[str, Any]) -> tuple[tuple[str | int, ...], str]:
         return field, f"should be {_TYPES[kind]}, is {value!r}"
     if kind == "value_error":
         return field, str(item["ctx"]["error"])
-    if kind == "string_too_short":
+    if kind in ("string_too_short", "too_short"):
         return field, "is empty; write something"
     what = item["msg"].removeprefix("Input ").rstrip(".")
     return field, f"{what}, is {value!r}"

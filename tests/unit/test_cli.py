@@ -16,7 +16,14 @@ from typing import Any
 import pytest
 
 import harness
+from harness import schedule
+from harness.backends import BACKENDS
+from harness.environment import Environment
+from harness.model import Arm
 from harness.records import read_run
+from harness.request import Request
+from harness.run_options import with_noise
+from tests.support import scenarios as samples
 
 SCENARIO = """
 question = "Does the command line work?"
@@ -61,7 +68,9 @@ def test_help_names_every_command_and_every_command_has_help() -> None:
     told = steelyard("--help")
     assert told.returncode == 0
     names = [line.split()[0] for line in told.stdout.split("Commands:")[1].splitlines() if line]
-    assert names == ["run", "report", "doctor", "container", "image", "version"]
+    assert names == [
+        "run", "report", "compare", "check", "history", "doctor", "container", "image", "version",
+    ]  # fmt: skip
     for name in names:
         assert steelyard(name, "--help").returncode == 0
 
@@ -79,10 +88,22 @@ def test_the_version() -> None:
         (["run", "--blocks", "many"], "'many' is not a valid integer"),
         (["run", "--time-limit", "5"], "'5' is not a duration; write it with its unit"),
         (["run", "--nonsense"], "no such option"),
-        (["run", "no-such"], "no-such: no such scenario; there are: hello, python-http"),
+        (["run", "no-such"], "no-such: no such scenario; there are: "),
         (["run", "./absent.toml"], "./absent.toml: no such scenario file"),
         (["run", "hello", "--arm", "contaner"], "did you mean 'container'?"),
         (["run", "hello", "hello"], "is named already"),
+        (["run", "hello", "--arm", "a=container,x=1"], "x: unknown option 'x'"),
+        (["run", "hello", "--cache", "hot"], "'hot' is not one of"),
+        (["run", "hello", "--until", "2"], "'2' is no width of an interval; write it like 2%"),
+        (["run", "hello", "--until", "ready=0%"], "'0%' is no width of an interval"),
+        (["run", "hello", "--until", "redy=2%"], "no metric is called 'redy'; did you mean 'rea"),
+        (["run", "hello", "--until", "disk-shared=2%"], "no metric is called 'disk-shared'"),
+        (["run", "hello", "--most", "container"], "write it like vm-micro=4"),
+        (["run", "hello", "--most", "container=2"], "--most limits growth, and there is none"),
+        (["run", "hello", "--scale", "4"], "readiness.kind: 'exit' means"),
+        (["run", "hello", "--resume", "x"], "--resume takes everything from the records; take ou"),
+        (["run", "--resume", "x", "--seed", "1"], "take out --seed"),
+        (["run", "--resume", "/nonexistent"], "/nonexistent is no run"),
         (["report", "/nonexistent"], "/nonexistent"),
         (["report"], "missing argument"),
     ],
@@ -167,28 +188,59 @@ def test_an_arm_that_was_asked_for_and_cannot_run_leaves_no_folder(
     assert not (tmp_path / "results").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_a_run_with_its_exit_code(
-    scenario: Path, tmp_path: Path, number: signal.Signals
-) -> None:
+def broken_off(scenario: Path, directory: Path, number: signal.Signals) -> tuple[int, str]:
+    """A run that a signal ends after some trials: its exit code and what it said."""
     with subprocess.Popen(
-        command("run", scenario, "--blocks", "5000", "--output", tmp_path / "out"),
-        stdout=subprocess.PIPE,
+        command("run", scenario, "--blocks", "60", "--seed", "3", "--output", directory),
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        trials = tmp_path / "out/trials.jsonl"
+        trials = directory / "trials.jsonl"
         while not trials.exists() or trials.read_bytes().count(b"\n") < 5:
             assert process.poll() is None
             time.sleep(0.01)
         process.send_signal(number)
         _, errors = process.communicate(timeout=30)
-    assert process.returncode == 128 + number
-    assert errors.startswith(f"steelyard: interrupted by {number.name}; the finished trials are in")
-    assert errors.count("\n") == 1
-    run = read_run(tmp_path / "out")
-    assert run.info.interrupted
-    assert len(run.trials) >= 5
+    return process.returncode, errors
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_signal_ends_a_run_which_is_then_resumed(
+    scenario: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    directory = tmp_path / "out"
+    code, errors = broken_off(scenario, directory, number)
+    broken = read_run(directory)
+    assert len(broken.trials) >= 5
+    if number is signal.SIGKILL:
+        assert (code, errors) == (-number, "")
+        assert (broken.info.ended_at, broken.info.blocks) == (None, 60)
+    else:
+        assert code == 128 + number
+        assert errors == (
+            f"steelyard: interrupted by {number.name}; the finished trials are in {directory}, "
+            f"for: steelyard report {directory}, or to go on: steelyard run --resume {directory}\n"
+        )
+        assert broken.info.interrupted
+        whole = [t.block for t in broken.trials if t.block >= 0]
+        assert broken.info.blocks == sum(whole.count(block) == 2 for block in set(whole)) < 60
+    told = steelyard("run", "--resume", directory, cwd=tmp_path)
+    assert (told.returncode, told.stderr) == (0, "")
+    assert f"sample: going on after {len(broken.trials)} trials: " in told.stdout
+    result = read_run(directory)
+    assert result.trials[: len(broken.trials)] == broken.trials
+    assert len({(t.arm, t.block) for t in result.trials}) == len(result.trials) == 61 * 2
+    assert (result.info.blocks, result.info.interrupted) == (60, False)
+    assert result.info.command == broken.info.command
+    assert len(result.info.resumed_at) == 1
+    assert (directory / "report.html").exists()
+    blocks = schedule.blocks({"sample": ["quick", "slow"]}, 60, 1, seed=3)
+    order = [(t.arm, t.block, t.position) for t in result.trials]
+    assert order == [(slot.arm, slot.block, slot.position) for block in blocks for slot in block]
+    again = steelyard("run", "--resume", directory)
+    assert again.returncode == 2
+    assert "ended as it should" in again.stderr
 
 
 def test_a_reader_that_leaves_is_no_traceback(scenario: Path, tmp_path: Path) -> None:
@@ -204,6 +256,131 @@ def test_a_reader_that_leaves_is_no_traceback(scenario: Path, tmp_path: Path) ->
         errors = process.stderr.read()
     assert errors == ""
     assert process.returncode == 141
+
+
+def test_a_reader_of_both_streams_that_leaves_is_no_traceback(
+    scenario: Path, tmp_path: Path
+) -> None:
+    """As in `steelyard run 2>&1 | head -3`."""
+    ours, theirs = os.pipe()
+    arguments = command("run", scenario, "--blocks", "5", "--output", tmp_path / "out")
+    with subprocess.Popen(arguments, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        os.close(ours)
+        assert process.wait(timeout=60) == 141
+
+
+@pytest.mark.privileged
+def test_a_reader_that_leaves_while_an_image_is_made_is_no_failure(tmp_path: Path) -> None:
+    (tmp_path / "made.toml").write_text(
+        SCENARIO.partition("[arms.quick]")[0].replace('"none"', '"busybox"') + "[arms.container]\n"
+    )
+    environment = {**os.environ, "STEELYARD_HOME": str(tmp_path / "home")}
+    with subprocess.Popen(
+        command("run", "made.toml", "--blocks", "1"),
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment,
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        assert process.stderr is not None
+        for line in process.stdout:
+            if "made: image: " in line:
+                break
+        else:
+            pytest.fail("no image was made")
+        process.stdout.close()
+        errors = process.stderr.read()
+    assert errors == ""
+    assert process.returncode == 141
+    assert not (tmp_path / "results").exists()
+
+
+def test_hooks_cache_and_width_from_the_command_line(scenario: Path, tmp_path: Path) -> None:
+    told = steelyard(
+        "run", scenario, "--arm", "quick", "--cache", "both", "--setup", "echo set up",
+        "--cleanup", "echo cleaned up", "--until", "99%", "--output", tmp_path / "out",
+    )  # fmt: skip
+    assert (told.returncode, told.stderr) == (0, "")
+    run = read_run(tmp_path / "out")
+    assert {trial.arm for trial in run.trials} == {"quick", "quick-cold"}
+    assert [arm.cache for arm in run.info.scenarios[0].arms] == ["warm", "cold"]
+    assert dict(run.info.until) == {"ready": 0.99}
+    assert schedule.is_checkpoint(run.info.blocks)
+    assert "sample: setup: echo set up" in told.stdout
+    assert "until ready within 99 %" in told.stdout
+    printed = (tmp_path / "out/hooks.log").read_text()
+    assert "\nset up\n" in printed
+    assert "\ncleaned up\n" in printed
+
+
+def test_a_hook_that_fails_is_one_sentence_and_its_output_is_kept(
+    scenario: Path, tmp_path: Path
+) -> None:
+    arguments = ("run", scenario, "--setup", "seq 9; exit 4", "--output", tmp_path / "out")
+    for _ in range(2):  # again in the same folder: it holds no run
+        told = steelyard(*arguments)
+        assert told.returncode == 1
+        assert told.stderr.startswith(
+            "steelyard: sample: the setup command ended with code 4: 7 / 8 / 9; mend it, or"
+        )
+        assert told.stderr.count("\n") == 1
+    assert [entry.name for entry in (tmp_path / "out").iterdir()] == ["hooks.log"]
+
+
+def test_the_records_say_what_to_type_and_are_reported_though_cleanup_fails(
+    scenario: Path, tmp_path: Path
+) -> None:
+    environment = {**os.environ, "STEELYARD_COMMAND": "./steelyard"}
+    options = ("--blocks", "1", "--cleanup", "exit 5", "--output", tmp_path / "out")
+    told = steelyard("run", scenario, *options, env=environment)
+    assert told.returncode == 1
+    assert "the cleanup command ended with code 5" in told.stderr
+    assert (tmp_path / "out/report.html").exists()
+    assert read_run(tmp_path / "out").info.command[:2] == ("./steelyard", "run")
+
+
+def test_an_arm_is_compared_with_itself_on_request_and_that_is_remembered(
+    scenario: Path, tmp_path: Path
+) -> None:
+    environment = {**os.environ, "STEELYARD_CACHE": str(tmp_path / "cache")}
+    options = ("--aa", "--blocks", "7", "--output", tmp_path / "out")
+    told = steelyard("run", scenario, *options, env=environment)
+    assert (told.returncode, told.stderr) == (0, "")
+    run = read_run(tmp_path / "out")
+    assert {trial.arm for trial in run.trials} == {"quick", "slow", "quick-again"}
+    assert [arm.repeats for arm in run.info.scenarios[0].arms] == [None, None, "quick"]
+    (ready,) = [floor for floor in run.info.noise if floor.metric == "ready"]
+    assert (ready.scenario, ready.arm, ready.blocks) == ("sample", "quick", 7)
+    # A later run on this host knows it, and need not measure it again.
+    asked = Request(
+        scenarios=run.info.scenarios[:1], blocks=30, warmup_blocks=1, seed=1, time_limit_ns=None,
+        required_arms=frozenset(), command=(), run_id="later", steelyard="0",
+    )  # fmt: skip
+    host = Environment(run.info.environment, {})
+    later = with_noise(asked, None, tmp_path / "cache/noise", host)
+    assert later.noise == run.info.noise
+    assert later.scenarios == asked.scenarios
+
+
+@pytest.mark.parametrize(
+    ("backend", "blocks", "aa", "has_twin"),
+    [
+        ("container", 30, None, True),
+        ("container", 30, False, False),
+        ("container", 5, None, False),  # too few to find a noise floor
+        ("container", 5, True, True),
+        ("fake", 30, None, False),  # of the host it shows nothing
+        ("fake", 30, True, True),
+    ],
+)
+def test_a_twin_is_taken_where_it_is_due(
+    tmp_path: Path, backend: str, blocks: int, aa: bool | None, has_twin: bool
+) -> None:
+    asked = Request(
+        scenarios=(samples.scenario(Arm("a", backend)),), blocks=blocks, warmup_blocks=1, seed=1,
+        time_limit_ns=None, required_arms=frozenset(), command=(), run_id="x", steelyard="0",
+    )  # fmt: skip
+    found = with_noise(asked, aa, tmp_path / "noise", Environment({"cpus": 2}, {}))
+    assert [arm.repeats for arm in found.scenarios[0].arms] == [None, *["a"] * has_twin]
 
 
 def test_output_that_cannot_be_written_is_told() -> None:
@@ -265,9 +442,8 @@ def test_doctor_tells_the_same_in_both_formats() -> None:
     text, told = steelyard("doctor"), steelyard("doctor", "--format", "json")
     assert text.returncode == told.returncode
     found = json.loads(told.stdout)
-    assert [arm["name"] for arm in found["arms"]] == [
-        "process", "container", "vm-micro", "vm-classic",
-    ]  # fmt: skip
+    names = [arm["name"] for arm in found["arms"]]
+    assert {"process", "container", "vm-micro", "vm-classic"} <= set(names) <= set(BACKENDS)
     for arm in found["arms"]:
         assert arm["name"] in text.stdout
         assert arm["availability"]["reason"] in text.stdout

@@ -13,26 +13,47 @@ from typing import Any
 
 import pytest
 
+from harness import schedule
 from harness.backend import Backend
 from harness.backends import get_backend
 from harness.backends.fake import FakeArm, FakeBackend, FakeInstance
 from harness.diagnostics import Diagnostic, DiagnosticCode
 from harness.environment import Environment
-from harness.errors import BackendUnavailableError, HarnessError, PrepareError
+from harness.errors import BackendUnavailableError, HarnessError, PrepareError, RecordError
 from harness.events import (
     ArmPrepared,
+    ArmPreparing,
     ArmSkipped,
+    BlockFinished,
     BlockStarted,
     Event,
+    HookStarted,
+    ImagePrepared,
+    InstancesAlive,
     RunFinished,
     RunStarted,
     TrialFinished,
     TrialStarted,
 )
+from harness.hooks import HookFailedError
 from harness.interruption import Interrupted, Interruption
-from harness.model import ArmRecord, Milestone, Outcome, Run, RunInfo, Scenario
-from harness.records import RunWriter, read_run
-from harness.runner import Request, Runner, run_diagnostics
+from harness.model import (
+    Arm,
+    Hooks,
+    Milestone,
+    NoiseFloor,
+    Outcome,
+    Readiness,
+    ReadinessKind,
+    Run,
+    Scale,
+    Scenario,
+)
+from harness.preparing import EnsureImage
+from harness.records import HOOKS_FILE, RunWriter, read_run
+from harness.request import Request
+from harness.resume import Resumption, refuse_unless_resumable
+from harness.runner import Runner
 from harness.trial import out_of_order
 from tests.support.scenarios import fake, scenario
 
@@ -53,6 +74,8 @@ def run(
     asked: Request,
     backends: Callable[[str], Backend] = get_backend,
     listener: Callable[[Event], None] = lambda _: None,
+    images: EnsureImage = lambda *_: None,
+    environment: Environment = ENVIRONMENT,
 ) -> tuple[Run, list[Event]]:
     events: list[Event] = []
 
@@ -60,9 +83,10 @@ def run(
         events.append(event)
         listener(event)
 
+    opened = RunWriter.resume if asked.resumption else RunWriter
     try:
-        with RunWriter(directory) as writer:
-            Runner(asked, backends, ENVIRONMENT, writer, listen).run()
+        with opened(directory) as writer:
+            Runner(asked, backends, environment, writer, listen, images).run()
     finally:
         # However it ended, the records can be read.
         result = read_run(directory)
@@ -77,7 +101,7 @@ def test_every_trial_is_recorded_with_its_milestones_in_order(tmp_path: Path) ->
         assert trial.outcome is Outcome.OK
         assert list(trial.milestones_ns) == [
             Milestone.REQUESTED, Milestone.ISOLATED, Milestone.STARTED, Milestone.READY,
-            Milestone.STOPPED, Milestone.REMOVED,
+            Milestone.STOPPING, Milestone.STOPPED, Milestone.REMOVED,
         ]  # fmt: skip
         times = list(trial.milestones_ns.values())
         assert times[0] == 0
@@ -95,7 +119,7 @@ def test_every_trial_is_recorded_with_its_milestones_in_order(tmp_path: Path) ->
 def test_the_events_tell_the_run_in_order(tmp_path: Path) -> None:
     _, events = run(tmp_path / "run", request(scenario(fake()), blocks=2))
     kinds = [type(event) for event in events if type(event).__name__ != "ArmPreparing"]
-    a_block = [BlockStarted, TrialStarted, TrialFinished]
+    a_block = [BlockStarted, TrialStarted, TrialFinished, BlockFinished]
     assert kinds == [RunStarted, ArmPrepared, *a_block * 3, RunFinished]
 
 
@@ -138,7 +162,7 @@ def test_failed_trials_are_results_and_the_run_goes_on(tmp_path: Path) -> None:
     assert all(Milestone.READY not in t.milestones_ns for t in by_arm["slow"])
     assert all(Milestone.REMOVED in t.milestones_ns for t in by_arm["slow"])
     failed = [d for d in result.info.diagnostics if d.code is DiagnosticCode.FAILED_TRIALS]
-    assert failed == [Diagnostic(DiagnosticCode.FAILED_TRIALS, "13 of 18")]
+    assert len(failed) == 5
 
 
 def test_an_arm_that_cannot_run_is_left_out_and_said_so(tmp_path: Path) -> None:
@@ -289,32 +313,9 @@ def test_an_instance_that_cannot_be_removed_is_a_failed_trial_with_a_doubt(tmp_p
     result, _ = run(tmp_path / "run", request(scenario(fake()), warmup_blocks=0), lambda _: spy)
     assert all(trial.outcome is Outcome.FAILED for trial in result.trials)
     assert all(
-        trial.diagnostics == (Diagnostic(DiagnosticCode.LEFTOVER, "device or resource busy"),)
+        Diagnostic(DiagnosticCode.LEFTOVER, "device or resource busy") in trial.diagnostics
         for trial in result.trials
     )
-
-
-def with_arms(info: RunInfo, *formats: str) -> RunInfo:
-    records = tuple(
-        ArmRecord("sample", fake(f"vm{number}"), 0, (), {"kernel_format": format_})
-        for number, format_ in enumerate(formats)
-    )
-    return replace(info, arms=records)
-
-
-def test_doubts_that_only_the_whole_run_shows(tmp_path: Path) -> None:
-    result, _ = run(tmp_path / "run", request(scenario(fake("a"), fake("b")), blocks=6))
-    assert run_diagnostics(result.info, result.trials) == []
-    few = [trial for trial in result.trials if trial.block < 5]
-    assert run_diagnostics(result.info, few) == [Diagnostic(DiagnosticCode.FEW_BLOCKS, "5 blocks")]
-    served = [replace(t, response_sha256={"a": "0" * 64, "b": "f" * 64}[t.arm]) for t in few]
-    assert run_diagnostics(result.info, served)[1] == Diagnostic(
-        DiagnosticCode.RESPONSE_DIFFERS,
-        "sample: a served sha256 000000000000 / b served sha256 ffffffffffff",
-    )
-    mixed = run_diagnostics(with_arms(result.info, "elf", "bzimage"), result.trials)
-    assert mixed == [Diagnostic(DiagnosticCode.KERNEL_FORMAT, "sample: vm0 elf, vm1 bzimage")]
-    assert run_diagnostics(with_arms(result.info, "elf", "elf"), result.trials) == []
 
 
 def test_milestones_out_of_order_fail_the_trial(tmp_path: Path) -> None:
@@ -344,3 +345,466 @@ def test_unknown_options_of_a_fake_arm_are_refused(tmp_path: Path) -> None:
     asked = request(scenario(fake("f", wrok_ms=1)), required_arms=frozenset({"f"}))
     with pytest.raises(PrepareError, match="did you mean 'work_ms'"):
         run(tmp_path / "run", asked)
+
+
+class Boxes(FakeBackend):
+    """A fake backend under another name, whose boxes have files in them."""
+
+    name = "boxes"
+
+
+def test_the_image_is_made_once_and_timed_apart(tmp_path: Path) -> None:
+    made = []
+
+    def image(reference: str, progress: Callable[[str], None]) -> None:
+        progress("unpacking")
+        made.append(reference)
+        time.sleep(0.05)
+
+    arms = (fake("a"), fake("b"), replace(fake("c"), image="other"))
+    result, events = run(
+        tmp_path / "run", request(scenario(*arms)), lambda _: Boxes(), images=image
+    )
+    assert made == ["busybox", "other"]
+    took = {e.image: e.took_ns for e in events if isinstance(e, ImagePrepared)}
+    assert min(took.values()) >= 50_000_000
+    by_arm = {record.arm.name: record for record in result.info.arms}
+    for name, reference in (("a", "busybox"), ("b", "busybox"), ("c", "other")):
+        assert by_arm[name].facts["image_prepare_ns"] == str(took[reference])
+        assert by_arm[name].prepare_ns < 50_000_000
+    told = [e for e in events if isinstance(e, ArmPreparing) and e.arm == "image"]
+    assert [e.message for e in told] == ["unpacking", "unpacking"]
+
+
+def test_an_image_that_cannot_be_made_is_tried_once_and_leaves_out_all_its_arms(
+    tmp_path: Path,
+) -> None:
+    tried = []
+
+    def image(reference: str, _: Callable[[str], None]) -> None:
+        tried.append(reference)
+        if reference == "busybox":
+            message = "there is no busybox"
+            raise PrepareError(message)
+
+    arms = (fake("a"), fake("b"), replace(fake("c"), image="other"))
+    result, _ = run(tmp_path / "run", request(scenario(*arms)), lambda _: Boxes(), images=image)
+    assert tried == ["busybox", "other"]
+    assert {trial.arm for trial in result.trials} == {"c"}
+
+
+def test_an_arms_own_image_and_command_reach_the_backend(tmp_path: Path) -> None:
+    asked: list[Scenario] = []
+
+    class Asked(FakeBackend):
+        def prepare(self, *arguments: Any) -> FakeArm:
+            asked.append(arguments[0])
+            return super().prepare(*arguments)
+
+    arms = (fake("a"), replace(fake("b"), image="other", command=("echo", "b")))
+    run(tmp_path / "run", request(scenario(*arms)), lambda _: Asked())
+    assert [(one.image, one.workload.command) for one in asked] == [
+        ("busybox", ("echo", "hello")), ("other", ("echo", "b")),
+    ]  # fmt: skip
+
+
+def hooked(tmp_path: Path, **changes: str) -> Hooks:
+    log = tmp_path / "log"
+    lines = {
+        hook: f'echo "{hook} $STEELYARD_ARM $STEELYARD_BLOCK" >> {log}'
+        for hook in ("setup", "prepare", "conclude", "cleanup")
+    }
+    return Hooks(**{**lines, **changes})
+
+
+def hook_log(tmp_path: Path) -> list[str]:
+    return [line.strip() for line in (tmp_path / "log").read_text().splitlines()]
+
+
+def test_hooks_are_run_around_the_trials_and_know_which(tmp_path: Path) -> None:
+    asked = replace(scenario(fake("a")), hooks=hooked(tmp_path, setup="echo told; pwd"))
+    done = []
+
+    def look(event: Event) -> None:
+        if isinstance(event, TrialStarted | TrialFinished):
+            with (tmp_path / "log").open("a") as log:
+                log.write(f"{type(event).__name__}\n")
+        done.append(event)
+
+    run(tmp_path / "run", request(asked, blocks=2, warmup_blocks=1), listener=look)
+    a_trial = ["TrialStarted", "prepare a {0}", "TrialFinished", "conclude a {0}"]
+    assert hook_log(tmp_path) == [
+        *(line.format(block) for block in (-1, 0, 1) for line in a_trial),
+        "cleanup",
+    ]
+    assert [event.hook for event in done if isinstance(event, HookStarted)] == ["setup"]
+    written = (tmp_path / "run" / HOOKS_FILE).read_text()
+    assert written.startswith("== setup: sample: echo told; pwd\ntold\n")
+    assert "== prepare: sample, a, block 1: " in written
+
+
+@pytest.mark.parametrize("hook", ["setup", "prepare", "conclude"])
+def test_a_hook_that_fails_is_one_error_and_cleanup_is_run_all_the_same(
+    tmp_path: Path, hook: str
+) -> None:
+    hooks = hooked(tmp_path, **{hook: "echo something; echo is missing >&2; exit 3"})
+    asked = replace(scenario(fake("a")), hooks=hooks)
+    with pytest.raises(HookFailedError) as caught:
+        run(tmp_path / "run", request(asked, warmup_blocks=0))
+    assert str(caught.value).startswith(
+        f"sample: the {hook} command ended with code 3: something / is missing; mend it, or"
+    )
+    assert (caught.value.hook, caught.value.code) == (hook, 3)
+    assert hook_log(tmp_path)[-1] == "cleanup"
+    result = read_run(tmp_path / "run")
+    assert result.info.interrupted
+    assert result.info.blocks == 0
+    assert len(result.trials) == (hook == "conclude")
+    assert "is missing\n== " in (tmp_path / "run" / HOOKS_FILE).read_text()
+
+
+def test_a_failing_cleanup_is_told_after_everything_else_is_done(tmp_path: Path) -> None:
+    asked = replace(scenario(fake("a")), hooks=Hooks(cleanup="kill -9 $$"))
+    with pytest.raises(HookFailedError, match="the cleanup command was ended by SIGKILL, and pri"):
+        run(tmp_path / "run", request(asked))
+    result = read_run(tmp_path / "run")
+    assert not result.info.interrupted
+    assert result.info.blocks == 3
+    assert result.info.ended_at is not None
+
+
+def test_a_failing_cleanup_does_not_hide_what_went_wrong_before(tmp_path: Path) -> None:
+    asked = replace(scenario(fake("a")), hooks=Hooks(prepare="exit 1", cleanup="exit 2"))
+    with pytest.raises(HookFailedError, match="the prepare command ended with code 1"):
+        run(tmp_path / "run", request(asked))
+    assert "== cleanup: exit 2\n" in (tmp_path / "run" / HOOKS_FILE).read_text()
+
+
+def test_a_signal_ends_a_hook_and_all_that_it_started_but_not_cleanup(tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    hooks = hooked(
+        tmp_path,
+        prepare=f"sleep 100 & echo $! >> {pids}; echo $$ >> {pids}; wait",
+        cleanup=f"sleep 0.2; echo cleanup >> {tmp_path / 'log'}",
+    )
+    asked = replace(scenario(fake("a")), hooks=hooks)
+
+    def interrupt() -> None:
+        while not pids.exists() or pids.read_text().count("\n") < 2:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(Interrupted):
+        run(tmp_path / "run", request(asked))
+    thread.join()
+    assert hook_log(tmp_path)[-1] == "cleanup"
+    deadline = time.monotonic() + 5
+    for pid in pids.read_text().split():
+        while Path(f"/proc/{pid}").exists() and "Z" not in state(pid):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def state(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return "Z"
+
+
+@pytest.mark.parametrize("place", [ArmPreparing, ArmPrepared, TrialStarted, TrialFinished])
+def test_a_listener_whose_reader_left_ends_the_run_as_the_signal_would(
+    tmp_path: Path, place: type
+) -> None:
+    spy = Spy()
+
+    def leave(event: Event) -> None:
+        if isinstance(event, place):
+            raise BrokenPipeError
+
+    with pytest.raises(Interrupted) as caught:
+        run(tmp_path / "run", request(scenario(fake())), lambda _: spy, listener=leave)
+    assert caught.value.signal_number == signal.SIGPIPE
+    assert all(Milestone.REMOVED in instance.milestones_ns for instance in spy.instances)
+    assert read_run(tmp_path / "run").info.interrupted
+
+
+def test_a_reader_that_left_is_no_failure_of_making_the_image(tmp_path: Path) -> None:
+    """The store turns an OSError of whatever it calls into an error of its own."""
+
+    def image(_: str, progress: Callable[[str], None]) -> None:
+        try:
+            progress("unpacking")
+        except OSError as error:
+            message = f"image store: {error.strerror}"
+            raise PrepareError(message) from error
+
+    def leave(event: Event) -> None:
+        if isinstance(event, ArmPreparing) and event.arm == "image":
+            raise BrokenPipeError
+
+    asked = request(scenario(fake()))
+    with pytest.raises(Interrupted):
+        run(tmp_path / "run", asked, lambda _: Boxes(), listener=leave, images=image)
+
+
+def test_the_run_ends_when_its_intervals_are_narrow_enough(tmp_path: Path) -> None:
+    wide = fake("wide", work_ms=50.0, jitter=1.0, waits=False)
+    narrow = fake("narrow", work_ms=50.0, jitter=0.01, waits=False)
+    asked = request(scenario(narrow), blocks=100, until={"ready": 0.05})
+    result, _ = run(tmp_path / "narrow", asked)
+    assert result.info.blocks == 8
+    assert result.info.until == {"ready": 0.05}
+    assert (result.info.wanted_blocks, result.info.interrupted) == (100, False)
+    asked = request(scenario(narrow, wide), blocks=20, until={"ready": 0.0001})
+    result, events = run(tmp_path / "limit", asked)
+    assert result.info.blocks == 20
+    widths = {e.block: e.widths for e in events if isinstance(e, BlockStarted)}
+    assert widths[5] == {}
+    assert widths[6] == widths[7]
+    assert widths[19] not in ({}, widths[6])
+    asked = request(scenario(narrow, wide), blocks=100, until={"ready": 0.2, "disk": 0.01})
+    result, _ = run(tmp_path / "both", asked)
+    assert 8 <= result.info.blocks < 100
+    assert schedule.is_checkpoint(result.info.blocks)
+
+
+def test_a_twin_gives_the_noise_floor_and_what_is_known_is_kept(tmp_path: Path) -> None:
+    twin = Arm("a-again", "fake", fake("a", jitter=0.5).options, repeats="a")
+    known = NoiseFloor("sample", "a", "ready", 9, 0.9, 0.9, "before")
+    other = NoiseFloor("else", "a", "ready", 9, 0.9, 0.9, "before")
+    asked = request(scenario(fake("a", jitter=0.5), twin), blocks=8, noise=(known, other))
+    result, _ = run(tmp_path / "run", asked)
+    floors = {(f.scenario, f.metric): f for f in result.info.noise}
+    assert floors["sample", "ready"].run_id == "test"
+    assert floors["sample", "ready"].blocks == 8
+    assert floors["else", "ready"] == other
+    alone, _ = run(tmp_path / "alone", request(scenario(fake("a")), noise=(known,)))
+    assert alone.info.noise == (known,)
+
+
+def test_a_twin_of_what_cannot_run_is_left_out_in_silence(tmp_path: Path) -> None:
+    twin = Arm("no-again", "fake", fake("no", fail="unavailable").options, repeats="no")
+    asked = request(scenario(fake("a"), fake("no", fail="unavailable"), twin))
+    _, events = run(tmp_path / "run", asked)
+    assert [event.arm for event in events if isinstance(event, ArmSkipped)] == ["no"]
+
+
+def interrupted_run(directory: Path, after: int, asked: Request) -> Run:
+    """A run that a signal ends after so many trials."""
+    count = 0
+
+    def listen(event: Event) -> None:
+        nonlocal count
+        count += isinstance(event, TrialFinished)
+        if count == after:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        run(directory, asked, listener=listen)
+    return read_run(directory)
+
+
+def resumed(directory: Path, **changes: Any) -> Request:
+    before = read_run(directory)
+    resumption = Resumption(before, directory)
+    refuse_unless_resumable(resumption, "0")
+    return request(
+        *before.info.scenarios,
+        **{"blocks": resumption.wanted_blocks, "resumption": resumption, **changes},
+    )
+
+
+@pytest.mark.parametrize("after", [1, 2, 3, 6, 7, 11])
+def test_a_resumed_run_has_the_trials_of_one_that_was_never_interrupted(
+    tmp_path: Path, after: int
+) -> None:
+    asked = request(
+        scenario(fake("a"), fake("b")), scenario(fake("a"), name="other"), blocks=3, warmup_blocks=1
+    )
+    whole, _ = run(tmp_path / "whole", asked)
+    broken = interrupted_run(tmp_path / "run", after, asked)
+    assert len(broken.trials) == after
+    assert broken.info.interrupted
+    assert broken.info.blocks == max(after // 3 - 1, 0)
+    result, _ = run(tmp_path / "run", resumed(tmp_path / "run"))
+
+    def order(found: Run) -> list[tuple[str, str, int, int]]:
+        return [(t.scenario, t.arm, t.block, t.position) for t in found.trials]
+
+    assert order(result) == order(whole)
+    assert result.trials[:after] == broken.trials
+    assert result.info.blocks == result.info.wanted_blocks == 3
+    assert not result.info.interrupted
+    assert len(result.info.resumed_at) == 1
+    assert result.info.started_at == broken.info.started_at
+    assert result.info.arms == broken.info.arms
+    assert result.info.diagnostics == whole.info.diagnostics
+
+
+def test_a_run_can_be_interrupted_and_resumed_again_and_again(tmp_path: Path) -> None:
+    asked = request(scenario(fake("a"), fake("b")), blocks=4)
+    interrupted_run(tmp_path / "run", 3, asked)
+    interrupted_run(tmp_path / "run", 4, resumed(tmp_path / "run"))
+    result, _ = run(tmp_path / "run", resumed(tmp_path / "run"))
+    assert len(result.trials) == 10
+    assert len(result.info.resumed_at) == 2
+    assert (result.info.blocks, result.info.interrupted) == (4, False)
+
+
+def test_a_run_killed_before_its_first_trial_is_resumed_from_the_beginning(tmp_path: Path) -> None:
+    asked = request(scenario(fake("a"), fake("b")), blocks=2)
+    count = 0
+
+    def die(event: Event) -> None:
+        nonlocal count
+        count += isinstance(event, ArmPrepared)
+        if count == 1:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run(tmp_path / "run", asked, listener=die)
+    assert len(read_run(tmp_path / "run").info.arms) == 1
+    result, _ = run(tmp_path / "run", resumed(tmp_path / "run"))
+    assert [record.arm.name for record in result.info.arms] == ["a", "b"]
+    assert len(result.trials) == 6
+
+
+def test_an_arm_that_was_left_out_stays_out_of_a_resumed_run(tmp_path: Path) -> None:
+    """The order was drawn without it: with it, blocks of two kinds would stand in one run."""
+    asked = request(scenario(fake("a"), fake("b"), fake("no", fail="unavailable")))
+    interrupted_run(tmp_path / "run", 3, asked)
+    works = scenario(fake("a"), fake("b"), fake("no"))
+    result, _ = run(tmp_path / "run", replace(resumed(tmp_path / "run"), scenarios=(works,)))
+    assert {trial.arm for trial in result.trials} == {"a", "b"}
+
+
+def test_what_a_crash_left_of_a_line_is_taken_again(tmp_path: Path) -> None:
+    asked = request(scenario(fake("a"), fake("b")), blocks=2)
+    interrupted_run(tmp_path / "run", 3, asked)
+    trials = tmp_path / "run/trials.jsonl"
+    content = trials.read_bytes()
+    trials.write_bytes(content[:-1])  # a whole line that lacks its end
+    assert len(read_run(tmp_path / "run").trials) == 3
+    RunWriter.resume(tmp_path / "run").close()
+    assert trials.read_bytes() == content
+    trials.write_bytes(content[:-20])
+    result, _ = run(tmp_path / "run", resumed(tmp_path / "run"))
+    assert len(result.trials) == 6
+    assert len({(t.arm, t.block) for t in result.trials}) == 6
+
+
+class Versioned(FakeBackend):
+    """A fake backend with a fact that names what it runs."""
+
+    image = "sha256:1"
+
+    def prepare(self, *arguments: Any) -> FakeArm:
+        prepared = super().prepare(*arguments)
+        prepared.facts = {"image": self.image, "folder": os.urandom(4).hex()}
+        return prepared
+
+
+def test_a_run_goes_on_only_with_what_it_had_where_it_was(tmp_path: Path) -> None:
+    backend = Versioned()
+    directory = tmp_path / "run"
+    asked = request(scenario(fake("a")), blocks=5)
+
+    def listen(event: Event) -> None:
+        if isinstance(event, TrialFinished) and event.trial.block == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        run(directory, asked, lambda _: backend, listener=listen)
+    before = (directory / "run.json").read_bytes(), (directory / "trials.jsonl").read_bytes()
+    backend.image = "sha256:2"
+    with pytest.raises(RecordError) as caught:
+        run(directory, resumed(directory), lambda _: backend)
+    assert str(caught.value) == (
+        f"{directory} cannot go on: sample, a: the image was sha256:1 and is sha256:2 now, and "
+        "trials of the two must not be mixed; make a new run"
+    )
+    backend.image = "sha256:1"
+    with pytest.raises(RecordError, match="the host's cpus was 2 and is 3 now"):
+        run(
+            directory, resumed(directory), lambda _: backend,
+            environment=Environment({"cpus": 3}, {}),
+        )  # fmt: skip
+    with pytest.raises(RecordError, match="Steelyard's version was 0 and is 1 now"):
+        refuse_unless_resumable(Resumption(read_run(directory), directory), "1")
+    # Nothing of that has touched the records.
+    assert before == (
+        (directory / "run.json").read_bytes(),
+        (directory / "trials.jsonl").read_bytes(),
+    )
+    result, _ = run(directory, resumed(directory), lambda _: backend)
+    assert len(result.trials) == 6
+    with pytest.raises(RecordError, match="ended as it should"):
+        resumed(directory)
+
+
+def test_a_run_that_goes_on_cannot_be_resumed_beside_itself(tmp_path: Path) -> None:
+    def listen(event: Event) -> None:
+        if isinstance(event, TrialFinished):
+            with pytest.raises(RecordError, match="is being written by a run that goes on"):
+                RunWriter.resume(tmp_path / "run")
+
+    run(tmp_path / "run", request(scenario(fake("a"))), listener=listen)
+    with pytest.raises(RecordError, match="is no run"):
+        RunWriter.resume(tmp_path / "nowhere")
+
+
+def test_the_time_that_was_spent_before_an_interruption_counts(tmp_path: Path) -> None:
+    slow = fake("a", work_ms=20.0)
+    asked = request(scenario(slow), blocks=1000, time_limit_ns=400_000_000)
+    interrupted_run(tmp_path / "run", 8, asked)
+    result, _ = run(tmp_path / "run", resumed(tmp_path / "run", time_limit_ns=400_000_000))
+    assert 8 <= len(result.trials) <= 20
+    assert result.info.blocks == len(result.trials) - 1
+    assert result.info.wanted_blocks == 1000
+
+
+GROWING = replace(
+    scenario(
+        fake("a", exit_code=-1),
+        fake("b", exit_code=-1),
+        readiness=Readiness(ReadinessKind.OUTPUT, output="hello"),
+    ),
+    scale=Scale((1, 2, 4), (2,), {"b": 2}),
+)
+
+
+def test_instances_grow_in_number_within_each_block(tmp_path: Path) -> None:
+    asked = request(GROWING, blocks=2, warmup_blocks=1)
+    result, events = run(tmp_path / "run", asked)
+    started = [event for event in events if isinstance(event, BlockStarted)]
+    assert [event.trials for event in started] == [2, 6 + 4, 6 + 4]
+    assert len(result.trials) == sum(event.trials for event in started)
+    for arm, most in (("a", 4), ("b", 2)):
+        for block in (0, 1):
+            mine = [t for t in result.trials if (t.arm, t.block) == (arm, block)]
+            assert sorted(t.alive for t in mine if t.together == 1) == list(range(most))
+            assert [t.together for t in mine if t.together > 1] == [2, 2]
+    assert {(p.arm, p.block, p.instances) for p in result.growth} >= {
+        (arm, block, number)
+        for arm, numbers in (("a", (1, 2, 4)), ("b", (1, 2)))
+        for number in numbers
+        for block in (0, 1)
+    }
+    assert any(isinstance(event, InstancesAlive) and event.alive == 4 for event in events)
+
+
+@pytest.mark.parametrize("after", [3, 6, 8, 9, 12, 14])
+def test_growth_that_was_interrupted_goes_on_with_the_stage_that_is_missing(
+    tmp_path: Path, after: int
+) -> None:
+    asked = request(replace(GROWING, hooks=hooked(tmp_path)), blocks=2, warmup_blocks=1)
+    broken = interrupted_run(tmp_path / "run", after, asked)
+    assert after <= len(broken.trials) <= after + 4  # a stage that is being told is told to its end
+    result, _ = run(tmp_path / "run", resumed(tmp_path / "run"))
+    stages = [(t.arm, t.block, t.alive, t.together) for t in result.trials if t.together == 1]
+    assert len(stages) == len(set(stages)) == 2 + 2 * (4 + 2)
+    assert len([t for t in result.trials if t.together == 2]) == 2 * 2 * 2
+    assert result.info.blocks == 2

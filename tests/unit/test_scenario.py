@@ -9,14 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.backends import BACKENDS, get_backend
 from harness.errors import ScenarioError
-from harness.model import Arm, Limits, Readiness, ReadinessKind
+from harness.model import Arm, CacheState, Hooks, Limits, Readiness, ReadinessKind, Scale
 from harness.quantities import format_duration, parse_duration, parse_size
 from harness.scenario import (
     find_scenario,
     load_scenario,
     parse_scenario,
-    select_arms,
+    scenario_of,
     shipped_scenarios,
 )
 from harness.toml_lines import KeyLines
@@ -69,10 +70,10 @@ def test_a_good_file_says_what_it_means() -> None:
 
 def test_arms_as_tables_carry_options_and_default_to_the_backend_of_their_name() -> None:
     source = GOOD.replace('arms = ["process", "container"]', "") + (
-        "[arms.container]\nsize = 3\n[arms.other]\nbackend = 'fake'\nwork_ms = 1.5\n"
+        "[arms.container]\n[arms.other]\nbackend = 'fake'\nwork_ms = 1.5\n"
     )
     assert parse_scenario(source, Path("a.toml")).arms == (
-        Arm("container", "container", {"size": 3}),
+        Arm("container", "container"),
         Arm("other", "fake", {"work_ms": 1.5}),
     )
 
@@ -193,30 +194,98 @@ def test_a_scenario_is_found_by_name_here_and_among_the_shipped(
         find_scenario("./hello.toml")
 
 
-def test_arms_are_selected_and_defined_on_the_command_line() -> None:
-    scenario = parse_scenario(GOOD, Path("good.toml"))
-    chosen = select_arms(scenario, ["container", "a=fake,work_ms=1.5,output=hi", "vm-micro"])
-    assert chosen.arms == (
-        Arm("container", "container"),
-        Arm("a", "fake", {"work_ms": 1.5, "output": "hi"}),
-        Arm("vm-micro", "vm-micro"),
+ARMS = (
+    GOOD.replace('arms = ["process", "container"]', "")
+    + """
+[arms.process]
+
+[arms.cold]
+backend = "container"
+cache = "cold"
+image = "other:2"
+command = ["other", "words"]
+
+[arms.fake]
+work_ms = 2
+"""
+)
+
+
+def test_an_arm_may_have_its_own_cache_image_and_command() -> None:
+    scenario = parse_scenario(ARMS, Path("good.toml"))
+    assert scenario.arms == (
+        Arm("process", "process"),
+        Arm("cold", "container", {}, CacheState.COLD, image="other:2", command=("other", "words")),
+        Arm("fake", "fake", {"work_ms": 2}),
     )
+    plain, cold, _ = (scenario_of(scenario, arm) for arm in scenario.arms)
+    assert plain == scenario
+    assert (cold.image, cold.workload.command) == ("other:2", ("other", "words"))
+    assert cold.workload.environment == scenario.workload.environment
+    assert cold.limits == scenario.limits
+
+
+def test_hooks_and_scale() -> None:
+    source = (
+        ARMS
+        + """
+[hooks]
+setup = "make"
+cleanup = "rm -f it"
+
+[scale]
+instances = [1, 2, 4]
+together = [1, 3]
+most = { cold = 2 }
+"""
+    )
+    scenario = parse_scenario(source, Path("good.toml"))
+    assert scenario.hooks == Hooks(setup="make", cleanup="rm -f it")
+    assert scenario.scale == Scale((1, 2, 4), (1, 3), {"cold": 2})
+    bare = parse_scenario(ARMS + "[scale]\ninstances = [5]\n", Path("good.toml"))
+    assert bare.scale == Scale((5,))
+    assert parse_scenario(GOOD, Path("good.toml")).scale is None
 
 
 @pytest.mark.parametrize(
-    ("choices", "what"),
+    ("added", "where", "what"),
     [
-        (["contain"], "did you mean 'container'"),
-        (["a=nothing"], "no arm or backend is called 'nothing'"),
-        (["a=fake,x"], "OPTION=VALUE"),
-        (["A B=fake"], "cannot name an arm"),
-        (["fake", "fake"], "there already"),
+        ("[arms.b]\nbackend = 'fake'\ncache = 'clod'", "3: arms.b.cache", "mean 'cold'?"),
+        ("[arms.b]\nbackend = 'fake'\ncommand = []", "3: arms.b.command", "is empty"),
+        ("[arms.b]\nbackend = 'fake'\nimage = ''", "3: arms.b.image", "is empty"),
+        ("[arms.b]\nbackend = 'fake'\nwrok_ms = 1", "3: arms.b.wrok_ms", "mean 'work_ms'?"),
+        ("[arms.b]\nbackend = 'fake'\nfail = 'at'", "3: arms.b.fail", "unknown failure"),
+        ("[arms.b]\nbackend = 'process'\nsize = 3", "3: arms.b.size", "unknown option 'size'"),
+        ("[arms.container]\nsize = 3", "2: arms.container.size", "unknown option 'size'"),
+        ("[arms.vm-micro]\nvcpus = 0", "2: arms.vm-micro.vcpus", "positive"),
+        ("[arms.vm-micro]\nbus = 'isa'", "2: arms.vm-micro.bus", "none of"),
+        ("[arms.vm-micro]\nbuss = 'pci'", "2: arms.vm-micro.buss", "mean 'bus'?"),
+        ("[hooks]\nsetup = 3", "2: hooks.setup", "should be a string"),
+        ("[hooks]\nsteup = 'x'", "2: hooks.steup", "mean 'setup'?"),
+        ("[hooks]\nprepare = ''", "2: hooks.prepare", "is empty"),
+        ("[scale]\ntogether = [1]", "1: scale.instances", "is missing"),
+        ("[scale]\ninstances = []", "2: scale.instances", "is empty"),
+        ("[scale]\ninstances = [1, 1]", "2: scale.instances", "should rise"),
+        ("[scale]\ninstances = [0, 1]", "2: scale.instances", "from 1 up"),
+        ("[scale]\ninstances = [1]\ntogether = [3, 2]", "3: scale.together", "should rise"),
+        ("[scale]\ninstances = [1]\nmost = { cld = 2 }", "3: scale.most.cld", "mean 'cold'?"),
+        ("[scale]\ninstances = [1]\nmost = { cold = 0 }", "3: scale.most.cold", "is 0"),
     ],
 )
-def test_arms_that_mean_nothing_are_refused(choices: list[str], what: str) -> None:
-    scenario = parse_scenario(GOOD, Path("good.toml"))
-    with pytest.raises(ScenarioError, match=re.escape(what)):
-        select_arms(scenario, choices)
+def test_each_mistake_of_an_arm_a_hook_or_the_scale_is_told_where_it_is(
+    added: str, where: str, what: str
+) -> None:
+    line, _, rest = where.partition(":")
+    place = f"{ARMS.count(chr(10)) + int(line)}:{rest}"
+    told = problems(ARMS + added + "\n")
+    assert len(told) == 1, told
+    assert told[0].startswith(f"good.toml:{place}"), told
+    assert what in told[0]
+
+
+def test_options_are_checked_also_when_something_else_is_wrong() -> None:
+    told = problems(ARMS.replace('image = "busybox"', "") + "[arms.b]\nbackend='fake'\nx=1\n")
+    assert [line.split(": ")[1] for line in told] == ["image", "arms.b.x"]
 
 
 def test_lines_are_found_through_every_kind_of_toml() -> None:
@@ -293,3 +362,28 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
 )
 def test_durations_for_people(ns: int, text: str) -> None:
     assert format_duration(ns) == text
+
+
+def told_options() -> dict[str, dict[str, str]]:
+    """Backend -> option -> meaning, as the table in scenarios/README.md has them."""
+    text = (Path(__file__).parents[2] / "scenarios/README.md").read_text()
+    table = text.split("| backend | option | meaning |\n|---|---|---|\n")[1].split("\n\n")[0]
+    told: dict[str, dict[str, str]] = {}
+    for row in table.splitlines():
+        backends, option, meaning = (cell.strip() for cell in row.strip("|").split("|"))
+        for backend in re.findall(r"`([^`]+)`", backends):
+            options = told.setdefault(backend, {})
+            if option != "none":
+                options[option.strip("`")] = meaning
+    return told
+
+
+def test_the_readme_tells_every_option_of_every_backend() -> None:
+    there = {name: dict(get_backend(name).options) for name in BACKENDS if name != "fake"}
+    assert told_options() == there
+
+
+def test_the_readme_tells_every_key_of_a_file() -> None:
+    text = (Path(__file__).parents[2] / "scenarios/README.md").read_text()
+    keys = [*Hooks.__slots__, *Scale.__slots__, "backend", "cache", "image", "command"]
+    assert [key for key in keys if f"`{key}`" not in text] == []

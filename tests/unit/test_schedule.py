@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from harness import schedule
+from harness.model import ArmRecord, Meter, Milestone, Outcome, Reading, Trial
+from tests.support.scenarios import fake
 
 ARMS = {"one": ["a", "b", "c"], "two": ["x", "y"]}
 
@@ -76,3 +79,66 @@ def test_the_expected_number_of_blocks_is_what_the_rule_lets_through() -> None:
     assert schedule.expected_blocks([], 30, 1, 10_000) is None
     assert schedule.expected_blocks([1], 30, 1, 10_000) == 30
     assert schedule.expected_blocks([10**9], 30, 1, 10_000) == schedule.FEWEST_BLOCKS
+
+
+def test_intervals_are_looked_at_on_a_grid_that_is_fixed_beforehand() -> None:
+    looks = [count for count in range(101) if schedule.is_checkpoint(count)]
+    assert looks == [6, 8, 11, 15, 20, 27, 36, 48, 64, 86]
+
+
+def trial(arm: str, block: int, ready: int, pss: int | None = None, **changes: object) -> Trial:
+    readings = () if pss is None else (Reading(Meter.PSS_BYTES, pss, "workload"),)
+    values = {"outcome": Outcome.OK, "milestones_ns": {Milestone.READY: ready}, **changes}
+    return Trial("one", arm, block, 0, readings=readings, **values)  # type: ignore[arg-type]
+
+
+RECORDS = [ArmRecord("one", fake(name), 0, (), {}) for name in "ab"]
+
+
+def test_samples_are_those_of_the_trials_that_count() -> None:
+    trials = [
+        trial("a", -1, 99),
+        trial("a", 0, 10, pss=5),
+        trial("b", 0, 20),
+        trial("a", 1, 0, outcome=Outcome.TIMEOUT, milestones_ns={}),
+    ]
+    assert schedule.samples_of(trials, RECORDS, ["ready", "pss"]) == {
+        ("one", "a", "ready"): [10, math.inf],
+        ("one", "b", "ready"): [20],
+        ("one", "a", "pss"): [5],
+        ("one", "b", "pss"): [],
+    }
+
+
+def widths(*trials: Trial) -> dict[str, float]:
+    return schedule.widest(schedule.samples_of(trials, RECORDS, ["ready", "pss"]), 1)
+
+
+def test_of_growing_instances_the_first_of_each_block_counts() -> None:
+    trials = [trial("a", 0, 10), trial("a", 0, 20, alive=1), trial("a", 0, 30, together=2)]
+    assert schedule.samples_of(trials, RECORDS, ["ready"])["one", "a", "ready"] == [10]
+
+
+def test_the_widest_interval_of_all_arms_decides() -> None:
+    a = [trial("a", block, 1000 + block, pss=1000 + 10 * block) for block in range(11)]
+    b = [trial("b", block, 1000 + 100 * block) for block in range(11)]
+    alone, other, both = widths(*a), widths(*b), widths(*a, *b)
+    assert 0 < alone["ready"] < 0.01 < alone["pss"] < 0.1 < other["ready"] < 1
+    assert both["ready"] == other["ready"]
+    # `b` has no such meter: it has no say.
+    assert both["pss"] == alone["pss"]
+    assert other["pss"] == math.inf
+
+
+def test_an_open_interval_and_a_metric_that_nobody_has_are_never_narrow() -> None:
+    a = [trial("a", block, 1000) for block in range(8)]
+    failed = [
+        trial("a", block, 0, outcome=Outcome.FAILED, milestones_ns={}) for block in range(8, 14)
+    ]
+    assert widths(*a) == {"ready": 0.0, "pss": math.inf}
+    assert widths(*a, *failed)["ready"] == math.inf
+    assert widths(*a[:5])["ready"] == math.inf  # five samples promise less than 95 %
+    assert not schedule.are_narrow_enough(widths(*a), {"pss": 0.99})
+    assert schedule.are_narrow_enough(widths(*a), {"ready": 0.01})
+    assert not schedule.are_narrow_enough(widths(*a), {"ready": 0.01, "pss": 0.01})
+    assert not schedule.are_narrow_enough({"ready": 0.0}, {})
