@@ -1,0 +1,105 @@
+"""What many instances need of the host at once: open files, processes, memory."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import math
+import os
+import resource
+from collections.abc import Iterator
+
+from harness.errors import HarnessError, LaunchFailedError, MeterError
+from harness.meters.memory import available_bytes
+
+SPARE_SHARE = 0.05
+"""Part of the host's memory that instances are not given: beyond it the kernel kills at random."""
+OVERHEAD_BYTES = 256 << 20
+_DESCRIPTORS_EACH = 16
+"""A machine takes the most: its streams, QMP with an event loop, a pidfd, and more in launching."""
+_SPARE_DESCRIPTORS = 64
+_MIB = 1 << 20
+_REMEDIES = {
+    errno.EMFILE: "this process may have no more open files: raise the hard limit (ulimit -Hn)",
+    errno.ENFILE: "the host has no more open files to give: raise the sysctl fs.file-max",
+    # The words of runtime.launch, so that it is not said twice.
+    errno.EAGAIN: "a limit of processes is reached: see ulimit -u, the sysctl kernel.pid_max, and "
+    "pids.max of the control group that Steelyard runs in",
+}
+
+
+@contextlib.contextmanager
+def enough_descriptors(instances: int) -> Iterator[None]:
+    """Let this process open the files that so many instances take, as far as it may.
+
+    The soft limit is raised towards the hard one (getrlimit(2)), and set back at the end. What is
+    launched meanwhile inherits it, in every arm alike.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = len(os.listdir("/proc/self/fd")) + _SPARE_DESCRIPTORS + instances * _DESCRIPTORS_EACH
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft == resource.RLIM_INFINITY or wanted <= soft:
+        yield
+        return
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def with_remedy(error: HarnessError | OSError) -> HarnessError | OSError:
+    """The error of a launch, or one that adds which limit of the host was met, if it was one."""
+    cause: BaseException | None = error
+    while cause is not None:
+        remedy = _REMEDIES.get(getattr(cause, "errno", None) or 0)
+        if remedy is not None and remedy.partition(":")[0] not in str(error):
+            return LaunchFailedError(f"{error}; {remedy}", getattr(error, "console", ""))
+        cause = cause.__cause__ or cause.__context__
+    return error
+
+
+class MemoryRoom:
+    """Whether more instances fit into the host's memory, judged by what those before them took.
+
+    Attributes:
+        available_before: MemAvailable when nothing lived yet; None if this kernel does not say.
+    """
+
+    def __init__(self, limit_bytes: int | None) -> None:
+        """Look at the host, before anything is launched.
+
+        Args:
+            limit_bytes: Of one instance's memory. What others take meanwhile looks like taken by
+                an instance, so none is thought to take more than twice its limit and
+                `OVERHEAD_BYTES`: an emulated machine of 96 MiB takes 180.
+        """
+        self.available_before = _available()
+        self._each_bytes = 0.0
+        self._most_bytes = math.inf if limit_bytes is None else 2 * limit_bytes + OVERHEAD_BYTES
+
+    def learn(self, alive: int) -> None:
+        """Look at what so many living instances have taken, each on average."""
+        if self.available_before is not None and (now := _available()) is not None:
+            each = max(0.0, (self.available_before - now) / alive)
+            self._each_bytes = min(each, self._most_bytes)
+
+    def lack(self, more: int) -> str | None:
+        """Why so many more must not be launched; None where they fit, or nothing is known."""
+        now = _available()
+        spare = SPARE_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        if now is None or now - more * self._each_bytes >= spare:
+            return None
+        return (
+            f"not launched: {now / _MIB:.0f} MiB of the host's memory are left, instances take "
+            f"about {self._each_bytes / _MIB:.1f} MiB each, and {spare / _MIB:.0f} MiB must stay "
+            "for others; free memory, or ask for fewer instances (scale.most)"
+        )
+
+
+def _available() -> int | None:
+    try:
+        return available_bytes()
+    except (MeterError, OSError):
+        return None

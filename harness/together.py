@@ -1,0 +1,301 @@
+"""Several instances of an arm requested at the same time, each by a thread of its own.
+
+```
+  main thread                          each thread
+  makes N threads                      reads what must be known before t0
+  all have arrived: opens the gate     launches (t0), waits until ready
+  all have begun: no more waiting      keeps reading what the workload prints
+                                       meters
+  all have metered: the end            stops, removes
+```
+
+Metering waits until all are ready, for it would slow down those that are still starting. Each
+instance has its own t0. On two busy cores the requests of eight containers came 10 ms apart, the
+first from the last, of the 90 ms until all were ready; that the threads share one interpreter is
+not what keeps them apart: the same with 100 times its switching.
+
+Whatever happens in the main thread, a signal or an error, lets all threads pass at once to the end,
+and it waits for them. An error that is none of an instance's is raised again when all are gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
+
+from harness.backend import Instance, PreparedArm
+from harness.errors import HarnessError, LaunchFailedError
+from harness.interruption import Interruption
+from harness.model import Meter, Reading, Trial
+from harness.readiness import unexpected_exit
+from harness.room import with_remedy
+from harness.trial import OpenTrial
+
+if TYPE_CHECKING:
+    from harness.lab import Lab
+
+_PATIENCE_NS = 60_000_000_000
+"""How long one wait for something to happen lasts, before the next: poll(2) knows no eternity."""
+_TOO_LATE = "instances that start together are read when all are ready, and that is too late for it"
+_NOT_ALONE = "instances that start together take the host's memory together"
+_MISSING = {
+    Meter.CPU_NS: _TOO_LATE,
+    Meter.CPU_USER_NS: _TOO_LATE,
+    Meter.CPU_SYSTEM_NS: _TOO_LATE,
+    Meter.IMAGE_READ_BYTES: _TOO_LATE,
+    Meter.AVAILABLE_DELTA_BYTES: _NOT_ALONE,
+}
+
+SHOULD_RUN_ON = "it should run on until it is stopped"
+OpenTrials = Callable[[PreparedArm], OpenTrial]
+"""Makes the trial of one thread, with the arm that it is to launch from."""
+
+
+def start_together(
+    names: Sequence[str],
+    open_trial: OpenTrials,
+    prepared: PreparedArm,
+    lab: Lab | None,
+    interruption: Interruption,
+    begun: Callable[[], None],
+) -> tuple[Trial, ...]:
+    """Launch one instance for each name at the same time, and remove them all.
+
+    Args:
+        names: Of the instances.
+        open_trial: Called for each.
+        prepared: The arm.
+        lab: The private network, where the readiness needs it.
+        interruption: Of the run.
+        begun: Called when all are ready, or have failed.
+
+    Raises:
+        Interrupted: By a signal; every instance is gone.
+    """
+    with contextlib.ExitStack() as stack:
+        gate = _Gate()
+        stack.callback(gate.close)
+        starters = []
+        for name in names:
+            starter = _Starter(gate, name, lab)
+            starter.trial = open_trial(cast("PreparedArm", _GatedArm(prepared, starter)))
+            starters.append(starter)
+            stack.callback(starter.wait_for_end)
+        stack.callback(gate.let_all_go)
+        for starter in starters:
+            starter.begin()
+        with interruption.safe():
+            for starter in starters:
+                starter.arrived.wait()
+        gate.opened.set()
+        with interruption.safe():
+            for starter in starters:
+                starter.begun.wait()
+        begun()
+        gate.stop_waiting()
+        with interruption.safe():
+            for starter in starters:
+                starter.metered.wait()
+    for starter in starters:
+        if starter.error is not None:
+            raise starter.error
+    return tuple(_without_what_came_late(starter.trial.record()) for starter in starters)
+
+
+class _LeavingError(Exception):
+    """It is time to go, ready or not."""
+
+
+class _Gate:
+    """What all threads wait for.
+
+    Attributes:
+        opened: Launch now.
+        leave_fd: Readable (eventfd(2)) when nothing more is waited for.
+        is_abandoned: Whether that came early, so that metering would be a waste.
+        ended: Stop and remove now.
+    """
+
+    def __init__(self) -> None:
+        self.opened, self.ended = threading.Event(), threading.Event()
+        self.leave_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.is_abandoned = False
+        self._is_over = False
+
+    def stop_waiting(self) -> None:
+        os.eventfd_write(self.leave_fd, 1)
+        self._is_over = True
+
+    def let_all_go(self) -> None:
+        self.is_abandoned = not self._is_over
+        if not self._is_over:
+            self.stop_waiting()
+        self.opened.set()
+        self.ended.set()
+
+    def is_leaving(self) -> bool:
+        poll = select.poll()
+        poll.register(self.leave_fd, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def wait_until_leaving(self) -> None:
+        poll = select.poll()
+        poll.register(self.leave_fd, select.POLLIN)
+        poll.poll()
+
+    def close(self) -> None:
+        os.close(self.leave_fd)
+
+
+class _Starter:
+    """One thread with its instance.
+
+    Attributes:
+        gate: What it waits for.
+        trial: Of its instance; set before the thread begins.
+        arrived: It waits at the gate, or will not come.
+        begun: Its instance is ready, or has failed.
+        metered: Its instance has been metered, as far as possible.
+        error: What ended the thread that should not have.
+    """
+
+    trial: OpenTrial
+
+    def __init__(self, gate: _Gate, name: str, lab: Lab | None) -> None:
+        self.gate = gate
+        self.arrived, self.begun, self.metered = (threading.Event() for _ in range(3))
+        self.error: BaseException | None = None
+        self._name = name
+        self._lab = lab
+        self._thread: threading.Thread | None = None
+
+    def begin(self) -> None:
+        """Start the thread, or let the trial fail for want of one."""
+        thread = threading.Thread(target=self._run, name=self._name)
+        try:
+            thread.start()
+        except RuntimeError as error:  # "can't start new thread" is all that Python says
+            self.trial.fail(LaunchFailedError(f"no thread to launch from: {error}; too many run"))
+            self._pass_all()
+            return
+        self._thread = thread
+
+    def wait_for_end(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        with contextlib.ExitStack() as stack:
+            # An error in one step is told at the end, by the thread that waits for this one.
+            stack.callback(self._guarded, self.trial.end)
+            stack.callback(self.gate.ended.wait)
+            stack.callback(self._pass_all)
+            self._guarded(self._start)
+            self.arrived.set()
+            self.begun.set()
+            self._guarded(self._stay)
+            if not self.gate.is_abandoned:
+                self._guarded(self._meter)
+
+    def _guarded(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except (HarnessError, OSError) as error:
+            self.trial.fail(with_remedy(error) if self.trial.instance is None else error)
+        except _LeavingError:
+            pass
+        except BaseException as error:  # handed to the main thread
+            self.error = self.error or error
+
+    def _pass_all(self) -> None:
+        for event in (self.arrived, self.begun, self.metered):
+            event.set()
+
+    def _start(self) -> None:
+        self.trial.begin(self._name)
+        self.trial.wait(self._lab)
+
+    def _stay(self) -> None:
+        """Take what the workload prints, so that it need not wait, until it is time to leave."""
+        instance = self.trial.instance
+        try:
+            while instance is not None and instance.exit is None and not self.trial.failed:
+                instance.pump(time.monotonic_ns() + _PATIENCE_NS)
+        except (HarnessError, OSError) as error:
+            self.trial.fail(error)
+        if instance is not None and instance.exit is not None:
+            self.trial.fail(unexpected_exit(instance, SHOULD_RUN_ON))
+        self.gate.wait_until_leaving()
+
+    def _meter(self) -> None:
+        if self.trial.instance is not None and not self.trial.failed:
+            self.trial.meter()
+
+
+class _View:
+    """Something with all that it has, but for what a subclass does in another way."""
+
+    def __init__(self, inner: object) -> None:
+        self._inner: Any = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+class _GatedArm(_View):
+    """An arm that launches when the gate is opened."""
+
+    def __init__(self, prepared: PreparedArm, starter: _Starter) -> None:
+        super().__init__(prepared)
+        self._starter = starter
+
+    def launch(self, name: str) -> Instance:
+        """See `harness.backend.PreparedArm.launch`."""
+        self._starter.arrived.set()
+        gate = self._starter.gate
+        gate.opened.wait()
+        if gate.is_leaving():
+            raise _LeavingError
+        return cast("Instance", _LeavableInstance(self._inner.launch(name), gate))
+
+
+class _LeavableInstance(_View):
+    """An instance that stops waiting when it is time to leave."""
+
+    def __init__(self, instance: Instance, gate: _Gate) -> None:
+        super().__init__(instance)
+        self._gate = gate
+
+    def pump(self, deadline_ns: int, wake_fd: int | None = None) -> None:
+        """See `harness.backend.Instance.pump`.
+
+        Raises:
+            _LeavingError: It is time to leave.
+        """
+        if wake_fd is None:
+            self._inner.pump(deadline_ns, self._gate.leave_fd)
+        else:
+            # One descriptor that is readable when either is (epoll(7)).
+            with select.epoll(2) as either:
+                either.register(wake_fd, select.EPOLLIN)
+                either.register(self._gate.leave_fd, select.EPOLLIN)
+                self._inner.pump(deadline_ns, either.fileno())
+        if self._gate.is_leaving():
+            raise _LeavingError
+
+
+def _without_what_came_late(trial: Trial) -> Trial:
+    """The trial without readings that are right only just after ready, or for one alone."""
+    readings = tuple(
+        Reading(reading.meter, None, reading.scope, _MISSING[reading.meter])
+        if reading.meter in _MISSING
+        else reading
+        for reading in trial.readings
+    )
+    return replace(trial, readings=readings)
