@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from harness.model import Sharing, Trial
-from harness.report import wording
-from harness.report.tables import MARKS, ScenarioTable
+from harness.metrics import METRICS, Unit
+from harness.model import Milestone, Run, Sharing
+from harness.report import sentences, wording
+from harness.report.frame import RunData, run_data
+from harness.report.tables import MARKS, ArmRow, ScenarioTable
+
+MOST_TRIALS = 2_000
+"""No more trials than these are listed one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +47,7 @@ def start_grid(table: ScenarioTable, *, with_marks: bool = True) -> Grid:
             wording.duration_estimate(row.ready),
         ]
         if compared:
-            ratio = "1" if row.is_reference else wording.ratio(row.ratio)
+            ratio = "1" if row.is_reference else ratio_of(table, row)
             cells.append(ratio.replace(" ×", ""))  # the sign stands in the head
         rows.append(tuple(cells))
     head = ["arm", "ok", *map(str, marks), "ready"]
@@ -50,21 +57,146 @@ def start_grid(table: ScenarioTable, *, with_marks: bool = True) -> Grid:
 
 
 def cost_grid(table: ScenarioTable) -> Grid:
-    """Lay out what an arm costs beside its start."""
-    head = ("arm", "ready p90", "stop", "remove", "disk shared", "disk each", "prepare")
+    """Lay out what an arm costs beside its start: work, teardown, disk, and making it ready."""
+    heads = {"cpu": "CPU", "stop": "stop", "remove": "remove", "left-behind": "left"}
+    shown = [name for name in heads if name in ("stop", "remove") or _is_known(table, name)]
     rows = tuple(
         (
             row.arm,
             wording.quantile(row.ready_p90_ns),
-            wording.median_duration(row.stop),
-            wording.median_duration(row.remove),
+            *(_cell(row, name) for name in shown),
             wording.NONE if row.shared_bytes is None else wording.size(row.shared_bytes),
-            wording.NONE if row.exclusive is None else wording.size(row.exclusive.median),
+            _cell(row, "disk"),
             wording.NONE if row.prepare_ns is None else wording.duration(row.prepare_ns),
         )
         for row in table.rows
     )
-    return Grid(head, rows)
+    named = (heads[name] for name in shown)
+    return Grid(("arm", "ready p90", *named, "disk shared", "disk each", "prepare"), rows)
+
+
+def footprint_grid(table: ScenarioTable) -> Grid:
+    """Lay out what an arm takes on disk: once for all, for each, and until ready."""
+    shown = [name for name in ("disk", "disk-growth", "image-read") if _is_known(table, name)]
+    heads = {"disk": "each", "disk-growth": "until ready", "image-read": "read of image"}
+    rows = tuple(
+        (
+            row.arm,
+            wording.NONE if row.shared_bytes is None else wording.size(row.shared_bytes),
+            *(_cell(row, name) for name in shown),
+        )
+        for row in table.rows
+    )
+    return Grid(("on disk", "shared, once", *(heads[name] for name in shown)), rows)
+
+
+def memory_grid(table: ScenarioTable) -> Grid:
+    """Lay out memory just after ready by every measure, side by side, and whose it is."""
+    heads = {
+        "pss": "PSS",
+        "uss": "USS",
+        "cgroup-current": "cgroup",
+        "cgroup-peak": "most",
+        "available-delta": "MemAvailable",
+    }
+    return _metric_grid(table, "memory", heads, scoped=("pss", "uss"))
+
+
+def effort_grid(table: ScenarioTable) -> Grid:
+    """Lay out CPU time until ready, teardown, and what was left behind."""
+    heads = {
+        "cpu": "CPU",
+        "cpu-user": "user",
+        "cpu-system": "system",
+        "stop": "stop",
+        "remove": "remove",
+        "left-behind": "left",
+    }
+    return _metric_grid(table, "work, end", heads, scoped=("cpu", "cpu-user"))
+
+
+def growth_grid(table: ScenarioTable) -> Grid:
+    """Lay out slope and intercept of every footprint of a scale scenario."""
+    rows = tuple(
+        (
+            curve.arm,
+            sentences.SHORT[curve.metric],
+            wording.amount_estimate(curve.line.slope, METRICS[curve.metric].unit),
+            wording.amount_estimate(curve.line.intercept, METRICS[curve.metric].unit),
+            str(max(instances for instances, _ in curve.points)),
+        )
+        for curve in table.growth
+        if curve.line is not None
+    )
+    return Grid(("arm", "of", "each further", "shared", "up to"), rows)
+
+
+def noise_grid(table: ScenarioTable) -> Grid:
+    """Lay out what an arm against itself showed, metric by metric."""
+    rows = tuple(
+        (
+            floor.metric,
+            floor.arm,
+            str(floor.blocks),
+            wording.share(floor.floor),
+            wording.share(floor.detectable),
+        )
+        for floor in table.noise
+    )
+    return Grid(("metric", "arm", "blocks", "noise floor", "smallest told apart"), rows)
+
+
+def comparison_grid(table: ScenarioTable) -> Grid:
+    """Lay out every metric of every arm with its interval, and as a multiple of the reference's."""
+    rows = []
+    for name, metric in METRICS.items():
+        for row in table.rows:
+            found = row.metrics.get(name)
+            if found is None:
+                continue
+            ratio = "1 ×" if row.is_reference else ratio_of(table, row, name)
+            told = wording.amount_estimate(found, metric.unit)
+            rows.append((metric.title, row.arm, told, ratio, row.scopes.get(name, "")))
+    against = f"to {table.reference}" if table.reference else "ratio"
+    return Grid(("metric", "arm", "median", against, "scope"), tuple(rows))
+
+
+def ratio_of(table: ScenarioTable, row: ArmRow, metric: str = "ready") -> str:
+    """Spell a ratio with its interval; one of an emulated CPU to the real one is a bound: `≤`."""
+    ratio = row.ratios.get(metric)
+    told = wording.ratio(ratio)
+    if ratio is None or not ratio.estimate.is_reached or not table.is_upper_bound(row):
+        return told
+    return told if METRICS[metric].unit is not Unit.NANOSECONDS else f"≤ {told}"
+
+
+def _is_known(table: ScenarioTable, metric: str) -> bool:
+    return any(metric in row.metrics for row in table.rows)
+
+
+def _cell(row: ArmRow, metric: str) -> str:
+    return wording.median_amount(row.metrics.get(metric), METRICS[metric].unit)
+
+
+def _metric_grid(
+    table: ScenarioTable, name: str, heads: Mapping[str, str], scoped: tuple[str, ...]
+) -> Grid:
+    """Lay out the metrics that any arm has; empty if none has one."""
+    shown = [metric for metric in heads if _is_known(table, metric)]
+    whose = [
+        next((row.scopes[metric] for metric in scoped if metric in row.scopes), "")
+        for row in table.rows
+    ]
+    of = ("of",) if any(whose) else ()
+    rows = tuple(
+        (
+            row.arm,
+            *(_cell(row, metric) for metric in shown),
+            *((scope or wording.NONE,) if of else ()),
+        )
+        for row, scope in zip(table.rows, whose, strict=True)
+    )
+    return Grid((name, *(heads[metric] for metric in shown), *of), rows if shown else ())
 
 
 def disk_grid(table: ScenarioTable) -> Grid:
@@ -84,31 +216,33 @@ def disk_grid(table: ScenarioTable) -> Grid:
 
 
 def quantile_grid(table: ScenarioTable) -> Grid:
-    """Lay out the distribution of `ready`."""
+    """Lay out the distribution of `ready`, and how trials ended."""
     rows = tuple(
         (
             row.arm,
-            wording.median_duration(row.ready),
-            wording.quantile(row.ready_p90_ns),
-            wording.quantile(row.ready_p99_ns),
+            *(wording.duration_estimate(row.quantiles.get(p)) for p in (0.5, 0.9, 0.99)),
+            wording.NONE if row.delta is None else f"{row.delta.delta:+.2f}",
             str(row.ok),
             str(row.failed),
             str(row.timeouts),
         )
         for row in table.rows
     )
-    return Grid(("arm", "p50", "p90", "p99", "ok", "failed", "too late"), rows)
+    return Grid(("arm", "p50", "p90", "p99", "Cliff's δ", "ok", "failed", "too late"), rows)
 
 
-def trial_grid(table: ScenarioTable, trials: tuple[Trial, ...]) -> Grid:
-    """Lay out every trial of a scenario as it was taken, warm-up included."""
-    marks = ("isolated", "kernel", "userspace", "started", "ready", "stopped", "removed")
-    rows = []
-    for trial in trials:
-        if trial.scenario != table.scenario.name:
-            continue
-        at = {str(milestone): stamp for milestone, stamp in trial.milestones_ns.items()}
-        outcome = f"{trial.outcome}{', warm-up' if trial.block < 0 else ''}"
-        times = (wording.duration(at[mark]) if mark in at else wording.NONE for mark in marks)
-        rows.append((f"{trial.block}.{trial.position}", trial.arm, outcome, *times))
-    return Grid(("block.place", "arm", "outcome", *marks), tuple(rows))
+def trial_grid(table: ScenarioTable, run: Run | RunData) -> Grid:
+    """Lay out the trials of a scenario as they were taken, warm-up included.
+
+    Of more than `MOST_TRIALS` only the first are shown: a page holds no million rows.
+    """
+    frame = run_data(run).frame
+    rows = frame[frame["scenario"] == table.scenario.name].head(MOST_TRIALS)
+    marks = [mark for mark in Milestone if mark is not Milestone.REQUESTED]
+    told = []
+    for row in rows.to_dict("records"):
+        outcome = f"{row['outcome']}{'' if row['counted'] else ', warm-up'}"
+        stamps = [float(row[f"{mark}_ns"]) for mark in marks]
+        times = (wording.NONE if math.isnan(at) else wording.duration(at) for at in stamps)
+        told.append((f"{row['block']}.{row['position']}", str(row["arm"]), outcome, *times))
+    return Grid(("block.place", "arm", "outcome", *map(str, marks)), tuple(told))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from pathlib import Path
 
 from harness.model import Limits, Readiness, ReadinessKind, RunInfo, Scenario
 from harness.report import wording
@@ -52,8 +51,8 @@ def how_often(info: RunInfo, table: ScenarioTable) -> str:
     arms = sum(1 for row in table.rows if row.trials)
     told = (
         f"{wording.count(table.trials, 'trial')} of {wording.count(arms, 'arm')}: "
-        f"{wording.count(table.blocks, 'block')} of the {info.blocks} asked for, each with one "
-        f"trial of every arm in an order drawn with seed {info.seed}"
+        f"{wording.count(table.blocks, 'block')} of the {info.asked_blocks} asked for, each with "
+        f"one trial of every arm in an order drawn with seed {info.seed}"
     )
     if info.warmup_blocks:
         told += f", after {wording.count(info.warmup_blocks, 'warm-up block')} (in no figure)"
@@ -63,11 +62,23 @@ def how_often(info: RunInfo, table: ScenarioTable) -> str:
 def repeat_command(info: RunInfo) -> str:
     """The command line that repeats the run: what was typed, with seed and blocks made explicit."""
     name, *arguments = info.command or ("steelyard", "run")
-    words = [Path(name).name, *arguments]
-    for option, value in (("--blocks", info.blocks), ("--seed", info.seed)):
+    words = [name, *arguments]
+    for option, value in (("--blocks", info.asked_blocks), ("--seed", info.seed)):
         if not any(word == option or word.startswith(f"{option}=") for word in words):
             words += [option, str(value)]
     return shlex.join(words)
+
+
+def again(info: RunInfo) -> list[tuple[str, str]]:
+    """What a run needs to be repeated, by label and value."""
+    told = [("Seed", str(info.seed)), ("Blocks asked for", str(info.asked_blocks))]
+    if info.until:
+        wanted = [f"{metric} to ± {width * 100:g} %" for metric, width in info.until.items()]
+        told.append(("Could end earlier with", wording.listed(wanted)))
+    if info.resumed_at:
+        told.append(("Taken up again", wording.listed([_stamp(at) for at in info.resumed_at])))
+    told.append(("This page again, from records", f"steelyard report {shlex.quote(info.run_id)}"))
+    return told
 
 
 def environment(info: RunInfo) -> list[tuple[str, str]]:
@@ -87,11 +98,15 @@ def facts(given: Mapping[str, str]) -> list[tuple[str, str]]:
 
 def when(info: RunInfo) -> str:
     """Say when the run was made, in UTC."""
-    start = info.started_at.replace("T", " ").replace("+00:00", " UTC").replace("Z", " UTC")
+    start = _stamp(info.started_at)
     end = info.ended_at
     if end is None:
         return f"{start}, without a proper end"
     return f"{start} to {end.split('T')[-1].replace('+00:00', '').replace('Z', '')}"
+
+
+def _stamp(at: str) -> str:
+    return at.replace("T", " ").replace("+00:00", " UTC").replace("Z", " UTC")
 
 
 def _label(name: str) -> str:

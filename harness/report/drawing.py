@@ -1,8 +1,9 @@
 """Figures as pages need them: one look for all, byte-reproducible SVG and PNG, in light and dark.
 
-A figure is drawn with two stand-in colours, ink and paper. In a file they are what they are; inside
-a page the ink becomes the text's colour and the paper the page's, so a chart follows the theme of
-the page around it. matplotlib is used without pyplot, so nothing global is touched.
+A figure is drawn with stand-in colours. In a file they are what they are; inside a page the ink
+becomes the text's colour, the paper the page's, and every other one of `THEMED` a variable that the
+page sets for light and for dark, so a chart follows the theme of the page around it. matplotlib is
+used without pyplot, so nothing global is touched.
 """
 
 from __future__ import annotations
@@ -10,11 +11,15 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from html import escape
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
+
+from harness.report.cells import Grid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,8 +27,24 @@ if TYPE_CHECKING:
 
 INK = "#1b1f23"
 PAPER = "#fffffe"
-ALARM = "#d55e00"
-"""For failures: vermilion of the palette below."""
+ALARM = "#b34701"
+"""For failures and outliers."""
+
+LINES = ("#0067a3", "#b34700", "#00704f", "#8f3d78", "#7a5b00", "#555f68")
+"""For one arm each: the palette below, darkened until a thin line or a word is read on white."""
+
+THEMED: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        ALARM: ("alarm", "#ff9a5c"),
+        LINES[0]: ("line-1", "#6db7ef"),
+        LINES[1]: ("line-2", "#ff9a5c"),
+        LINES[2]: ("line-3", "#4fcf9f"),
+        LINES[3]: ("line-4", "#e79bcb"),
+        LINES[4]: ("line-5", "#e3bb3d"),
+        LINES[5]: ("line-6", "#b5bec6"),
+    }
+)
+"""Stand-in, which is also the colour on white -> the page's variable, the colour in the dark."""
 
 PALETTE = {
     "sky": "#56b4e9",
@@ -37,7 +58,7 @@ PALETTE = {
 WIDE_INCHES = 8.2
 NARROW_INCHES = 3.9
 MARGIN_INCHES = 0.12
-PNG_DPI = 160
+PNG_DPI = 150
 
 _STYLE: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same measures everywhere
@@ -61,53 +82,88 @@ _STYLE: dict[str, Any] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Chart:
-    """A chart, ready for files and pages.
+class Told:
+    """What a chart says in words: for those who cannot see it, and for those who want the figures.
 
     Attributes:
-        name: Of the files, without suffix.
         title: What it shows, one line.
-        description: What can be seen in it, for those who cannot see it.
-        svg: A file of its own, on white.
-        png: The same, as pixels.
-        inline_wide: SVG element for a page, with identifiers no other chart has.
-        inline_narrow: The same content laid out for a phone.
+        description: What can be seen in it, a few sentences.
+        caption: How to read it, a few sentences.
+        grid: The figures that it draws.
+        grid_title: What stands above them.
+    """
+
+    title: str
+    description: str
+    caption: str
+    grid: Grid
+    grid_title: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart, drawn when it is first asked for: a page needs no pixels, and pixels no page.
+
+    Attributes:
+        name: Of the files, without suffix, and the prefix of all identifiers.
+        told: The chart in words and figures.
+        draw: Makes the figure for a width in inches.
     """
 
     name: str
-    title: str
-    description: str
-    svg: bytes
-    png: bytes
-    inline_wide: str
-    inline_narrow: str
+    told: Told
+    draw: Callable[[float], Figure] = field(repr=False, compare=False)
 
+    @property
+    def title(self) -> str:
+        """What it shows, one line."""
+        return self.told.title
 
-def make_chart(name: str, title: str, description: str, draw: Callable[[float], Figure]) -> Chart:
-    """Draw a figure at both widths and turn it into everything that files and pages need.
+    @property
+    def description(self) -> str:
+        """What can be seen in it."""
+        return self.told.description
 
-    Args:
-        name: Of the files, and the prefix of all identifiers.
-        title: One line.
-        description: A few sentences.
-        draw: Makes the figure for a width in inches.
-    """
-    with style(), warnings.catch_warnings():
-        # A name in a script that the font lacks: right in the SVG, boxes in the PNG, no alarm.
-        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from")
-        wide, narrow = draw(WIDE_INCHES), draw(NARROW_INCHES)
-        wide_svg, narrow_svg = _svg(wide), _svg(narrow)
+    @cached_property
+    def svg(self) -> bytes:
+        """A file of its own, on white."""
+        return _document(self._wide_svg, self.name, self.title, self.description)
+
+    @cached_property
+    def png(self) -> bytes:
+        """The same, as pixels."""
         pixels = io.BytesIO()
-        wide.savefig(pixels, format="png", dpi=PNG_DPI, metadata={"Software": None})
-    return Chart(
-        name=name,
-        title=title,
-        description=description,
-        svg=_document(wide_svg, name, title, description),
-        png=pixels.getvalue(),
-        inline_wide=_inline(wide_svg, f"{name}-wide", title, description),
-        inline_narrow=_inline(narrow_svg, f"{name}-narrow", title, description),
-    )
+        with style():
+            self._wide.savefig(
+                pixels,
+                format="png",
+                dpi=PNG_DPI,
+                metadata={"Software": None},
+                pil_kwargs={"compress_level": 4},
+            )
+        return pixels.getvalue()
+
+    @cached_property
+    def inline_wide(self) -> str:
+        """SVG element for a page, with identifiers no other chart has."""
+        return _inline(self._wide_svg, f"{self.name}-wide", self.title, self.description)
+
+    @cached_property
+    def inline_narrow(self) -> str:
+        """The same content laid out for a phone."""
+        with style():
+            text = _svg(self.draw(NARROW_INCHES))
+        return _inline(text, f"{self.name}-narrow", self.title, self.description)
+
+    @cached_property
+    def _wide(self) -> Figure:
+        with style():
+            return self.draw(WIDE_INCHES)
+
+    @cached_property
+    def _wide_svg(self) -> str:
+        with style():
+            return _svg(self._wide)
 
 
 @contextmanager
@@ -115,7 +171,9 @@ def style() -> Iterator[None]:
     """Put the look in force, above matplotlib's defaults and below nobody's own settings."""
     import matplotlib as mpl
 
-    with mpl.rc_context():
+    with mpl.rc_context(), warnings.catch_warnings():
+        # A name in a script that the font lacks: right in the SVG, boxes in the PNG, no alarm.
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from")
         mpl.rcdefaults()
         settings: Any = mpl.rcParams  # its keys are typed by name, and differ between versions
         settings.update(_STYLE)
@@ -132,24 +190,30 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
-def add_panel(figure: Figure, top: float, height: float) -> Axes:
-    """Add axes across the figure; `top` and `height` in inches from the figure's top edge."""
-    width, total = figure.get_size_inches()
+def add_axes(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
+    """Add axes at a place in inches from the figure's left and top edges.
+
+    Their heights are inches, too, from the top down, so that rows of text and marks keep their
+    distances whatever the number of rows.
+    """
+    whole, total = figure.get_size_inches()
     axes = figure.add_axes(
-        (
-            MARGIN_INCHES / width,
-            1 - (top + height) / total,
-            1 - 2 * MARGIN_INCHES / width,
-            height / total,
-        )
+        (left / whole, 1 - (top + height) / total, width / whole, height / total)
     )
     for side in ("left", "right", "top"):
         axes.spines[side].set_visible(False)
-    axes.set_yticks([])
+    axes.set_ylim(height, 0)
+    axes.yaxis.set_visible(False)
     axes.tick_params(axis="x", length=3, width=0.6, labelsize=8)
     axes.grid(axis="x", linewidth=0.5, alpha=0.18, color=INK)
     axes.set_axisbelow(True)
     return axes
+
+
+def add_panel(figure: Figure, top: float, height: float) -> Axes:
+    """Add axes across the figure; `top` and `height` in inches from the figure's top edge."""
+    width = figure.get_size_inches()[0]
+    return add_axes(figure, MARGIN_INCHES, top, width - 2 * MARGIN_INCHES, height)
 
 
 def _svg(figure: Figure) -> str:
@@ -164,7 +228,20 @@ def _svg(figure: Figure) -> str:
     text = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>\s*", "", text, flags=re.DOTALL)
     fallback = "'DejaVu Sans', Verdana, system-ui, sans-serif"
     text = text.replace("'DejaVu Sans'", fallback)
-    return re.sub(r"[ \t]+\n", "\n", text)
+    text = re.sub(r"[ \t]+\n", "\n", text)
+    return _MARKS.sub(_styled_once, text)
+
+
+_MARKS = re.compile(r'<g>\n((?:\s*<use [^>]* style="[^"]*"/>\n){2,})')
+
+
+def _styled_once(found: re.Match[str]) -> str:
+    """Say once for a group of marks how they look, instead of at each of hundreds."""
+    styles = set(re.findall(r' style="([^"]*)"', found[1]))
+    if len(styles) > 1:
+        return found[0]
+    marks = re.sub(r' style="[^"]*"', "", found[1])
+    return f'<g style="{styles.pop()}">\n{marks}'
 
 
 def _document(text: str, name: str, title: str, description: str) -> bytes:
@@ -179,6 +256,8 @@ def _inline(text: str, prefix: str, title: str, description: str) -> str:
     text = re.sub(r"url\(#([^)]+)\)", rf"url(#{prefix}-\1)", text)
     text = re.sub(r'href="#([^"]+)"', rf'href="#{prefix}-\1"', text)
     text = text.replace(INK, "currentColor").replace(PAPER, "var(--paper)")
+    for stand_in, (variable, _) in THEMED.items():
+        text = text.replace(stand_in, f"var(--{variable})")
     for attribute in ("width", "height"):
         text = re.sub(rf'(<svg\b[^>]*?) {attribute}="[^"]*"', r"\1", text, count=1)
     return _described(text, prefix, title, description)
@@ -191,7 +270,7 @@ def _described(text: str, prefix: str, title: str, description: str) -> str:
         f'<desc id="{prefix}-description">{escape(description)}</desc>'
     )
     attributes = (
-        f'role="img" aria-labelledby="{prefix}-title {prefix}-description" '
+        f'role="img" aria-labelledby="{prefix}-title" aria-describedby="{prefix}-description" '
         'style="stroke-linejoin: round; stroke-linecap: butt"'
     )
     return re.sub(

@@ -7,12 +7,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from harness import stats
+from harness.model import CacheState
 from harness.report import cells, circumstances, wording
-from harness.report.drawing import Chart
-from harness.report.tables import ScenarioTable, Summary
-from harness.report.verdict import Verdict, verdict
+from harness.report.drawing import THEMED, Chart
+from harness.report.tables import ArmRow, ScenarioTable, Summary
+from harness.report.verdict import BOUND_MEANS, Verdict, verdict
 
 TEMPLATE = "report.html.j2"
+
+MOST_LISTED = 500
+"""No more trials than these are listed one by one in a page, which must open on a phone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,8 +28,9 @@ class Section:
         table: The figures.
         verdict: The answer.
         badge: How sure, in a few words beside the answer.
-        charts: In order.
-        start, cost, disk, quantiles, trials: The tables behind the charts.
+        charts: In order, each with its figures.
+        cost: What else an arm costs.
+        more: Further tables by title, those of charts left out.
         command: What runs in the box.
         readiness: When it counts as usable.
         limits: What it may use.
@@ -37,11 +42,8 @@ class Section:
     verdict: Verdict
     badge: str
     charts: tuple[Chart, ...]
-    start: cells.Grid
     cost: cells.Grid
-    disk: cells.Grid
-    quantiles: cells.Grid
-    trials: cells.Grid
+    more: tuple[tuple[str, cells.Grid], ...]
     command: str
     readiness: str
     limits: str
@@ -83,6 +85,10 @@ def render_html(summary: Summary, charts: Mapping[str, list[Chart]]) -> str:
         repeat=circumstances.repeat_command(info),
         glossary=[(str(milestone), meaning) for milestone, meaning in wording.MEANING.items()],
         boxes=_boxes(summary),
+        again=circumstances.again(info),
+        bound_means=BOUND_MEANS,
+        light={name: colour for colour, (name, _) in THEMED.items()},
+        dark=dict(THEMED.values()),
         level=f"{stats.LEVEL:.0%}".replace("%", " %"),
     )
 
@@ -96,13 +102,10 @@ def _section(
         anchor=f"scenario-{number}",
         table=table,
         verdict=found,
-        badge=_badge(table, found),
+        badge=found.badge,
         charts=tuple(charts.get(scenario.name, [])),
-        start=cells.start_grid(table),
         cost=cells.cost_grid(table),
-        disk=cells.disk_grid(table),
-        quantiles=cells.quantile_grid(table),
-        trials=cells.trial_grid(table, summary.run.trials),
+        more=_more(table, summary, charts.get(scenario.name, [])),
         command=circumstances.command(scenario),
         readiness=circumstances.readiness(scenario.readiness),
         limits=circumstances.limits(scenario.limits),
@@ -110,10 +113,37 @@ def _section(
     )
 
 
+def _more(
+    table: ScenarioTable, summary: Summary, charts: list[Chart]
+) -> tuple[tuple[str, cells.Grid], ...]:
+    """List the tables of a scenario that stand behind no chart."""
+    trials = cells.trial_grid(table, summary.run)
+    title = "Every trial, in the order taken, time since the request"
+    if len(trials.rows) > MOST_LISTED:
+        trials = cells.Grid(trials.head, trials.rows[:MOST_LISTED])
+        title = f"The first {MOST_LISTED} trials, time since the request; all are in the records"
+    tables = (
+        ("Distribution of ready, and how trials ended", cells.quantile_grid(table)),
+        ("On disk, part by part", cells.disk_grid(table)),
+        (title, trials),
+    )
+    behind = {chart.told.grid_title for chart in charts}
+    return tuple((name, grid) for name, grid in tables if name not in behind)
+
+
 def _boxes(summary: Summary) -> list[tuple[str, str]]:
     """List each arm of the run once, and what kind of box it is."""
     rows = {row.arm: row for table in summary.tables for row in table.rows}
-    return [(r.arm, wording.BACKENDS.get(r.backend, r.backend)) for r in rows.values()]
+    return [(row.arm, _box(row)) for row in rows.values()]
+
+
+def _box(row: ArmRow) -> str:
+    told = wording.BACKENDS.get(row.backend, row.backend)
+    if row.cache is CacheState.COLD:
+        told += "; the image's files are evicted from the page cache before each trial"
+    if row.repeats is not None:
+        told += f"; the same as {row.repeats} once more, which shows this host's noise"
+    return told
 
 
 def _bound(sentence: str) -> str:
@@ -121,17 +151,6 @@ def _bound(sentence: str) -> str:
     return re.sub(
         r"(?<=[\d×]) (?=(?:[nµm]?s|[kMG]?B|%|×|\[)(?!\w))", "\N{NO-BREAK SPACE}", sentence
     )
-
-
-def _badge(table: ScenarioTable, found: Verdict) -> str:
-    blocks = wording.count(table.complete_blocks, "block")
-    if found.is_sure:
-        return f"95 % intervals from {blocks}"
-    if not table.trials:
-        return "no trial"
-    if table.complete_blocks < stats.FEWEST_FOR_LEVEL:
-        return f"not sure: {blocks} only"
-    return "not sure: too many trials failed"
 
 
 def _title(summary: Summary) -> str:

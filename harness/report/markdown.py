@@ -5,10 +5,18 @@ from __future__ import annotations
 import re
 
 from harness.report import circumstances, wording
-from harness.report.cells import Grid, cost_grid, start_grid
+from harness.report.cells import (
+    Grid,
+    effort_grid,
+    footprint_grid,
+    growth_grid,
+    memory_grid,
+    noise_grid,
+    start_grid,
+)
 from harness.report.drawing import Chart
 from harness.report.tables import ScenarioTable, Summary
-from harness.report.verdict import verdict
+from harness.report.verdict import BOUND_MEANS, verdict
 
 
 def render_markdown(summary: Summary, charts: dict[str, list[Chart]]) -> str:
@@ -35,17 +43,20 @@ def _scenario(table: ScenarioTable, summary: Summary, charts: list[Chart]) -> li
     blocks = [
         f"## {_text(table.scenario.name)}",
         f"_{_text(table.scenario.question)}_",
-        f"**{_text(found.headline)}**",
+        f"**{_text(found.headline)}** ({_text(found.badge)})",
         _bullets(found.certainty),
     ]
     if table.trials:
         blocks.append(_grid(start_grid(table)))
+        bound = any(table.is_upper_bound(row) and row.ratio is not None for row in table.rows)
         blocks.append(
             "Medians since the request; brackets are intervals of the median; `ready` is compared."
+            + (f" ≤: {BOUND_MEANS}." if bound else "")
         )
+        blocks += [_grid(grid) for grid in (footprint_grid(table), memory_grid(table))]
     folded = [
         _bullets(found.findings),
-        _grid(cost_grid(table)),
+        *map(_grid, (effort_grid(table), growth_grid(table), noise_grid(table))),
         *(f"![{_text(chart.description)}](charts/{chart.name}.svg)" for chart in charts),
     ]
     errors = [

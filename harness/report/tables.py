@@ -6,49 +6,40 @@ failed trials are censored (see `harness.stats`), and comparisons are paired wit
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from harness import stats
-from harness.diagnostics import Diagnostic, DiagnosticCode
+from harness.diagnostics import REMEDIES, Diagnostic, DiagnosticCode
 from harness.model import (
     Arm,
     ArmRecord,
-    DiskPart,
+    CacheState,
     Milestone,
+    NoiseFloor,
     Outcome,
     Run,
     Scenario,
-    Sharing,
-    Trial,
 )
-from harness.report.frame import durations, trials_frame
+from harness.report import figures
+from harness.report.curves import GrowthCurve, growth_curves, start_curves
+from harness.report.figures import ArmData, Part
+from harness.report.flaws import complete_blocks, flaws
+from harness.report.frame import RunData, run_data
 
 if TYPE_CHECKING:
     import pandas as pd
 
+__all__ = ["ArmRow", "Doubt", "GrowthCurve", "Part", "ScenarioTable", "Summary", "summarise"]
+
 MARKS = (Milestone.ISOLATED, Milestone.KERNEL, Milestone.USERSPACE, Milestone.STARTED)
 """The milestones between t0 and ready, in order."""
 
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One named thing on disk, for a table.
-
-    Attributes:
-        name: As in the record.
-        sharing: Whether all instances share it.
-        allocated_bytes: Of the static part, or the median over instances.
-        apparent_bytes: The same.
-    """
-
-    name: str
-    sharing: Sharing
-    allocated_bytes: int
-    apparent_bytes: int
+MOST_OCCURRENCES = 12
+"""No more occurrences of a doubt than these are told one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,16 +54,22 @@ class ArmRow:
         ok: That went well.
         failed: That failed.
         timeouts: That were not ready in time.
-        milestones: Median since t0 in ns, of those that exist for this arm; `ready` always, if
-            there was a trial.
+        metrics: Median of every metric that the arm has, by its name in `harness.metrics.METRICS`,
+            in its unit; milestones, stop and remove among them.
+        ratios: Each of them as a multiple of the reference's; none where the reference has zero.
+        differences: Each of them minus the reference's.
+        quantiles: Of `ready`, ns, by probability: 0.5, 0.9, 0.99; those that there are enough
+            trials for.
+        delta: Cliff's delta of `ready` against the reference.
+        shape: What the samples of `ready` look like in the order taken.
+        missing: Metric name -> why it has no value.
+        scopes: Metric name -> whose use it is.
+        cache: State of the page cache before each trial.
+        repeats: Name of the arm of which this is the same once more (A/A), or None.
+        is_emulated: A VM whose processor was emulated (TCG): its times are an upper bound.
         ready_p90_ns: 90th percentile of `ready`; None with fewer than 10 trials.
         ready_p99_ns: 99th; None with fewer than 100.
-        stop: From `ready` to `stopped`, ns.
-        remove: From `stopped` to `removed`, ns.
-        ratio: `ready` as a multiple of the reference's.
-        difference: `ready` minus the reference's, ns.
         shared_bytes: Allocated once for all instances; None if nothing was prepared.
-        exclusive: Allocated by each instance, bytes.
         parts: What both consist of.
         prepare_ns: What making the image, disk and kernel took in this run.
         facts: What ran.
@@ -87,25 +84,64 @@ class ArmRow:
     ok: int
     failed: int
     timeouts: int
-    milestones: Mapping[Milestone, stats.Estimate]
     ready_p90_ns: float | None
     ready_p99_ns: float | None
-    stop: stats.Estimate | None
-    remove: stats.Estimate | None
-    ratio: stats.Comparison | None
-    difference: stats.Comparison | None
     shared_bytes: int | None
-    exclusive: stats.Estimate | None
     parts: tuple[Part, ...]
     prepare_ns: int | None
     facts: Mapping[str, str]
     errors: tuple[tuple[str, int], ...]
     console: str
+    metrics: Mapping[str, stats.Estimate] = field(default_factory=lambda: MappingProxyType({}))
+    ratios: Mapping[str, stats.Comparison] = field(default_factory=lambda: MappingProxyType({}))
+    differences: Mapping[str, stats.Comparison] = field(
+        default_factory=lambda: MappingProxyType({})
+    )
+    quantiles: Mapping[float, stats.Estimate] = field(default_factory=lambda: MappingProxyType({}))
+    delta: stats.Effect | None = None
+    shape: stats.Shape | None = None
+    missing: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    scopes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+    cache: CacheState = CacheState.WARM
+    repeats: str | None = None
+    is_emulated: bool = False
 
     @property
     def ready(self) -> stats.Estimate | None:
         """Median of `ready`, ns; None without a trial."""
-        return self.milestones.get(Milestone.READY)
+        return self.metrics.get("ready")
+
+    @property
+    def stop(self) -> stats.Estimate | None:
+        """Median from `ready` to `stopped`, ns."""
+        return self.metrics.get("stop")
+
+    @property
+    def remove(self) -> stats.Estimate | None:
+        """Median from `stopped` to `removed`, ns."""
+        return self.metrics.get("remove")
+
+    @property
+    def exclusive(self) -> stats.Estimate | None:
+        """Median of what each instance allocates on disk, bytes."""
+        return self.metrics.get("disk")
+
+    @property
+    def ratio(self) -> stats.Comparison | None:
+        """`ready` as a multiple of the reference's."""
+        return self.ratios.get("ready")
+
+    @property
+    def difference(self) -> stats.Comparison | None:
+        """`ready` minus the reference's, ns."""
+        return self.differences.get("ready")
+
+    @property
+    def milestones(self) -> Mapping[Milestone, stats.Estimate]:
+        """Medians since t0, ns, of those up to `ready` that exist for this arm."""
+        return {
+            mark: self.metrics[mark] for mark in (*MARKS, Milestone.READY) if mark in self.metrics
+        }
 
     @property
     def is_vm(self) -> bool:
@@ -126,6 +162,10 @@ class ScenarioTable:
         complete_blocks: Those in which every arm that ran has its trial.
         between_vms: `ready` of each further VM arm as a multiple of the first VM arm's, by name.
         same_response: Whether all answers to the prober were the same bytes; None if none was kept.
+        growth: Of a scale scenario: footprints against the number of instances.
+        start_curves: Of a scale scenario: start time against the instances that lived already.
+        together_curves: Of a scale scenario: start time against those requested at the same time.
+        noise: What A/A comparisons of this scenario showed on this host.
     """
 
     scenario: Scenario
@@ -135,6 +175,15 @@ class ScenarioTable:
     complete_blocks: int
     between_vms: Mapping[str, stats.Comparison]
     same_response: bool | None
+    growth: tuple[GrowthCurve, ...] = ()
+    start_curves: tuple[GrowthCurve, ...] = ()
+    together_curves: tuple[GrowthCurve, ...] = ()
+    noise: tuple[NoiseFloor, ...] = ()
+
+    def is_upper_bound(self, row: ArmRow) -> bool:
+        """Whether this arm's times are an emulated CPU's, and the reference's are not."""
+        reference = next((other for other in self.rows if other.is_reference), None)
+        return row.is_emulated and reference is not None and not reference.is_emulated
 
     @property
     def trials(self) -> int:
@@ -162,75 +211,72 @@ class Summary:
     """All that a report says.
 
     Attributes:
-        run: The records it was made from.
+        run: The records it was made from, as columns.
         tables: One a scenario, in order.
         doubts: All diagnostics, in the order of their enumeration.
     """
 
-    run: Run
+    run: RunData
     tables: tuple[ScenarioTable, ...]
     doubts: tuple[Doubt, ...]
 
 
-def summarise(run: Run) -> Summary:
+def summarise(run: Run | RunData) -> Summary:
     """Boil a run down. Works for every run, also one without a single trial."""
-    frame = trials_frame(run)
-    tables = tuple(_scenario_table(run, scenario, frame) for scenario in run.info.scenarios)
-    return Summary(run=run, tables=tables, doubts=_doubts(run))
+    data = run_data(run)
+    tables = tuple(_scenario_table(data, scenario) for scenario in data.info.scenarios)
+    return Summary(run=data, tables=tables, doubts=_doubts(data))
 
 
-def _scenario_table(run: Run, scenario: Scenario, frame: pd.DataFrame) -> ScenarioTable:
-    seed = run.info.seed
-    counted = frame[(frame["scenario"] == scenario.name) & frame["counted"].astype(bool)]
-    trials = [t for t in run.trials if t.scenario == scenario.name and t.block >= 0]
-    records = {r.arm.name: r for r in run.info.arms if r.scenario == scenario.name}
-    arms = _arms(scenario, records, trials)
-    ready = {a.name: durations(counted[counted["arm"] == a.name], "ready_ns") for a in arms}
-    reference = _reference(arms, ready)
-    rows = []
-    for arm in arms:
-        compared = reference is not None and arm.name != reference
-        against = ready[reference] if compared and reference else {}
-        rows.append(
-            _row(
-                arm,
-                records.get(arm.name),
-                [t for t in trials if t.arm == arm.name],
-                counted[counted["arm"] == arm.name],
-                is_reference=arm.name == reference,
-                ratio=stats.paired_ratio(ready[arm.name], against, seed),
-                difference=stats.paired_difference(ready[arm.name], against, seed),
-                seed=seed,
-            )
+def _scenario_table(data: RunData, scenario: Scenario) -> ScenarioTable:
+    seed, frame = data.info.seed, data.frame
+    counted = frame[(frame["scenario"] == scenario.name) & frame["counted"]]
+    records = {r.arm.name: r for r in data.info.arms if r.scenario == scenario.name}
+    arms = _arms(scenario, records, counted)
+    is_scale = scenario.scale is not None
+    found = {
+        arm.name: figures.arm_data(
+            data, counted, arm.name, records.get(arm.name), is_scale=is_scale
         )
-    ran = [row.arm for row in rows if row.trials]
+        for arm in arms
+    }
+    reference = _reference(arms, found)
+    against = found[reference] if reference is not None else None
+    rows = tuple(_row(data, arm, found[arm.name], against) for arm in arms)
     virtual = [row.arm for row in rows if row.is_vm and row.trials]
-    between = {n: stats.paired_ratio(ready[n], ready[virtual[0]], seed) for n in virtual[1:]}
-    blocks = {t.block for t in trials}
-    bodies = {t.response_sha256 for t in trials if t.response_sha256}
+    between = {
+        name: figures.ratio(found[name], found[virtual[0]], "ready_ns", seed)
+        for name in virtual[1:]
+    }
+    forms = [data.forms[number] for number in counted["form"].unique().tolist()]
+    bodies = {form.response_sha256 for form in forms if form.response_sha256}
     return ScenarioTable(
         scenario=scenario,
-        rows=tuple(rows),
+        rows=rows,
         reference=reference,
-        blocks=len(blocks),
-        complete_blocks=sum(1 for b in blocks if all(b in ready[name] for name in ran)),
-        between_vms={name: found for name, found in between.items() if found is not None},
+        blocks=int(counted["block"].nunique()),
+        complete_blocks=complete_blocks(counted),
+        between_vms={name: value for name, value in between.items() if value is not None},
         same_response=len(bodies) == 1 if bodies else None,
+        growth=growth_curves(data, scenario.name) if is_scale else (),
+        start_curves=start_curves(data, scenario.name) if is_scale else (),
+        together_curves=start_curves(data, scenario.name, together=True) if is_scale else (),
+        noise=tuple(floor for floor in data.info.noise if floor.scenario == scenario.name),
     )
 
 
-def _arms(scenario: Scenario, records: Mapping[str, ArmRecord], trials: list[Trial]) -> list[Arm]:
+def _arms(scenario: Scenario, records: Mapping[str, ArmRecord], counted: pd.DataFrame) -> list[Arm]:
     """List the scenario's arms, and whatever else was prepared or ran under its name."""
     arms = {arm.name: arm for arm in scenario.arms}
     for record in records.values():
-        arms.setdefault(record.arm.name, record.arm)
-    for trial in trials:
-        arms.setdefault(trial.arm, Arm(trial.arm, "unknown"))
+        arms[record.arm.name] = record.arm  # what ran, should the two differ
+    for name in counted["arm"].unique().tolist():
+        arms.setdefault(name, Arm(name, "unknown"))
     return list(arms.values())
 
 
-def _reference(arms: list[Arm], ready: Mapping[str, Mapping[int, float]]) -> str | None:
-    ran = [arm for arm in arms if ready[arm.name]]
+def _reference(arms: list[Arm], found: Mapping[str, ArmData]) -> str | None:
+    ran = [arm for arm in arms if len(found[arm.name].taken)]
     for backend in ("container", "process"):
         for arm in ran:
             if arm.backend == backend:
@@ -238,107 +284,78 @@ def _reference(arms: list[Arm], ready: Mapping[str, Mapping[int, float]]) -> str
     return ran[0].name if ran else None
 
 
-def _row(
-    arm: Arm,
-    record: ArmRecord | None,
-    trials: list[Trial],
-    rows: pd.DataFrame,
-    *,
-    is_reference: bool,
-    ratio: stats.Comparison | None,
-    difference: stats.Comparison | None,
-    seed: int,
-) -> ArmRow:
-    ready = list(durations(rows, "ready_ns").values())
-    errors: dict[str, int] = defaultdict(int)
-    for trial in trials:
-        if trial.outcome is not Outcome.OK:
-            errors[trial.error or "no reason was recorded"] += 1
-    static = record.disk if record is not None else ()
-    exclusive = [float(value) for value in rows["exclusive_bytes"] if not math.isnan(value)]
-    # A static part that is not shared costs every instance as much as its own parts do.
-    each = sum(part.exclusive_bytes for part in static)
+def _row(data: RunData, arm: Arm, found: ArmData, reference: ArmData | None) -> ArmRow:
+    seed, record = data.info.seed, found.record
+    is_reference = reference is not None and reference.name == arm.name
+    medians = figures.estimates(found, seed)
+    ratios: Mapping[str, stats.Comparison] = {}
+    differences: Mapping[str, stats.Comparison] = {}
+    delta = None
+    if reference is not None and not is_reference:
+        ratios, differences = figures.comparisons(found, reference, seed)
+        delta = figures.delta(found, reference, seed)
+    ready = figures.values(found, "ready_ns")
+    outcomes = found.taken["outcome"].value_counts()
+    facts = {} if record is None else record.facts
     return ArmRow(
         arm=arm.name,
         backend=arm.backend,
         is_reference=is_reference,
-        trials=len(trials),
-        ok=sum(1 for t in trials if t.outcome is Outcome.OK),
-        failed=sum(1 for t in trials if t.outcome is Outcome.FAILED),
-        timeouts=sum(1 for t in trials if t.outcome is Outcome.TIMEOUT),
-        milestones=_milestones(rows, seed),
+        trials=len(found.taken),
+        ok=int(outcomes.get(Outcome.OK.value, 0)),
+        failed=int(outcomes.get(Outcome.FAILED.value, 0)),
+        timeouts=int(outcomes.get(Outcome.TIMEOUT.value, 0)),
         ready_p90_ns=stats.quantile(ready, 0.90),
         ready_p99_ns=stats.quantile(ready, 0.99),
-        stop=_present(rows, "stop_ns", seed),
-        remove=_present(rows, "remove_ns", seed),
-        ratio=ratio,
-        difference=difference,
-        shared_bytes=None if record is None else sum(part.shared_bytes for part in static),
-        exclusive=stats.estimate([value + each for value in exclusive], seed),
-        parts=_parts(static, [trial.disk for trial in trials if trial.disk]),
+        shared_bytes=None if record is None else sum(part.shared_bytes for part in record.disk),
+        parts=figures.parts(data, found),
         prepare_ns=None if record is None else record.prepare_ns,
-        facts={} if record is None else record.facts,
-        errors=tuple(sorted(errors.items(), key=lambda item: -item[1])),
-        console=next((t.console for t in trials if t.console and t.outcome is not Outcome.OK), ""),
+        facts=facts,
+        errors=figures.errors(found),
+        console=figures.console(found),
+        metrics=medians,
+        ratios=ratios,
+        differences=differences,
+        quantiles=figures.quantiles(found, seed),
+        delta=delta,
+        shape=figures.shape(found),
+        missing=figures.missing(found, medians),
+        scopes=figures.scopes(found),
+        cache=arm.cache,
+        repeats=arm.repeats,
+        is_emulated=arm.backend.startswith("vm") and facts.get("accelerator") == "tcg",
     )
 
 
-def _milestones(rows: pd.DataFrame, seed: int) -> dict[Milestone, stats.Estimate]:
-    """Estimate every milestone that this arm has: one that no trial reached does not exist for it.
-
-    `ready` exists for every arm, so if no trial reached it, its median is infinite.
-    """
-    found = {}
-    for milestone in (*MARKS, Milestone.READY):
-        column = f"{milestone}_ns"
-        if milestone is Milestone.READY or rows[column].notna().any():
-            value = stats.estimate(list(durations(rows, column).values()), seed)
-            if value is not None:
-                found[milestone] = value
-    return found
-
-
-def _present(rows: pd.DataFrame, column: str, seed: int) -> stats.Estimate | None:
-    """Estimate what only a trial that was ready can have: no censoring, failures have no value."""
-    return stats.estimate([float(value) for value in rows[column] if not math.isnan(value)], seed)
-
-
-def _parts(static: tuple[DiskPart, ...], instances: list[tuple[DiskPart, ...]]) -> tuple[Part, ...]:
-    parts = [Part(p.name, p.sharing, p.allocated_bytes, p.apparent_bytes) for p in static]
-    own: dict[str, list[DiskPart]] = defaultdict(list)
-    for disk in instances:
-        for part in disk:
-            own[part.name].append(part)
-    for name, found in own.items():
-        allocated = stats.estimate([float(part.allocated_bytes) for part in found], 0)
-        apparent = stats.estimate([float(part.apparent_bytes) for part in found], 0)
-        assert allocated is not None
-        assert apparent is not None
-        parts.append(Part(name, found[0].sharing, round(allocated.median), round(apparent.median)))
-    return tuple(parts)
-
-
-def _doubts(run: Run) -> tuple[Doubt, ...]:
+def _doubts(data: RunData) -> tuple[Doubt, ...]:
     """Gather the diagnostics of the run, its arms and its trials, each occurrence once."""
     found: dict[Diagnostic, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for diagnostic in run.info.diagnostics:
+    for diagnostic in (*data.info.diagnostics, *flaws(data)):
         found[diagnostic][""] = 0
-    for record in run.info.arms:
+    for record in data.info.arms:
         for diagnostic in record.diagnostics:
             found[diagnostic][f"{record.scenario}, {record.arm.name}"] = 0
-    for trial in run.trials:
-        for diagnostic in trial.diagnostics:
-            found[diagnostic][f"{trial.scenario}, {trial.arm}"] += 1
+    numbers = data.frame["form"].value_counts(sort=False)
+    for place in data.frame["form"].unique().tolist():
+        form = data.forms[place]
+        for diagnostic in form.diagnostics:
+            found[diagnostic][f"{form.scenario}, {form.arm}"] += int(numbers[place])
     by_code: dict[DiagnosticCode, list[str]] = defaultdict(list)
-    remedies = {}
     for diagnostic, places in found.items():
-        remedies[diagnostic.code] = diagnostic.remedy
         by_code[diagnostic.code].append(_occurrence(diagnostic.detail, places))
     return tuple(
-        Doubt(code, remedies[code], tuple(filter(None, by_code[code])))
+        Doubt(code, REMEDIES[code], _bounded(list(filter(None, by_code[code]))))
         for code in DiagnosticCode
         if code in by_code
     )
+
+
+def _bounded(occurrences: list[str]) -> tuple[str, ...]:
+    """Leave out what would make a wall: details that hold a number differ in every trial."""
+    if len(occurrences) <= MOST_OCCURRENCES:
+        return tuple(occurrences)
+    rest = len(occurrences) - MOST_OCCURRENCES
+    return (*occurrences[:MOST_OCCURRENCES], f"and {rest} more like these, in the records")
 
 
 def _occurrence(detail: str, places: Mapping[str, int]) -> str:

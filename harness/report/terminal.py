@@ -11,23 +11,33 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.model import Run
-from harness.report import circumstances, wording
-from harness.report.cells import Grid, cost_grid, start_grid
+from harness.report import circumstances, sentences, wording
+from harness.report.cells import (
+    Grid,
+    effort_grid,
+    footprint_grid,
+    memory_grid,
+    start_grid,
+)
+from harness.report.frame import RunData
 from harness.report.tables import ScenarioTable, Summary, summarise
-from harness.report.verdict import Verdict, verdict
+from harness.report.verdict import BOUND_MEANS, Verdict, verdict
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+MOST_ERRORS = 3
+"""No more distinct errors of an arm than these are told one by one."""
 
-def print_summary(run: Run, console: Console) -> None:
+
+def print_summary(run: Run | RunData | Summary, console: Console) -> None:
     """Print the answers, the tables behind them, and every doubt.
 
     Args:
-        run: As read from its folder.
+        run: As read from its folder, or summarised already.
         console: Where to; one that is no terminal gets plain text.
     """
-    summary = summarise(run)
+    summary = run if isinstance(run, Summary) else summarise(run)
     for table in summary.tables:
         _print_scenario(table, verdict(table, summary), console, summary)
     _print_doubts(summary, console)
@@ -38,15 +48,26 @@ def _print_scenario(
 ) -> None:
     console.print()
     console.print(Text.assemble((table.scenario.name, "bold"), "  ", table.scenario.question))
-    console.print(Text(found.headline, style="bold green" if found.is_sure else "bold yellow"))
+    style = "bold green" if found.is_sure else "bold yellow"
+    console.print(Text(found.headline, style=style))
     if table.trials:
-        _print_start(table, console)
-        console.print(Padding(_shown(cost_grid(table)), (0, 0, 1, 0)))
+        console.print(Text(f"({found.badge})", style=style))
+        _print_grids(
+            [start_grid(table), start_grid(table, with_marks=False)], console, space_above=True
+        )
+        if any(table.is_upper_bound(row) and row.ratio is not None for row in table.rows):
+            _bullets([f"≤: {BOUND_MEANS}."], console)
+        for grid in (footprint_grid(table), memory_grid(table), effort_grid(table)):
+            _print_grids([grid], console)
         _bullets([circumstances.how_often(summary.run.info, table)], console)
+    _bullets([*sentences.growth(table), *sentences.starts(table)], console)
     _bullets(list(found.certainty), console)
     for row in table.rows:
-        for error, number in row.errors[:3]:
+        for error, number in row.errors[:MOST_ERRORS]:
             _bullets([f"{row.arm}, {wording.count(number, 'trial')}: {error}"], console, "red")
+        if len(row.errors) > MOST_ERRORS:
+            more = wording.count(len(row.errors) - MOST_ERRORS, "further error")
+            _bullets([f"{row.arm}: {more}, in trials.jsonl"], console, "red")
 
 
 def _print_doubts(summary: Summary, console: Console) -> None:
@@ -69,13 +90,22 @@ def _bullets(sentences: list[str], console: Console, style: str = "") -> None:
         console.print(grid)
 
 
-def _print_start(table: ScenarioTable, console: Console) -> None:
-    """Print the milestones if they fit, else `ready` alone: no cell is cut."""
-    shown = _shown(start_grid(table))
+def _print_grids(grids: list[Grid], console: Console, *, space_above: bool = False) -> None:
+    """Print the first of some tables that fits, else the last one as a list: no cell is cut."""
+    if not grids[-1].rows:
+        return
     unbounded = console.options.update(max_width=10_000)
-    if Measurement.get(console, unbounded, shown).maximum > console.width:
-        shown = _shown(start_grid(table, with_marks=False))
-    console.print(Padding(shown, (1, 0)))
+    for grid in grids:
+        shown = _shown(grid)
+        if Measurement.get(console, unbounded, shown).maximum <= console.width:
+            console.print(Padding(shown, (1 if space_above else 0, 0, 1, 0)))
+            return
+    name, *heads = grids[-1].head
+    for first, *figures in grids[-1].rows:
+        console.print(Text.assemble((f"{name} ", "dim"), (first, "bold")))
+        for head, figure in zip(heads, figures, strict=True):
+            console.print(Padding(Text(f"{head}: {figure}"), (0, 0, 0, 2)))
+    console.print()
 
 
 def _shown(grid: Grid) -> Table:

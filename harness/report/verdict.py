@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from harness import stats
-from harness.diagnostics import DiagnosticCode
 from harness.model import RunInfo
-from harness.report import wording
+from harness.report import sentences, wording
 from harness.report.tables import ArmRow, ScenarioTable, Summary
+
+UPPER_BOUND = "emulated CPU: upper bound"
+"""Stands wherever a VM under TCG is set against something that ran on the real processor."""
+
+BOUND_MEANS = "an upper bound, since this arm's CPU was emulated (TCG) and the other's was not"
+"""What the sign `≤` before a ratio means."""
+
+MOST_NAMED = 5
+"""No more arms than these are told in the headline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,13 +27,16 @@ class Verdict:
     """The answer to one scenario's question.
 
     Attributes:
-        headline: One sentence, the answer.
-        findings: A sentence for each arm, then one on disk.
+        headline: The answer: time until ready, then disk, then memory.
+        badge: How sure that is, in a few words beside it.
+        findings: A sentence for each arm, then on disk, memory and growth.
         certainty: Sentences that say how sure that is, and what it depends on.
-        is_sure: Whether all that the headline compares has closed intervals of 95 %.
+        is_sure: Whether all that the headline compares has closed intervals of 95 % and ran on the
+            same kind of processor.
     """
 
     headline: str
+    badge: str
     findings: tuple[str, ...]
     certainty: tuple[str, ...]
     is_sure: bool
@@ -37,27 +49,55 @@ def verdict(table: ScenarioTable, summary: Summary) -> Verdict:
     if reference is None:
         return Verdict(
             "No trial was taken, so there is no answer.",
+            "no trial",
             tuple(f"{_named(row)} did not run." for row in table.rows),
             tuple(interruption),
             is_sure=False,
         )
     compared = _compared(table, reference)
+    is_sure = bool(compared) and all(map(_is_certain, compared)) and not _bounds(table)
     return Verdict(
-        headline=_headline(table, reference),
+        headline=" ".join((_headline(table, reference), *_footprints(table, reference))),
+        badge=_badge(table, reference, compared),
         findings=(
-            *(_finding(row, reference) for row in table.rows),
+            *(_finding(table, row, reference) for row in table.rows),
             *_between_vms(table, reference),
             *_disk(table),
+            *sentences.growth(table),
+            *sentences.starts(table),
         ),
         certainty=(
             *_spread(table, compared, reference),
+            *sentences.noise(table),
+            *sentences.undetectable(table),
             *_failures(table, reference),
-            *_emulation(table, summary),
+            *_emulation(table, reference),
+            *sentences.outliers(table),
+            *sentences.missing(table),
             *_same_work(table),
             *interruption,
         ),
-        is_sure=bool(compared) and all(map(_is_certain, compared)),
+        is_sure=is_sure,
     )
+
+
+def _bounds(table: ScenarioTable) -> list[ArmRow]:
+    """List the arms of the headline whose ratio sets an emulated CPU against the real one."""
+    return [row for row in _others(table) if table.is_upper_bound(row)]
+
+
+def _badge(table: ScenarioTable, reference: ArmRow, compared: list[stats.Estimate]) -> str:
+    blocks = wording.count(table.complete_blocks, "block")
+    if table.trials and not any(row.ok for row in table.rows):
+        return f"no answer: {wording.every(table.trials, 'trial')} failed"
+    if reference.ready is None or not reference.ready.is_reached:
+        return f"no answer: {reference.arm} failed"
+    bound = f"; {UPPER_BOUND}" if _bounds(table) else ""
+    if all(map(_is_certain, compared)):
+        return f"95 % intervals from {blocks}{bound}"
+    if table.complete_blocks < stats.FEWEST_FOR_LEVEL:
+        return f"not sure: {blocks} only{bound}"
+    return f"not sure: too many trials failed{bound}"
 
 
 def _is_certain(found: stats.Estimate) -> bool:
@@ -80,8 +120,12 @@ def _named(row: ArmRow, *, inside: bool = False) -> str:
 
 
 def _others(table: ScenarioTable) -> list[ArmRow]:
-    """List what the headline compares: the VMs if one ran, else everything but the reference."""
+    """List what the headline compares: the VMs if one ran, else everything but the reference.
+
+    An arm that is another one once more is there to tell the noise.
+    """
     ran = [row for row in table.rows if row.trials and not row.is_reference]
+    ran = [row for row in ran if row.repeats is None] or ran
     return [row for row in ran if row.is_vm] or ran
 
 
@@ -99,22 +143,67 @@ def _headline(table: ScenarioTable, reference: ArmRow) -> str:
     others = _others(table)
     if not others:
         return f"{start}; no other arm ran, so nothing is compared."
-    return f"{start}; {wording.listed([_against(row) for row in others])}."
+    told = [_against(table, row) for row in others[:MOST_NAMED]]
+    if len(others) > MOST_NAMED:
+        told.append(f"{wording.count(len(others) - MOST_NAMED, 'further arm')} in the table")
+    found = f"{start}; {wording.listed(told)}."
+    if any(row.ratio is not None and not _is_settled(row.ratio.estimate) for row in others):
+        # What few blocks show is no fact yet.
+        blocks = wording.count(table.complete_blocks, "block")
+        return f"A first look, {blocks}: {re.sub('^The ', 'the ', found)}"
+    return found
 
 
-def _against(row: ArmRow) -> str:
+def _against(table: ScenarioTable, row: ArmRow) -> str:
     """Say in a clause how far an arm is from the reference."""
     if row.ready is None or not row.ready.is_reached:
         return _missed(row, inside=True)
     name = _named(row, inside=True)
     if row.difference is None or row.ratio is None or not row.ratio.estimate.is_reached:
         return f"{name} after {wording.duration(row.ready.median)}, but not beside it"
-    factor = wording.times(row.ratio.estimate.median)
+    bound = f"; {UPPER_BOUND}" if table.is_upper_bound(row) else ""
     if _is_unclear(row):
-        return f"{name} shows no difference to that ({factor})"
+        return f"{name} is not told apart from that ({wording.ratio(row.ratio)}{bound})"
     far = row.difference.estimate.median
     word = "more" if far >= 0 else "less"
-    return f"{name} needs {wording.duration(abs(far))} {word} ({factor})"
+    factor = wording.times(row.ratio.estimate.median)
+    return f"{name} needs {wording.duration(abs(far))} {word} ({factor}{bound})"
+
+
+def _is_settled(found: stats.Estimate) -> bool:
+    """Whether an estimate has an interval of 95 %, open or not."""
+    return found.interval is not None and found.interval.is_certain
+
+
+def _footprints(table: ScenarioTable, reference: ArmRow) -> Iterator[str]:
+    """Say in a sentence each what an instance takes on disk and in memory."""
+    if not reference.ok:
+        return
+    yield from _footprint(table, "disk", "On disk each instance takes", "Disk was not measured.")
+    # By the measure that the reference has: shares of pages, or what its cgroup is charged.
+    metric = sentences.memory(reference) or "pss"
+    name = sentences.SHORT[metric].removeprefix("memory ")
+    yield from _footprint(table, metric, f"Memory {name}:", "Memory was not measured.")
+
+
+def _footprint(table: ScenarioTable, metric: str, begin: str, none: str) -> Iterator[str]:
+    reference = next(row for row in table.rows if row.is_reference)
+    base = reference.metrics.get(metric)
+    if base is None:
+        # A scale scenario may have read it of many instances together, which is told apart.
+        if not any(curve.metric == metric for curve in table.growth):
+            yield none
+        return
+    told = []
+    for row in _others(table)[:MOST_NAMED]:
+        far = row.differences.get(metric)
+        if far is None or not far.estimate.is_reached:
+            continue
+        amount = wording.size(abs(far.estimate.median))
+        word = "more" if far.estimate.median >= 0 else "less"
+        told.append(f"{row.arm} {amount} {word}" if far.estimate.median else f"{row.arm} as much")
+    rest = f"; {wording.listed(told)}" if told else ""
+    yield f"{begin} {wording.size(base.median)} ({reference.arm}){rest}."
 
 
 def _missed(row: ArmRow, *, inside: bool = False) -> str:
@@ -124,7 +213,7 @@ def _missed(row: ArmRow, *, inside: bool = False) -> str:
     )
 
 
-def _finding(row: ArmRow, reference: ArmRow) -> str:
+def _finding(table: ScenarioTable, row: ArmRow, reference: ArmRow) -> str:
     if row.ready is None:
         return f"{_named(row)} did not run."
     if not row.ready.is_reached:
@@ -135,12 +224,20 @@ def _finding(row: ArmRow, reference: ArmRow) -> str:
     against = _named(reference, inside=True)
     if row.ratio is None or row.difference is None or not row.ratio.estimate.is_reached:
         return f"{start}; it cannot be compared with {against}."
+    ratio, bound = wording.ratio(row.ratio), ""
+    if table.is_upper_bound(row):
+        bound = f" ({UPPER_BOUND})"
+    if row.repeats is not None and row.repeats == reference.arm:
+        return (
+            f"{start}. It is {row.repeats} once more: {wording.ratio(row.ratio)} its time is what "
+            "noise alone makes."
+        )
     if _is_unclear(row):
-        return f"{start}, {wording.ratio(row.ratio)} that of {against}: no difference is shown."
+        return f"{start}, {ratio} that of {against}{bound}: the two are not told apart."
     word = "later" if row.difference.estimate.median >= 0 else "sooner"
     return (
-        f"{start}: {wording.difference(row.difference)} {word} than {against}, or "
-        f"{wording.ratio(row.ratio)} its time."
+        f"{start}: {wording.difference(row.difference)} {word} than {against}, or {ratio} its "
+        f"time{bound}."
     )
 
 
@@ -203,17 +300,22 @@ def _spread(
     yield (
         f"Brackets are 95 % intervals for the median over {blocks} ({fewest.interval.method}). "
         "Every block ran each arm once, in random order, and ratios are taken within blocks, so "
-        "what disturbed the host disturbed all arms alike."
+        "what slowed the host for longer than a block (heat, other work) weighs on all arms; a "
+        "short disturbance still falls on one of them."
     )
     against = _named(reference, inside=True)
-    unclear = [row.arm for row in table.rows if _is_unclear(row)]
+    unclear = [row.arm for row in table.rows if _is_unclear(row) and row.repeats is None]
     if unclear:
         yield (
             f"The interval of {wording.listed(unclear)} contains 1 ×: chance alone could make "
-            f"that difference to {against}."
+            f"that difference to {against}, and a real one as large as the interval is not ruled "
+            "out."
         )
     elif any(row.ratio is not None for row in table.rows):
-        yield f"No interval contains 1 ×: chance alone explains no difference to {against}."
+        yield (
+            f"No interval contains 1 ×: chance alone would make such a difference to {against} in "
+            "less than 1 of 20 comparisons."
+        )
 
 
 def _failures(table: ScenarioTable, reference: ArmRow) -> Iterator[str]:
@@ -239,13 +341,17 @@ def _failures(table: ScenarioTable, reference: ArmRow) -> Iterator[str]:
         )
 
 
-def _emulation(table: ScenarioTable, summary: Summary) -> Iterator[str]:
-    virtual = [row for row in table.rows if row.is_vm and row.trials]
-    told = any(doubt.code is DiagnosticCode.TCG for doubt in summary.doubts)
-    if virtual and (told or any(row.facts.get("accelerator") == "tcg" for row in virtual)):
+def _emulation(table: ScenarioTable, reference: ArmRow) -> Iterator[str]:
+    if not any(row.is_emulated and row.trials for row in table.rows):
+        return
+    begin = "The VMs' processors were emulated (TCG), not virtualised: read their "
+    if reference.is_emulated:
+        yield f"{begin}times as an upper bound; where KVM works they are smaller."
+    else:
+        against = _named(reference, inside=True)
         yield (
-            "The VMs' processors were emulated (TCG), not virtualised: read their distance to the "
-            "container as an upper bound; where KVM works it is smaller."
+            f"{begin}distance to {against} as an upper bound; where KVM works it is smaller. "
+            "Their CPU time is the emulator's too; disk is the same."
         )
 
 
@@ -260,4 +366,7 @@ def _interruption(info: RunInfo, table: ScenarioTable) -> list[str]:
     if info.ended_at is not None and not info.interrupted:
         return []
     how = "was interrupted" if info.interrupted else "did not end properly"
-    return [f"The run {how}: {table.complete_blocks} of {info.blocks} blocks are complete."]
+    whole = table.complete_blocks
+    verb = "is" if whole == 1 else "are"
+    blocks = wording.count(info.asked_blocks, "block")
+    return [f"The run {how}: {whole} of {blocks} {verb} complete."]

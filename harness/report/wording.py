@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from harness.metrics import Unit
 from harness.model import Milestone
 from harness.stats import Comparison, Estimate, Interval
 
@@ -24,6 +25,7 @@ MEANING: Mapping[Milestone, str] = MappingProxyType(
         Milestone.STARTED: "The workload itself begins: its exec is done, or in a VM about to be.",
         Milestone.READY: "The workload is usable: the scenario's condition first held, seen from "
         "the host in the same way for every arm. This is the figure that is compared.",
+        Milestone.STOPPING: "The stop is asked for. Between ready and this the meters are read.",
         Milestone.STOPPED: "The last process of the instance is gone, after it was asked to stop.",
         Milestone.REMOVED: "Nothing is left on the host: no mount, cgroup, network, file, socket.",
     }
@@ -46,12 +48,19 @@ BACKENDS: Mapping[str, str] = MappingProxyType(
         "container": "six namespaces, overlay, cgroup, capabilities, on the host's kernel",
         "vm-micro": "QEMU microvm: uncompressed kernel, no firmware, overlay on a shared disk",
         "vm-classic": "QEMU q35: a whole PC with firmware, bzImage and a disk of its own",
+        "runc": "the reference OCI runtime, on the same layers, with the container arm's hardening",
+        "crun": "an OCI runtime in C, on the same layers, with the container arm's hardening",
+        "bwrap": "Bubblewrap: five namespaces on an overlay of the same layers, no limits",
+        "podman": "an engine without a daemon: its own storage and defaults, an OCI runtime below",
+        "docker": "an engine with a daemon: its own storage and defaults",
+        "null": "no box at all: the path of measuring with nothing in it",
         "fake": "no box at all: made-up milestones, to test the harness",
     }
 )
 
 _TIMES = ((1e9, "s"), (1e6, "ms"), (1e3, "µs"), (1.0, "ns"))
 _SIZES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
+_UNITS = {Unit.NANOSECONDS: _TIMES, Unit.BYTES: _SIZES}
 
 
 def duration(ns: float) -> str:
@@ -72,6 +81,11 @@ def times(factor: float) -> str:
 def duration_estimate(value: Estimate | None) -> str:
     """Spell a median duration with its interval: `2.41 s [2.36–2.47]`."""
     return _estimate(value, _TIMES)
+
+
+def size_estimate(value: Estimate | None) -> str:
+    """Spell a median size with its interval: `52.6 MB [51.9–53.0]`."""
+    return _estimate(value, _SIZES)
 
 
 def median_duration(value: Estimate | None) -> str:
@@ -103,18 +117,58 @@ def difference(value: Comparison) -> str:
 
     The sign is left to the sentence around it ("longer", "shorter").
     """
-    found = value.estimate
-    if found.median >= 0 or not found.is_reached:
-        return duration_estimate(found)
-    interval = found.interval and Interval(
-        -found.interval.high, -found.interval.low, found.interval.coverage, found.interval.method
+    return duration_estimate(positive(value.estimate))
+
+
+def positive(value: Estimate) -> Estimate:
+    """Turn the sign of an estimate that is below zero; the sentence around it says so."""
+    if value.median >= 0 or not value.is_reached:
+        return value
+    interval = value.interval and Interval(
+        -value.interval.high, -value.interval.low, value.interval.coverage, value.interval.method
     )
-    return duration_estimate(Estimate(-found.median, interval, found.count, found.censored))
+    return Estimate(-value.median, interval, value.count, value.censored)
+
+
+def amount(value: float, unit: Unit) -> str:
+    """Spell a value of a metric in its unit: `2.41 s`, `52.6 MB`, `3`."""
+    if not math.isfinite(value):
+        return NOT_REACHED
+    return f"{value:g}" if unit is Unit.COUNT else _quantity(value, _UNITS[unit])
+
+
+def amount_estimate(value: Estimate | None, unit: Unit) -> str:
+    """Spell a median of a metric with its interval, in its unit."""
+    if value is None:
+        return NONE
+    return amount(value.median, unit) if unit is Unit.COUNT else _estimate(value, _UNITS[unit])
+
+
+def median_amount(value: Estimate | None, unit: Unit) -> str:
+    """Spell a median of a metric alone."""
+    return NONE if value is None else amount(value.median, unit)
+
+
+def share(part: float) -> str:
+    """Spell a share: `16 %`, `0.4 %`, `0 %`."""
+    percent = part * 100
+    return f"{percent:.0f} %" if percent >= 9.95 or percent == 0 else f"{percent:.2g} %"
+
+
+def ordinal(number: int) -> str:
+    """Spell a place: `1st`, `2nd`, `11th`."""
+    ending = {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{'th' if number % 100 in (11, 12, 13) else ending}"
 
 
 def count(number: int, noun: str) -> str:
     """Spell a count with its noun: `1 block`, `20 blocks`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def every(number: int, noun: str) -> str:
+    """Spell all of so many: `the only trial`, `both trials`, `all 12 trials`."""
+    return {1: f"the only {noun}", 2: f"both {noun}s"}.get(number, f"all {number} {noun}s")
 
 
 def listed(words: list[str]) -> str:

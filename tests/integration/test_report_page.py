@@ -1,44 +1,33 @@
-"""The report in a real browser: phone and desktop, light and dark, nothing cut, nothing fetched."""
+"""The report in a real browser: phone, desktop and paper, light and dark, by eye, ear and keys."""
 
 from __future__ import annotations
 
-import json
+import dataclasses
+import io
+import itertools
 import re
-import shutil
-import socket
-import subprocess
-import threading
 from collections.abc import Iterator
-from html import unescape
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness.report import write_report
-from tests.support.synthetic import synthetic_run
+from tests.support.chromium import EXECUTABLE, Browser, chromium
+from tests.support.synthetic import synthetic_run, synthetic_scale_run
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+pytestmark = pytest.mark.skipif(EXECUTABLE is None, reason="no chromium here: apt install chromium")
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: apt install chromium")
+TAB, ENTER, SHORTEST_CONTRAST = 9, 13, 4.5
 
-FLAGS = (
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    "--hide-scrollbars", "--allow-file-access-from-files", "--virtual-time-budget=4000",
-)  # fmt: skip
+# Everything that a reader could open is open, so that nothing is measured less than it shows.
+OPEN = "document.querySelectorAll('details').forEach((one) => { one.open = true; })"
 
-# The report stands in a frame of the width under test; this page around it measures it.
-WRAPPER = """<!DOCTYPE html>
-<body style="margin:0">
-<iframe id="frame" src="report.html" style="border:0;width:%dpx;height:900px"></iframe>
-<pre id="told"></pre><script>
-document.getElementById("frame").onload = (event) => {
-  const page = event.target.contentDocument, view = event.target.contentWindow;
-  const shown = (selector) => [...page.querySelectorAll(selector)].filter(
-    (element) => view.getComputedStyle(element).display !== "none").length;
-  const all = [...page.querySelectorAll("figure svg")];
-  const charts = all.filter((svg) => svg.getClientRects().length);
+CHARTS = """(() => {
+  const shown = (selector) => [...document.querySelectorAll(selector)].filter(
+    (element) => getComputedStyle(element).display !== "none").length;
+  const charts = [...document.querySelectorAll("figure svg")].filter(
+    (svg) => svg.getClientRects().length);
   const cut = [], small = [], crowded = [];
   let count = 0;
   for (const svg of charts) {
@@ -57,62 +46,115 @@ document.getElementById("frame").onload = (event) => {
       }
     }
   }
-  const style = view.getComputedStyle(page.body);
-  document.getElementById("told").textContent = JSON.stringify({
-    scroll: page.documentElement.scrollWidth, width: page.documentElement.clientWidth,
-    wide: shown("figure .wide"), narrow: shown("figure .narrow"), charts: charts.length,
-    count, cut, small, crowded, paper: style.backgroundColor, ink: style.color,
-    fetched: view.performance.getEntriesByType("resource").map((entry) => entry.name),
-  });
-};
-</script>"""
+  return { charts: charts.length, wide: shown("figure .wide"), narrow: shown("figure .narrow"),
+           count, cut, small, crowded };
+})()"""
+
+SIDEWAYS = """(() => {
+  const pushed = [...document.querySelectorAll("body *")].filter((element) =>
+    !element.closest("svg") && !element.matches(".unseen, .skip, thead, thead *") &&
+    (element.scrollWidth > element.clientWidth + 1
+       && getComputedStyle(element).overflowX !== "visible"
+     || element.getBoundingClientRect().right > innerWidth + 1));
+  return { page: document.documentElement.scrollWidth, width: innerWidth,
+           pushed: pushed.map((element) => element.outerHTML.slice(0, 120)) };
+})()"""
+
+# The colour of every piece of text, and of the first thing behind it that is not transparent.
+COLOURS = """(() => {
+  const found = {};
+  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let node = walk.nextNode(); node; node = walk.nextNode()) {
+    const element = node.parentElement;
+    if (!node.data.trim() || !element.getClientRects().length) continue;
+    if (element.matches("title, desc")) continue;
+    const ink = element.closest("text")
+      ? getComputedStyle(element).fill : getComputedStyle(element).color;
+    let behind = element;
+    while (behind && /rgba\\(.*, 0\\)|transparent/.test(getComputedStyle(behind).backgroundColor))
+      behind = behind.parentElement;
+    const paper = getComputedStyle(behind || document.body).backgroundColor;
+    found[ink + " on " + paper] = node.data.trim().slice(0, 40);
+  }
+  return found;
+})()"""
 
 
-def run_chromium(profile: Path, *arguments: str) -> str:
-    assert CHROMIUM is not None
-    done = subprocess.run(
-        [CHROMIUM, *FLAGS, f"--user-data-dir={profile}", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
+def long_names() -> Any:
+    """A run whose arms have the longest names there are, and whose paths have no space in them."""
+    run = synthetic_run(blocks=12, scenarios=("hello",), cold=True, again="vm-classic")
+    path = "/srv/" + "a-long-directory-without-a-space/" * 8
+    scenario = dataclasses.replace(run.info.scenarios[0], path=path, image=path.strip("/"))
+    records = [
+        dataclasses.replace(record, facts={**record.facts, "rootfs": path})
+        for record in run.info.arms
+    ]
+    info = dataclasses.replace(
+        run.info,
+        scenarios=(scenario,),
+        arms=tuple(records),
+        command=("steelyard", "run", path),
+        environment={**run.info.environment, "python": path},
     )
-    return done.stdout
-
-
-def measure(directory: Path, profile: Path, width: int, *arguments: str) -> dict[str, Any]:
-    wrapper = directory / f"wrapper-{width}.html"
-    wrapper.write_text(WRAPPER % width)
-    dom = run_chromium(profile, *arguments, "--dump-dom", wrapper.as_uri())
-    found = re.search(r'<pre id="told">(.+?)</pre>', dom, re.DOTALL)
-    assert found is not None, dom[-2000:]
-    told: dict[str, Any] = json.loads(unescape(found[1]))
-    return told
+    return dataclasses.replace(run, info=info)
 
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """One report of a good run, one of a bad one."""
-    good, bad = tmp_path_factory.mktemp("good"), tmp_path_factory.mktemp("bad")
-    write_report(synthetic_run(blocks=20), good)
-    write_report(synthetic_run(blocks=8, failure_rate=0.25, interrupted=True), bad)
-    return {"good": good, "bad": bad}
+    """Reports of a good run, a bad one, one with long names, and one of many instances."""
+    runs = {
+        "good": synthetic_run(blocks=20, scenarios=("python-http",), again="container"),
+        "bad": synthetic_run(blocks=8, scenarios=("hello",), failure_rate=0.25, interrupted=True),
+        "long": long_names(),
+        "scale": synthetic_scale_run(arms=("container", "vm-micro", "vm-classic"), full_at=5),
+    }
+    found = {}
+    for kind, run in runs.items():
+        directory = tmp_path_factory.mktemp(kind)
+        write_report(run, directory)
+        found[kind] = directory / "report.html"
+    return found
 
 
-@pytest.mark.parametrize("kind", ["good", "bad"])
-@pytest.mark.parametrize("width", [360, 390, 768, 1280])
-def test_nothing_is_cut_crowded_or_too_small(
-    reports: dict[str, Path], tmp_path: Path, kind: str, width: int
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    # Every name resolves to nothing: whatever the page asked for would be seen and would fail.
+    rule = "--host-resolver-rules=MAP * ~NOTFOUND"
+    with chromium(tmp_path_factory.mktemp("profile"), rule) as found:
+        yield found
+
+
+EXPECTED = {"good": 5, "bad": 5, "long": 5, "scale": 6}
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+@pytest.mark.parametrize("kind", EXPECTED)
+def test_nothing_is_cut_crowded_or_pushed_sideways(
+    reports: dict[str, Path], browser: Browser, kind: str, width: int
 ) -> None:
-    told = measure(reports[kind], tmp_path / "profile", width)
-    assert told["scroll"] <= told["width"] == width
-    assert told["charts"] == 4
-    assert (told["wide"], told["narrow"]) == ((0, 4) if width <= 640 else (4, 0))
-    assert told["count"] > 100
+    browser.show(reports[kind], width)
+    browser.run(OPEN)
+    told = browser.run(CHARTS)
+    assert told["charts"] == EXPECTED[kind]
+    assert (told["wide"] == 0) is (told["narrow"] > 0) is (width <= 640)
+    assert told["count"] > 80
     assert told["cut"] == []
     assert told["small"] == []
     assert told["crowded"] == []
-    assert told["fetched"] == []
+    sideways = browser.run(SIDEWAYS)
+    assert sideways["page"] == sideways["width"] == width
+    if width == 360:
+        assert sideways["pushed"] == []
+    assert browser.requests == [reports[kind].as_uri()]
+
+
+def test_the_widths_between_are_sound(reports: dict[str, Path], browser: Browser) -> None:
+    for width in (320, 390, 641, 768):
+        browser.show(reports["good"], width)
+        browser.run(OPEN)
+        told = browser.run(SIDEWAYS)
+        assert told["page"] == told["width"] == width
+        assert browser.run(CHARTS)["cut"] == []
 
 
 def luminance(colour: str) -> float:
@@ -122,66 +164,153 @@ def luminance(colour: str) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-@pytest.mark.parametrize(("setting", "is_dark"), [(0, True), (1, False)])
-def test_light_and_dark_follow_the_reader(
-    reports: dict[str, Path], tmp_path: Path, setting: int, is_dark: bool
+def contrast(pair: str) -> float:
+    first, second = sorted(luminance(colour) for colour in pair.split(" on "))
+    return (second + 0.05) / (first + 0.05)
+
+
+@pytest.mark.parametrize("media", ["screen", "print"])
+@pytest.mark.parametrize("dark", [False, True])
+def test_all_text_has_contrast(
+    reports: dict[str, Path], browser: Browser, dark: bool, media: str
 ) -> None:
-    scheme = f"--blink-settings=preferredColorScheme={setting}"
-    told = measure(reports["good"], tmp_path / "profile", 1280, scheme)
-    paper, ink = luminance(told["paper"]), luminance(told["ink"])
-    assert (paper < ink) is is_dark
-    contrast = (max(paper, ink) + 0.05) / (min(paper, ink) + 0.05)
-    assert contrast > 7  # WCAG 2.1, AAA
+    browser.show(reports["bad"], 1280, dark=dark, media=media)
+    browser.run(OPEN)
+    pairs = browser.run(COLOURS)
+    assert len(pairs) > 4
+    weak = {f"{pair}: {text}" for pair, text in pairs.items() if contrast(pair) < SHORTEST_CONTRAST}
+    assert weak == set()
+    assert any("failed" in text for text in pairs.values())
+    body = browser.run("getComputedStyle(document.body).backgroundColor")
+    assert (luminance(body) < 0.1) is (dark and media == "screen")
 
 
-@pytest.fixture
-def proxy() -> Iterator[tuple[str, list[bytes]]]:
-    """A proxy that only takes down what is asked of it."""
-    asked: list[bytes] = []
-    server = socket.create_server(("127.0.0.1", 0))
+@pytest.mark.parametrize("dark", [False, True])
+def test_charts_follow_the_theme(reports: dict[str, Path], browser: Browser, dark: bool) -> None:
+    """As pixels: the page's ground lies behind every chart, and no chart brings its own."""
+    browser.show(reports["scale"], 1280, dark=dark)
+    from PIL import Image
 
-    def serve() -> None:
-        while True:
-            try:
-                connection, _ = server.accept()
-            except OSError:
-                return
-            with connection:
-                connection.settimeout(5)
-                asked.append(connection.recv(4096))
+    paper = browser.run("getComputedStyle(document.body).backgroundColor")
+    ground = tuple(int(part) for part in re.findall(r"\d+", paper)[:3])
+    with Image.open(io.BytesIO(browser.picture(whole=True))) as image:
+        pixels = image.convert("RGB")
+        boxes = browser.run(
+            "[...document.querySelectorAll('figure .wide svg')].map((svg) => {"
+            " const box = svg.getBoundingClientRect();"
+            " return [box.left, box.top + scrollY, box.right, box.bottom + scrollY]; })"
+        )
+        for box in boxes:
+            found = pixels.crop(tuple(map(int, box))).getcolors(1 << 24) or []
+            colours = {colour: number for number, colour in found}
+            area = sum(colours.values())
+            assert colours[ground] > area / 2
+            assert colours.get((255, 255, 255) if dark else (20, 23, 26), 0) < area / 50
 
-    thread = threading.Thread(target=serve)
-    thread.start()
-    yield f"http://127.0.0.1:{server.getsockname()[1]}", asked
-    server.shutdown(socket.SHUT_RDWR)
-    server.close()
-    thread.join()
 
-
-def test_paper_takes_it_without_asking_anyone(
-    reports: dict[str, Path], tmp_path: Path, proxy: tuple[str, list[bytes]]
+def test_keys_alone_reach_everything_and_show_where_they_are(
+    reports: dict[str, Path], browser: Browser
 ) -> None:
-    address, asked = proxy
-    pdf = tmp_path / "report.pdf"
-    report = (reports["bad"] / "report.html").as_uri()
-    # The page is printed with every name resolving to nowhere but this proxy.
-    run_chromium(tmp_path / "profile", f"--proxy-server={address}", f"--print-to-pdf={pdf}", report)
-    assert pdf.read_bytes().startswith(b"%PDF-")
-    hosts = [request for request in asked if b"google" not in request and b"gvt1" not in request]
-    assert hosts == []
+    browser.show(reports["good"], 1280)
+    browser.press("Tab", TAB)
+    first = browser.run("document.activeElement.getAttribute('href')")
+    assert first == "#main"
+    box = browser.run(
+        "(() => { const box = document.activeElement.getBoundingClientRect();"
+        " return [box.left, box.top, box.width]; })()"
+    )
+    assert box[0] >= 0
+    assert box[1] >= 0
+    assert box[2] > 50
+    browser.press("Enter", ENTER)
+    assert browser.run("document.activeElement.id") == "main"
+    reachable = browser.run(
+        "[...document.querySelectorAll('main summary, main a, main .scroll')].filter("
+        " (one) => one.checkVisibility()).length"
+    )
+    seen, unmarked = [], []
+    for _ in range(reachable + 1):
+        browser.press("Tab", TAB)
+        tag, style, width = browser.run(
+            "(() => { const style = getComputedStyle(document.activeElement);"
+            " return [document.activeElement.tagName, style.outlineStyle,"
+            " parseFloat(style.outlineWidth)]; })()"
+        )
+        seen.append(tag)
+        if style == "none" or width < 2:
+            unmarked.append(tag)
+    # One more is the page's end: nothing is left out, and nothing holds the keys fast.
+    assert seen[-1] == "BODY"
+    assert seen.count("BODY") == 1
+    assert unmarked == ["BODY"]
+    assert seen.count("SUMMARY") >= EXPECTED["good"]
+    browser.run("[...document.querySelectorAll('summary')].find("
+                "(one) => !one.parentElement.open).focus()")  # fmt: skip
+    browser.press("Enter", ENTER)
+    assert browser.run("document.activeElement.parentElement.open") is True
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_a_listener_gets_charts_by_name_and_tables_as_tables(
+    reports: dict[str, Path], browser: Browser, width: int
+) -> None:
+    """On a phone tables look like lists, and must still be told as tables."""
+    browser.show(reports["scale"], width)
+    browser.run(OPEN)
+    spoken = browser.spoken()
+    images = [node for node in spoken if node["role"] in ("image", "img")]
+    assert len(images) == EXPECTED["scale"]
+    for image in images:
+        assert image["name"].startswith("hello: ")
+        assert len(image["description"]) > 80
+    tables = [node for node in spoken if node["role"] == "table"]
+    assert len(tables) > EXPECTED["scale"]
+    assert all(table["name"] for table in tables)
+    roles = [node["role"] for node in spoken]
+    assert roles.count("rowheader") > len(tables)
+    assert roles.count("columnheader") > 2 * len(tables)
+    assert roles.count("main") == 1
+    assert all(node["name"] for node in spoken if node["role"] in ("region", "navigation"))
+
+
+@pytest.mark.parametrize("kind", EXPECTED)
+def test_headings_leave_no_level_out(reports: dict[str, Path], browser: Browser, kind: str) -> None:
+    browser.show(reports[kind], 1280)
+    levels = browser.run(
+        "[...document.querySelectorAll('h1, h2, h3, h4, h5')].map((h) => +h.tagName[1])"
+    )
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    assert browser.run("document.documentElement.lang") == "en"
+
+
+def test_paper_takes_it_with_the_tables_behind_the_charts(
+    reports: dict[str, Path], browser: Browser
+) -> None:
+    browser.show(reports["scale"], 794, media="print")
+    hidden = browser.run(
+        "[...document.querySelectorAll('details.data table')].filter("
+        " (table) => !table.checkVisibility({contentVisibilityAuto: true})).length"
+    )
+    assert hidden == 0
+    told = browser.run(SIDEWAYS)
+    assert told["page"] <= told["width"]
+    assert browser.run(CHARTS)["narrow"] == 0
+    assert browser.pdf().startswith(b"%PDF-")
+    assert browser.requests == [reports["scale"].as_uri()]
 
 
 def test_the_chart_files_are_pictures_on_their_own(
-    reports: dict[str, Path], tmp_path: Path
+    reports: dict[str, Path], browser: Browser
 ) -> None:
-    for svg in sorted((reports["good"] / "charts").glob("*.svg")):
-        picture = tmp_path / f"{svg.stem}.png"
-        run_chromium(
-            tmp_path / "profile", "--window-size=800,700", f"--screenshot={picture}", svg.as_uri()
-        )
-        from PIL import Image
+    from PIL import Image
 
-        with Image.open(picture) as image:
+    files = sorted((reports["good"].parent / "charts").glob("*.svg"))
+    assert len(files) == EXPECTED["good"]
+    for svg in files:
+        browser.show(svg, 800)
+        with Image.open(io.BytesIO(browser.picture())) as image:
             colours = {colour for _, colour in image.convert("RGB").getcolors(1 << 20) or []}
-        assert (0x00, 0x72, 0xB2) in colours  # the palette's blue: a phase, and the shared bytes
-        assert (0xFF, 0xFF, 0xFE) in colours  # the paper
+        assert (0x1B, 0x1F, 0x23) in colours, svg.name  # the ink
+        assert (0xFF, 0xFF, 0xFE) in colours, svg.name  # the paper

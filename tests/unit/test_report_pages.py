@@ -14,18 +14,19 @@ from types import MappingProxyType
 import pytest
 from rich.console import Console
 
-from harness.diagnostics import DiagnosticCode
+from harness.diagnostics import Diagnostic, DiagnosticCode
 from harness.errors import RecordError
 from harness.model import Milestone, Run
 from harness.records import RunWriter, read_run
 from harness.report import write_report
+from harness.report.cells import effort_grid, memory_grid, start_grid
 from harness.report.tables import summarise
 from harness.report.terminal import print_summary
 from harness.report.verdict import verdict
-from tests.support.synthetic import synthetic_run
+from tests.support.synthetic import synthetic_run, synthetic_scale_run
 
 ODD = {
-    "ordinary": {"blocks": 7},
+    "ordinary": {"blocks": 7, "scenarios": ("hello", "python-http")},
     "no trials": {"blocks": 0, "warmup_blocks": 0},
     "warm-up only": {"blocks": 0, "warmup_blocks": 2},
     "one block": {"blocks": 1},
@@ -34,12 +35,18 @@ ODD = {
     "only failures": {"blocks": 3, "failure_rate": 1.0},
     "interrupted": {"blocks": 4, "interrupted": True},
     "no scenario": {"scenarios": ()},
+    "cold, again": {
+        "blocks": 3,
+        "arms": ("container", "vm-micro"),
+        "cold": True,
+        "again": "container",
+    },
 }
 
 
 @pytest.fixture(params=ODD.values(), ids=ODD.keys())
 def odd(request: pytest.FixtureRequest) -> Run:
-    return synthetic_run(**request.param)
+    return synthetic_run(**{"scenarios": ("hello",), **request.param})
 
 
 class Page(HTMLParser):
@@ -109,7 +116,7 @@ def test_every_run_has_all_its_pages(odd: Run, tmp_path: Path) -> None:
 
 
 def test_the_page_fetches_nothing(tmp_path: Path) -> None:
-    write_report(synthetic_run(blocks=2), tmp_path)
+    write_report(synthetic_run(blocks=2, scenarios=("hello",)), tmp_path)
     html = (tmp_path / "report.html").read_text()
     namespaces = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}
     assert set(re.findall(r"https?://[^\"'\s<)]+", html)) <= namespaces
@@ -198,15 +205,15 @@ def test_markdown_tables_have_even_rows(tmp_path: Path) -> None:
 
 
 def test_markdown_names_charts_that_exist(tmp_path: Path) -> None:
-    write_report(synthetic_run(blocks=2), tmp_path)
+    write_report(synthetic_run(blocks=2, scenarios=("hello",)), tmp_path)
     named = re.findall(r"\]\((charts/[^)]+)\)", (tmp_path / "summary.md").read_text())
-    assert len(named) == 4
+    assert len(named) == 5
     assert all((tmp_path / name).is_file() for name in named)
 
 
 def test_a_report_of_records_is_the_same_as_of_the_run(tmp_path: Path) -> None:
     """From disk and back, twice, byte for byte: old runs can be reported again."""
-    run = synthetic_run(blocks=5, failure_rate=0.1)
+    run = synthetic_run(blocks=5, failure_rate=0.1, scenarios=("hello",))
     with RunWriter(tmp_path / "run") as writer:
         writer.write_info(run.info)
         for trial in run.trials:
@@ -235,7 +242,7 @@ def printed(run: Run, width: int, *, terminal: bool = False) -> str:
     return console.file.getvalue()
 
 
-@pytest.mark.parametrize("width", [80, 100])
+@pytest.mark.parametrize("width", [40, 60, 80, 100])
 def test_the_terminal_gets_every_answer_in_its_width(odd: Run, width: int) -> None:
     text = printed(odd, width)
     assert all(len(line.rstrip()) <= width for line in text.splitlines())
@@ -246,6 +253,7 @@ def test_the_terminal_gets_every_answer_in_its_width(odd: Run, width: int) -> No
     for table in summary.tables:
         found = verdict(table, summary)
         assert found.headline in flat
+        assert not table.trials or f"({found.badge})" in flat
         # Bullets are wrapped with an indent, so compare words.
         assert all(sentence in flat for sentence in found.certainty)
     for doubt in summary.doubts:
@@ -256,6 +264,47 @@ def test_a_wide_terminal_shows_the_milestones_and_a_narrow_one_what_fits() -> No
     run = synthetic_run(blocks=20)
     assert "userspace" in printed(run, 100)
     assert "userspace" not in printed(run, 80)
+
+
+def test_no_figure_parts_from_its_unit_however_narrow_the_terminal() -> None:
+    """A table that does not fit becomes a list, arm by arm."""
+    run = synthetic_run(blocks=6, scenarios=("hello",))
+    table = summarise(run).tables[0]
+    for width in (40, 60):
+        text = printed(run, width)
+        for grid in (start_grid(table, with_marks=False), memory_grid(table), effort_grid(table)):
+            for row in grid.rows:
+                assert all(cell in text for cell in row), (width, row)
+
+
+def test_the_terminal_shows_every_cost_and_says_what_bounds_a_ratio() -> None:
+    text = printed(synthetic_run(blocks=6, scenarios=("hello",), again="container"), 100)
+    order = [
+        text.index(word)
+        for word in ("ready ", "shared, once", "MemAvailable", "work, end", "60 s")
+        if word in text
+    ]
+    assert order == sorted(order)
+    assert "≤: an upper bound" in text
+    assert "Noise of this host, container against itself" in " ".join(text.split())
+
+
+def test_a_scale_run_is_told_in_sentences() -> None:
+    flat = " ".join(printed(synthetic_scale_run(full_at=5), 80).split())
+    assert "container, up to 8 instances: each further one takes" in flat
+    assert "vm-micro: the 6th instance could not be started." in flat
+
+
+def test_a_thousand_distinct_doubts_make_no_wall() -> None:
+    run = synthetic_run(blocks=250, scenarios=("hello",), warmup_blocks=0)
+    code = DiagnosticCode.LOADED_HOST
+    trials = tuple(
+        dataclasses.replace(t, diagnostics=(Diagnostic(code, f"load {place}"),))
+        for place, t in enumerate(run.trials)
+    )
+    text = printed(Run(run.info, trials), 100)
+    assert text.count("load ") < 20
+    assert "and 989 more like these, in the records" in text
 
 
 def test_colour_carries_nothing_alone() -> None:
@@ -296,11 +345,12 @@ def test_a_report_leaves_matplotlib_as_it_was(tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 import matplotlib as mpl
-from tests.support.synthetic import synthetic_run
+from tests.support.synthetic import synthetic_run, synthetic_scale_run
 from harness.report import write_report
+from harness.report.cells import effort_grid, memory_grid, start_grid
 
 mpl.rcParams["font.size"] = 31
-write_report(synthetic_run(blocks=1), Path({str(tmp_path)!r}))
+write_report(synthetic_run(blocks=1, scenarios=('hello',)), Path({str(tmp_path)!r}))
 assert "matplotlib.pyplot" not in sys.modules
 assert mpl.rcParams["font.size"] == 31
 """

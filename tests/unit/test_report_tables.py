@@ -1,4 +1,4 @@
-"""From records to figures to sentences: what a reader is told must be what was recorded."""
+"""From records to figures: what a reader is told must be what was recorded."""
 
 from __future__ import annotations
 
@@ -6,29 +6,30 @@ import dataclasses
 import math
 import re
 import statistics
-from types import MappingProxyType
 
 import pytest
 
+from harness import stats
 from harness.diagnostics import REMEDIES, DiagnosticCode
+from harness.metrics import METRICS
 from harness.model import (
     DiskPart,
-    Limits,
+    Meter,
     Milestone,
     Outcome,
-    Readiness,
-    ReadinessKind,
     Run,
     Sharing,
     Trial,
 )
-from harness.report import circumstances, wording
-from harness.report.cells import cost_grid, disk_grid, start_grid, trial_grid
-from harness.report.frame import COLUMNS, durations, trials_frame
+from harness.report import figures, wording
+from harness.report.cells import (
+    disk_grid,
+    noise_grid,
+)
+from harness.report.frame import COLUMNS, durations, run_data, trials_frame
 from harness.report.tables import ScenarioTable, Summary, summarise
 from harness.report.verdict import Verdict, verdict
-from harness.stats import Comparison, Estimate, Interval, Method
-from tests.support.synthetic import MS, synthetic_run
+from tests.support.synthetic import SLOPES, synthetic_run, synthetic_scale_run
 
 
 def hello(run: Run) -> tuple[ScenarioTable, Summary, Verdict]:
@@ -55,7 +56,7 @@ def test_the_frame_is_tidy_and_in_order() -> None:
     run = synthetic_run(blocks=3, failure_rate=0.2)
     frame = trials_frame(run)
     assert tuple(frame.columns) == COLUMNS
-    assert frame.shape == (len(run.trials), 18)
+    assert frame.shape == (len(run.trials), len(COLUMNS))
     assert list(frame["arm"]) == [trial.arm for trial in run.trials]
     assert list(frame["counted"]) == [trial.block >= 0 for trial in run.trials]
     for trial, ready in zip(run.trials, frame["ready_ns"], strict=True):
@@ -182,7 +183,8 @@ def test_trials_of_an_unknown_arm_are_shown_too() -> None:
 
 
 def test_doubts_are_gathered_with_where_and_how_often() -> None:
-    summary = summarise(synthetic_run(blocks=10, failure_rate=0.4))
+    run = synthetic_run(blocks=10, failure_rate=0.4)
+    summary = summarise(run)
     by_code = {doubt.code: doubt for doubt in summary.doubts}
     assert list(by_code) == [code for code in DiagnosticCode if code in by_code]
     assert by_code[DiagnosticCode.TCG].remedy == REMEDIES[DiagnosticCode.TCG]
@@ -191,235 +193,111 @@ def test_doubts_are_gathered_with_where_and_how_often() -> None:
     assert "python-http, vm-classic" in tcg
     (forced,) = by_code[DiagnosticCode.FORCED_STOP].occurrences
     told = sum(int(number) for number in re.findall(r": (\d+) trial", forced))
-    assert told == sum(t.outcome is not Outcome.OK for t in summary.run.trials)
+    assert told == sum(t.outcome is not Outcome.OK for t in run.trials)
 
 
-# -- The sentences --------------------------------------------------------------------------------
+# -- More of one kind -----------------------------------------------------------------------------
 
 
-def test_the_answer_names_both_costs_and_how_sure() -> None:
-    table, _, found = hello(synthetic_run(blocks=20))
-    micro = table.rows[2]
-    assert micro.ratio is not None
-    assert micro.difference is not None
-    assert found.headline.startswith("The container is ready after 2.")
-    assert wording.times(micro.ratio.estimate.median) in found.headline
-    assert f"{wording.duration(micro.difference.estimate.median)} more" in found.headline
-    assert found.is_sure
-    certainty = " ".join(found.certainty)
-    assert "95 % intervals for the median over 20 blocks (exact, order statistics)" in certainty
-    assert "No interval contains 1 ×" in certainty
-    assert "All 80 trials went well" in certainty
-    assert "emulated (TCG)" in certainty
-
-
-@pytest.mark.parametrize(
-    ("blocks", "sentence"),
-    [(1, "Not sure at all"), (3, "with 75 % only"), (5, "with 93.75 % only")],
-)
-def test_few_blocks_are_not_sure(blocks: int, sentence: str) -> None:
-    _, _, found = hello(synthetic_run(blocks=blocks))
-    assert not found.is_sure
-    assert sentence in found.certainty[0]
-    assert "at least 6 blocks" in found.certainty[0]
-
-
-def test_equal_arms_show_no_difference() -> None:
-    run = synthetic_run(blocks=15, arms=("process", "container"), scenarios=("python-http",))
+def test_an_arm_against_itself_is_noise_and_no_answer() -> None:
+    run = synthetic_run(blocks=20, again="container", scenarios=("hello",))
     table, _, found = hello(run)
-    ratio = table.rows[0].ratio
-    assert ratio is not None
-    assert ratio.estimate.interval is not None
-    assert ratio.estimate.interval.low < 1 < ratio.estimate.interval.high
-    assert "the process shows no difference to that (" in found.headline
-    assert "no difference is shown" in found.findings[0]
-    assert any("contains 1 ×" in sentence for sentence in found.certainty)
-
-
-def test_faster_than_the_reference_is_sooner_and_less() -> None:
-    _, _, found = hello(synthetic_run(blocks=12, arms=("process", "container")))
-    assert " sooner than the container" in found.findings[0]
-    assert " less (0." in found.headline
-
-
-def test_a_reference_that_failed_compares_nothing() -> None:
-    run = synthetic_run(blocks=8, scenarios=("hello",))
-    trials = [
-        dataclasses.replace(t, outcome=Outcome.FAILED, milestones_ns={Milestone.REQUESTED: 0})
-        if t.arm == "container"
-        else t
-        for t in run.trials
-    ]
-    table, _, found = hello(with_trials(run, *trials))
-    assert not found.is_sure
-    assert found.headline == (
-        "The container failed in 8 of 8 trials, so there is nothing to compare the others with."
+    twin = table.rows[-1]
+    assert (twin.arm, twin.repeats) == ("container-again", "container")
+    assert "container-again" not in found.headline
+    assert "what noise alone makes" in found.findings[-2 - bool(table.between_vms)]
+    assert any(
+        "95 % of single pairs differ by less than 21 % (ready), 0 % (disk) and 2 % (memory (PSS)); "
+        "20 blocks find a difference of medians of 4 % (ready)" in sentence
+        for sentence in found.certainty
     )
-    assert start_grid(table).rows[2][-1] == "cannot tell"
+    assert noise_grid(table).rows[0] == ("ready", "container", "20", "21 %", "4 %")
 
 
-def test_an_open_interval_is_not_sure() -> None:
-    run = synthetic_run(blocks=8, scenarios=("hello",), arms=("container", "vm-micro"))
-    slow = [t for t in run.trials if t.arm == "vm-micro" and t.block >= 0][:3]
-    trials = [
-        dataclasses.replace(t, outcome=Outcome.TIMEOUT, milestones_ns={Milestone.REQUESTED: 0})
-        if t in slow
-        else t
-        for t in run.trials
-    ]
-    table, _, found = hello(with_trials(run, *trials))
-    assert not found.is_sure
-    assert "–?]" in start_grid(table).rows[1][-1]
-
-
-@pytest.mark.parametrize("hashes", [("aa", "aa"), ("aa", "bb")])
-def test_bytes_that_differ_are_told(hashes: tuple[str, str]) -> None:
-    run = synthetic_run(blocks=1, scenarios=("python-http",), warmup_blocks=0)
-    trials = [
-        dataclasses.replace(t, response_sha256=hashes[place % 2])
-        for place, t in enumerate(run.trials)
-    ]
-    _, _, found = hello(with_trials(run, *trials))
-    wanted = "byte for byte" if hashes[0] == hashes[1] else "did not do the same work"
-    assert any(wanted in sentence for sentence in found.certainty)
-
-
-def test_interrupted_and_killed_runs_say_so() -> None:
-    run = synthetic_run(blocks=9, scenarios=("hello",), interrupted=True, warmup_blocks=0)
+def test_a_difference_below_what_the_host_tells_apart_is_named() -> None:
+    run = synthetic_run(
+        blocks=40, arms=("process", "container"), scenarios=("python-http",), again="container"
+    )
     _, _, found = hello(run)
-    assert "The run was interrupted: 6 of 9 blocks are complete." in found.certainty
-    killed = dataclasses.replace(run.info, interrupted=False, ended_at=None)
-    _, _, found = hello(Run(killed, run.trials))
-    assert "The run did not end properly: 6 of 9 blocks are complete." in found.certainty
-
-
-ODD = {
-    "no trials": {"blocks": 0, "warmup_blocks": 0},
-    "warm-up only": {"blocks": 0, "warmup_blocks": 2},
-    "one block": {"blocks": 1},
-    "one arm": {"arms": ("container",)},
-    "no container": {"arms": ("vm-micro", "vm-classic")},
-    "only failures": {"failure_rate": 1.0},
-    "interrupted": {"interrupted": True},
-    "no scenario": {"scenarios": ()},
-    "many": {"blocks": 45, "failure_rate": 0.45},
-}
-
-
-@pytest.mark.parametrize("odd", ODD.values(), ids=ODD.keys())
-def test_odd_runs_have_sentences_and_even_grids(odd: dict[str, object]) -> None:
-    run = synthetic_run(**odd)  # type: ignore[arg-type]
-    summary = summarise(run)
-    for table in summary.tables:
-        found = verdict(table, summary)
-        told = " ".join((found.headline, *found.findings, *found.certainty))
-        assert not re.search(r"\bnan\b|\binf\b|None|\[\]|\(\)", told)
-        assert all(
-            sentence.endswith((".", "?"))
-            for sentence in (found.headline, *found.findings, *found.certainty)
-        )
-        for grid in (
-            start_grid(table),
-            cost_grid(table),
-            disk_grid(table),
-            trial_grid(table, run.trials),
-        ):
-            assert all(len(row) == len(grid.head) for row in grid.rows)
-            assert not re.search(r"\bnan\b|\binf\b|None", str(grid.rows))
-
-
-# -- The words ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("ns", "text"),
-    [
-        (0, "0 ns"), (7, "7 ns"), (999, "999 ns"), (1000, "1.00 µs"), (840_000, "840 µs"),
-        (999_499, "999 µs"), (999_600, "1.00 ms"), (3_049_999, "3.05 ms"), (212 * MS, "212 ms"),
-        (999.4 * MS, "999 ms"), (999.7 * MS, "1.00 s"), (9.999e9, "10.0 s"), (63.2e9, "63.2 s"),
-        (312e9, "312 s"), (-115_000, "-115 µs"),
-    ],
-)  # fmt: skip
-def test_durations_have_three_digits_and_a_unit(ns: float, text: str) -> None:
-    assert wording.duration(ns) == text
-
-
-def test_sizes_are_decimal() -> None:
-    assert [wording.size(value) for value in (0, 512, 12_288, 52_629_504, 3e9)] == [
-        "0 B", "512 B", "12.3 kB", "52.6 MB", "3.00 GB",
-    ]  # fmt: skip
-
-
-def test_intervals_share_their_medians_unit_and_decimals() -> None:
-    interval = Interval(900 * MS, 1_236 * MS, 0.95, Method.BOOTSTRAP)
-    assert wording.duration_estimate(Estimate(1_100 * MS, interval, 50)) == "1.10 s [0.90–1.24]"
-    open_end = Interval(900 * MS, math.inf, 0.96, Method.ORDER_STATISTICS)
-    assert wording.duration_estimate(Estimate(1_100 * MS, open_end, 9)) == "1.10 s [0.90–?]"
-    assert wording.duration_estimate(Estimate(math.inf, open_end, 9, 5)) == "not reached"
-    assert wording.duration_estimate(None) == "–"
-    factor = Interval(39.21, 47.04, 0.95, Method.BOOTSTRAP)
-    assert wording.ratio(Comparison(Estimate(43.12, factor, 50))) == "43.1 × [39.2–47.0]"
-    assert wording.difference(
-        Comparison(Estimate(-1.7 * MS, Interval(-2.0 * MS, -1.5 * MS, 0.95, Method.BOOTSTRAP), 50))
-    ) == "1.70 ms [1.50–2.00]"  # fmt: skip
-
-
-def test_lists_and_counts_read_as_sentences_do() -> None:
-    assert [wording.listed(words) for words in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == [
-        "", "a", "a and b", "a, b and c",
-    ]  # fmt: skip
-    assert [wording.count(number, "block") for number in (0, 1, 2)] == [
-        "0 blocks", "1 block", "2 blocks",
-    ]  # fmt: skip
-
-
-def test_every_milestone_and_backend_is_explained() -> None:
-    assert set(wording.MEANING) == set(Milestone)
-    assert {"process", "container", "vm-micro", "vm-classic", "fake"} <= set(wording.BACKENDS)
-
-
-@pytest.mark.parametrize(
-    ("typed", "repeated"),
-    [
-        (("/usr/bin/steelyard", "run"), "steelyard run --blocks 4 --seed 7"),
-        (("steelyard", "run", "--seed", "7"), "steelyard run --seed 7 --blocks 4"),
-        (("steelyard", "run", "--seed=7", "--blocks=4"), "steelyard run --seed=7 --blocks=4"),
-        (("steelyard", "run", "my file.toml"), "steelyard run 'my file.toml' --blocks 4 --seed 7"),
-        ((), "steelyard run --blocks 4 --seed 7"),
-    ],
-)
-def test_the_repeating_command_fixes_seed_and_blocks(typed: tuple[str, ...], repeated: str) -> None:
-    info = dataclasses.replace(synthetic_run(blocks=4, seed=7).info, command=typed)
-    assert circumstances.repeat_command(info) == repeated
-
-
-def test_facts_are_shown_in_units_and_missing_ones_with_their_reason() -> None:
-    info = dataclasses.replace(
-        synthetic_run(blocks=1).info,
-        environment=MappingProxyType(
-            {"memory_bytes": 8_000_000_000, "tick_ns": 4 * MS, "smt": False, "cpu_governor": None}
-        ),
-        environment_missing=MappingProxyType({"cpu_governor": "no cpufreq", "ksm": "no sysfs"}),
+    assert any(
+        "Differences of process to container are below the smallest that this host tells apart, 4 %"
+        in sentence
+        for sentence in found.certainty
     )
-    assert circumstances.environment(info) == [
-        ("Memory", "8.00 GB"),
-        ("Tick", "4.00 ms"),
-        ("SMT", "no"),
-        ("CPU governor", "not known: no cpufreq"),
-        ("KSM", "not known: no sysfs"),
-    ]
 
 
-@pytest.mark.parametrize("kind", ReadinessKind)
-def test_every_readiness_is_a_sentence(kind: ReadinessKind) -> None:
-    told = circumstances.readiness(Readiness(kind, output="up", port=8000, path="/x", status=204))
-    assert told.startswith("Ready when ")
-    assert told.endswith(".")
+def test_cold_arms_stand_beside_warm_ones() -> None:
+    table, _, _ = hello(synthetic_run(blocks=6, cold=True))
+    assert [row.cache.value for row in table.rows] == ["warm"] * 4 + ["cold"] * 4
+    assert table.reference == "container"
+    assert "image-read" in table.rows[5].metrics
+    assert "page cache was warm" in table.rows[1].missing["image-read"]
 
 
-def test_limits_are_told() -> None:
-    assert circumstances.limits(Limits()) == "no limits"
-    assert circumstances.limits(Limits(256 << 20, 1.0, 1)) == (
-        "256 MiB of memory, 1 CPU and 1 process"
+@pytest.mark.parametrize("metric", ["pss", "uss", "cgroup-current", "available-delta"])
+def test_growth_gives_back_the_slopes_that_were_put_in(metric: str) -> None:
+    run = synthetic_scale_run(blocks=6, instances=(1, 2, 4, 8, 16))
+    table, _, _ = hello(run)
+    curves = {(curve.arm, curve.metric): curve for curve in table.growth}
+    for arm in ("container", "vm-micro"):
+        each, _ = SLOPES[arm][Meter(METRICS[metric].column)]
+        line = curves[arm, metric].line
+        assert line is not None
+        assert line.slope.interval is not None
+        assert line.slope.median == pytest.approx(each, rel=0.01)
+        assert line.slope.interval.low <= line.slope.median <= line.slope.interval.high
+        assert len(curves[arm, metric].points) == 30
+
+
+def test_growth_of_disk_counts_the_shared_part_once() -> None:
+    table, _, found = hello(synthetic_scale_run(blocks=4))
+    disk = next(c for c in table.growth if (c.arm, c.metric) == ("container", "disk"))
+    assert disk.line is not None
+    shared = table.rows[0].shared_bytes
+    assert shared is not None
+    assert disk.line.intercept.median == pytest.approx(shared, rel=0.01)
+    assert disk.line.slope.median == pytest.approx(14_336, rel=0.1)
+    (told,) = [s for s in found.findings if s.startswith("container, up to 8 instances: ")]
+    assert f"each further one takes {wording.size_estimate(disk.line.slope)} disk" in told
+    assert f"shared by all: {wording.size(disk.line.intercept.median)} disk" in told
+
+
+def test_where_growth_ended_is_told() -> None:
+    table, _, found = hello(synthetic_scale_run(full_at=5))
+    micro = [curve for curve in table.growth if curve.arm == "vm-micro"]
+    assert {curve.failed_at for curve in micro} == {6}
+    assert max(number for curve in micro for number, _ in curve.points) == 4
+    assert "vm-micro: the 6th instance could not be started." in found.findings
+    assert table.rows[1].failed + table.rows[1].timeouts == 3
+    # The first of each block is the arm's figure, not a mixture of all numbers of instances.
+    assert table.rows[1].ready is not None
+    assert (table.rows[1].ready.count, table.rows[1].ready.censored) == (3, 0)
+
+
+def test_start_curves_are_against_the_living_and_the_simultaneous() -> None:
+    table, _, _ = hello(synthetic_scale_run(blocks=5))
+    alive = {curve.arm: curve for curve in table.start_curves}["container"]
+    together = {curve.arm: curve for curve in table.together_curves}["container"]
+    assert sorted({number for number, _ in alive.points}) == list(range(8))
+    assert sorted({number for number, _ in together.points}) == [1, 2, 4]
+    assert alive.line is not None
+    assert together.line is not None
+    assert together.line.slope.median > 10 * alive.line.slope.median > 0
+
+
+def test_comparisons_in_columns_are_those_of_pairs() -> None:
+    run = synthetic_run(blocks=25, failure_rate=0.35, seed=9)
+    data = run_data(run)
+    counted = data.frame[(data.frame["scenario"] == "hello") & data.frame["counted"]]
+    ours, theirs = (
+        figures.arm_data(data, counted, name, None, is_scale=False)
+        for name in ("vm-micro", "container")
     )
-    assert circumstances.limits(Limits(cpus=1.5, pids=64)) == "1.5 CPUs and 64 processes"
+    ratios, differences = figures.comparisons(ours, theirs, 1)
+    for metric in ("ready", "isolated", "pss", "stop", "available-delta"):
+        pairs = [figures.by_block(arm, METRICS[metric].column) for arm in (ours, theirs)]
+        assert ratios[metric] == stats.paired_ratio(*pairs, 1)
+        if metric in figures.DIFFERENCES:
+            assert differences[metric] == stats.paired_difference(*pairs, 1)
+    assert ratios["ready"].undetermined > 0
+    assert "kernel" not in ratios

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import typing
 from pathlib import Path
 
 import pytest
@@ -11,14 +12,24 @@ import pytest
 from harness.diagnostics import Diagnostic
 from harness.model import (
     SCHEMA_VERSION,
+    Arm,
     ArmRecord,
+    Budget,
+    CacheState,
     DiskPart,
+    GrowthPoint,
+    Hooks,
     Limits,
+    Meter,
     Milestone,
+    NoiseFloor,
     Outcome,
     Readiness,
+    Reading,
     RunInfo,
+    Scale,
     Scenario,
+    Sharing,
     Trial,
     Workload,
 )
@@ -28,10 +39,13 @@ from tests.support.synthetic import synthetic_run
 README = Path(__file__).parents[2] / "results" / "README.md"
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [RunInfo, Scenario, Workload, Readiness, Limits, ArmRecord, DiskPart, Diagnostic, Trial],
-)
+KINDS = [
+    RunInfo, Scenario, Workload, Readiness, Limits, Arm, Hooks, Scale, Budget, ArmRecord, DiskPart,
+    Diagnostic, NoiseFloor, Trial, Reading, GrowthPoint,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_field_is_told(kind: type) -> None:
     text = README.read_text()
     for field in dataclasses.fields(kind):
@@ -41,7 +55,21 @@ def test_every_field_is_told(kind: type) -> None:
 def test_every_value_and_the_version_are_told() -> None:
     text = README.read_text()
     assert f"## Schema {SCHEMA_VERSION}" in text
-    assert all(f"`{value}`" in text for value in (*Milestone, *Outcome))
+    values = (*Milestone, *Outcome, *Meter, *CacheState, *Sharing)
+    assert all(f"`{value}`" in text for value in values)
+
+
+def test_no_dataclass_of_the_records_is_left_out() -> None:
+    """Whatever the records hold is reached from these three."""
+    reached: set[type] = set()
+    pending: list[object] = [RunInfo, Trial, GrowthPoint]
+    while pending:
+        kind = pending.pop()
+        if dataclasses.is_dataclass(kind) and isinstance(kind, type) and kind not in reached:
+            reached.add(kind)
+            pending += typing.get_type_hints(kind).values()
+        pending += typing.get_args(kind)
+    assert reached == set(KINDS)
 
 
 def test_the_python_example_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,72 @@
+"""A judgement in the form that its reader wants: terminal, pull request, CI system, program.
+
+Each form is a module with one pure function `render(judgement) -> str`; none knows how the
+judgement came about. They are imported when asked for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from importlib import import_module
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from harness.errors import HarnessError
+from harness.words import did_you_mean
+
+if TYPE_CHECKING:
+    from harness.judgement import Judgement
+
+FORMATS: Mapping[str, str] = MappingProxyType(
+    {
+        "terminal": "plain text: the verdict, then a line for each finding",
+        "markdown": "for a pull request's comment or $GITHUB_STEP_SUMMARY; details folded",
+        "junit": "JUnit XML, which GitHub, GitLab and Jenkins read",
+        "github": "workflow commands: annotations at the line of each budget",
+        "json": "everything, with units, for programs",
+        "badge": "an SVG image of the verdict",
+    }
+)
+"""Name -> what it is for."""
+_UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Control characters, surrogates, and what else XML 1.0 (section 2.2) cannot hold even escaped."""
+
+
+def render(judgement: Judgement, name: str) -> str:
+    """Put a judgement into a form, a key of `FORMATS`; it ends with a newline.
+
+    Raises:
+        HarnessError: There is no such form.
+    """
+    if name not in FORMATS:
+        message = f"there is no output format {name!r}; {did_you_mean(name, tuple(FORMATS))}"
+        raise HarnessError(message)
+    module = import_module(f"harness.outputs.{name}")
+    text: str = module.render(_printable(judgement))
+    return text
+
+
+def _printable(judgement: Judgement) -> Judgement:
+    """Names and sentences may hold what no terminal should get and XML cannot hold."""
+    return replace(
+        judgement,
+        question=_clean(judgement.question),
+        findings=tuple(
+            replace(
+                finding,
+                scenario=_clean(finding.scenario),
+                arm=_clean(finding.arm),
+                sentence=_clean(finding.sentence),
+                source=_clean(finding.source),
+            )
+            for finding in judgement.findings
+        ),
+        refusals=tuple(map(_clean, judgement.refusals)),
+        facts={_clean(name): _clean(value) for name, value in judgement.facts.items()},
+    )
+
+
+def _clean(text: str) -> str:
+    return _UNPRINTABLE.sub("\ufffd", text)

@@ -1,0 +1,76 @@
+"""JUnit XML: a suite a scenario, a case for each metric of each arm.
+
+Only elements and attributes that the schema of Jenkins' xUnit plugin has, which GitHub's and
+GitLab's readers take as well. What is worse is a `failure`, what cannot be told an `error`: both
+make a pipeline red, and one sees which it is. Elapsed times are 0: a case is a verdict, and its
+figures stand in the text.
+"""
+
+from __future__ import annotations
+
+import re
+from itertools import groupby
+from xml.etree import ElementTree as ET
+
+from harness.judgement import Finding, Judgement, Verdict
+from harness.outputs.words import headline
+
+
+def render(judgement: Judgement) -> str:
+    """See `harness.outputs.render`."""
+    root = ET.Element("testsuites", name="steelyard")
+    findings = sorted(judgement.findings, key=lambda finding: finding.scenario)
+    for scenario, group in groupby(findings, key=lambda finding: finding.scenario):
+        _suite(root, scenario, [_case(finding) for finding in group])
+    if judgement.refusals:
+        _suite(root, "not judged", [_refused(text) for text in judgement.refusals])
+    elif not judgement.findings:
+        _suite(root, "nothing", [_refused("nothing was judged")])
+    for name in ("tests", "failures", "errors"):
+        root.set(name, str(sum(int(suite.get(name, "0")) for suite in root)))
+    root.set("time", "0")
+    ET.indent(root)
+    body = ET.tostring(root, encoding="unicode")
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n<!-- {_comment(judgement)} -->\n{body}\n'
+
+
+def _suite(root: ET.Element, name: str, cases: list[ET.Element]) -> None:
+    suite = ET.SubElement(
+        root,
+        "testsuite",
+        name=name,
+        tests=str(len(cases)),
+        failures=str(sum(case.find("failure") is not None for case in cases)),
+        errors=str(sum(case.find("error") is not None for case in cases)),
+        skipped="0",
+        time="0",
+    )
+    suite.extend(cases)
+
+
+def _case(finding: Finding) -> ET.Element:
+    case = ET.Element(
+        "testcase",
+        classname=f"{finding.scenario}.{finding.arm}",
+        name=finding.metric,
+        time="0",
+    )
+    if finding.verdict in (Verdict.WORSE, Verdict.CANNOT_TELL):
+        kind = "failure" if finding.verdict is Verdict.WORSE else "error"
+        message = finding.sentence
+        told = ET.SubElement(case, kind, message=message, type=finding.verdict.value)
+        told.text = f"{finding.source}: {message}" if finding.source else message
+    else:
+        ET.SubElement(case, "system-out").text = f"{finding.verdict}: {finding.sentence}"
+    return case
+
+
+def _refused(text: str) -> ET.Element:
+    case = ET.Element("testcase", classname="steelyard", name=text[:120], time="0")
+    ET.SubElement(case, "error", message=text, type="not judged").text = text
+    return case
+
+
+def _comment(judgement: Judgement) -> str:
+    # Two hyphens would end an XML comment.
+    return re.sub("-(?=-)", "- ", f"{judgement.question}; {headline(judgement)}")

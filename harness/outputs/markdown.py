@@ -1,0 +1,72 @@
+"""GitHub-flavoured Markdown: the verdict and what is not fine in the open, the rest folded."""
+
+from __future__ import annotations
+
+import re
+
+from harness.judgement import Finding, Judgement, Verdict
+from harness.outputs.words import MARKS, headline, interval, name_of, percent, quantity
+
+_ICONS = {
+    Verdict.BETTER: "🟢",
+    Verdict.SAME: "⚪",
+    Verdict.WORSE: "🔴",
+    Verdict.CANNOT_TELL: "🟡",
+}
+
+
+def render(judgement: Judgement) -> str:
+    """See `harness.outputs.render`."""
+    blocks = [f"### Steelyard: {_text(headline(judgement))}", _text(judgement.question)]
+    blocks += [_bullets(_told(finding) for finding in judgement.findings if _is_news(finding))]
+    blocks += [_bullets(f"**not judged**: {_text(refusal)}" for refusal in judgement.refusals)]
+    details = [_table(judgement)] if judgement.findings else []
+    details.append(
+        _bullets(f"{_text(name)}: {_text(value)}" for name, value in judgement.facts.items())
+    )
+    if folded := "\n\n".join(filter(None, details)):
+        number = len(judgement.findings)
+        title = f"All {number} findings" if number != 1 else "The finding"
+        blocks.append(f"<details><summary>{title}</summary>\n\n{folded}\n\n</details>")
+    return "\n\n".join(filter(None, blocks)) + "\n"
+
+
+def _is_news(finding: Finding) -> bool:
+    return finding.verdict is not Verdict.SAME
+
+
+def _told(finding: Finding) -> str:
+    icon, name = _ICONS[finding.verdict], _text(name_of(finding))
+    return f"{icon} **{name}: {finding.verdict}.** {_text(finding.sentence)}"
+
+
+def _table(judgement: Judgement) -> str:
+    rows = [
+        "| | scenario | arm | metric | value | against | change | 95 % interval or wider | pairs |",
+        "|---|---|---|---|--:|--:|--:|---|--:|",
+    ]
+    for finding in judgement.findings:
+        cells = (
+            f"{MARKS[finding.verdict]} {finding.verdict}",
+            finding.scenario,
+            finding.arm,
+            finding.metric,
+            quantity(finding, finding.value),
+            quantity(finding, finding.reference),
+            percent(finding.ratio),
+            interval(finding),
+            str(finding.blocks),
+        )
+        rows.append(f"| {' | '.join(map(_text, cells))} |")
+    return "\n".join(rows)
+
+
+def _bullets(items: object) -> str:
+    assert hasattr(items, "__iter__")
+    return "\n".join(f"- {item}" for item in items)
+
+
+def _text(text: str) -> str:
+    """Names and sentences may hold anything: nothing of it is markup, a mention or a link."""
+    text = re.sub(r"([\\`*_{}\[\]<>|#~@])", r"\\\1", text)
+    return " ".join(text.split())

@@ -1,0 +1,74 @@
+"""What all forms say alike: the verdict in a few words, values with their units."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from harness.judgement import ExitCode, Finding, Judgement, Verdict
+from harness.spelling import spell
+
+NONE = "–"
+"""Stands for a value that does not exist."""
+HEADLINES: Mapping[ExitCode, str] = MappingProxyType(
+    {
+        ExitCode.FINE: "fine",
+        ExitCode.REGRESSED: "regressed",
+        ExitCode.USAGE: "not judged",
+        ExitCode.CANNOT_TELL: "cannot tell",
+    }
+)
+MARKS: Mapping[Verdict, str] = MappingProxyType(
+    {
+        Verdict.BETTER: "▼",
+        Verdict.SAME: "=",
+        Verdict.WORSE: "▲",
+        Verdict.CANNOT_TELL: "?",
+    }
+)
+"""A shape for each verdict, so that none is told by colour alone; ▲ is more, which is worse."""
+
+
+def headline(judgement: Judgement) -> str:
+    """One line: `regressed: 1 worse, 2 same`."""
+    counts = [
+        f"{number} {verdict}"
+        for verdict in (Verdict.WORSE, Verdict.CANNOT_TELL, Verdict.BETTER, Verdict.SAME)
+        if (number := sum(finding.verdict is verdict for finding in judgement.findings))
+    ]
+    if judgement.refusals:
+        counts.append(f"{len(judgement.refusals)} not judged")
+    told = ", ".join(counts) or "nothing was judged"
+    return f"{HEADLINES[judgement.exit_code]}: {told}"
+
+
+def name_of(finding: Finding) -> str:
+    """Scenario, arm and metric: `hello, container: ready`."""
+    return f"{finding.scenario}, {finding.arm}: {finding.metric}"
+
+
+def quantity(finding: Finding, value: float | None) -> str:
+    """A value of the finding's metric with its unit; a dash where there is none."""
+    if value is None or math.isnan(value):
+        return NONE
+    return spell(finding.quantity.unit, value)
+
+
+def percent(ratio: float | None) -> str:
+    """A ratio as a change: `+10.2 %`; a dash where there is none."""
+    if ratio is None or math.isnan(ratio):
+        return NONE
+    if not math.isfinite(ratio):
+        return "not reached"
+    return f"{(ratio - 1) * 100:+.1f} %"
+
+
+def interval(finding: Finding) -> str:
+    """The interval of what was judged, as a change where it is one of ratios; else a dash."""
+    if finding.interval is None:
+        return NONE
+    spell = percent if finding.ratio is not None else lambda end: quantity(finding, end)
+    ends = (finding.interval.low, finding.interval.high)
+    low, high = (spell(end) if math.isfinite(end) else "?" for end in ends)
+    return f"{low} to {high}"

@@ -1,0 +1,170 @@
+"""What an instance takes of the host's memory, by every way of counting it, side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from harness.report import wording
+from harness.report.cells import Grid
+from harness.report.charts import parts
+from harness.report.drawing import (
+    MARGIN_INCHES,
+    PALETTE,
+    Chart,
+    Told,
+    add_axes,
+    new_figure,
+)
+from harness.report.tables import ArmRow, ScenarioTable
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+WAYS = (
+    ("pss", "PSS"),
+    ("cgroup-current", "cgroup, now"),
+    ("cgroup-peak", "cgroup, most"),
+    ("available-delta", "MemAvailable fell"),
+)
+"""(metric, how its bar is called), in order."""
+
+OWN = ("unique to it (USS)", PALETTE["orange"], "////")
+SHARE = ("its share of shared pages (PSS less USS)", PALETTE["blue"], "----")
+WHOLE = ("counted as a whole", PALETTE["sky"], "")
+
+NAME_INCHES = 0.26
+BAR_INCHES = 0.19
+AIR_INCHES = 0.14
+LABEL_INCHES = 1.12
+VALUE_INCHES = 1.35
+
+
+@dataclass(frozen=True, slots=True)
+class _Bar:
+    """One way of counting an arm's memory.
+
+    Attributes:
+        label: How it is called.
+        pieces: Bytes of each look, in order; empty if it is not known.
+        value: Spelled.
+    """
+
+    label: str
+    pieces: tuple[tuple[float, tuple[str, str, str]], ...]
+    value: str
+
+    @property
+    def length(self) -> float:
+        """Bytes."""
+        return sum(amount for amount, _ in self.pieces)
+
+
+def memory_chart(table: ScenarioTable) -> Chart | None:
+    """Draw the memory of an instance just after it was ready.
+
+    Returns:
+        None if no arm's memory is known in any way.
+    """
+    ways = [way for way in WAYS if any(_known(row, way[0]) for row in table.rows)]
+    if not ways:
+        return None
+    rows = [row for row in table.rows if row.trials]
+    bars = {row.arm: [_bar(row, metric, label) for metric, label in ways] for row in rows}
+    told = Told(
+        title=f"{table.scenario.name}: memory of an instance, just after it was ready",
+        description=_description(bars),
+        caption="Medians. PSS divides pages that several processes map among them, and is cut into "
+        "what this instance alone has and its share of the rest. What a cgroup is charged includes "
+        "the page cache that its processes filled first. The last is by how much the host's "
+        "available memory fell, with whatever else happened on it meanwhile. No figure among them "
+        "is the true one; a virtual machine's are those of its QEMU.",
+        grid=_grid(rows),
+        grid_title="Memory, medians, [interval]",
+    )
+    name = f"memory-{parts.slug(table.scenario.name)}"
+    return Chart(name, told, lambda width: _draw(bars, told.title, width))
+
+
+def _known(row: ArmRow, metric: str) -> float | None:
+    """The median of a metric; None where it is not known or most trials failed before it."""
+    found = row.metrics.get(metric)
+    return found.median if found is not None and found.is_reached else None
+
+
+def _bar(row: ArmRow, metric: str, label: str) -> _Bar:
+    whole = _known(row, metric)
+    if whole is None:
+        return _Bar(label, (), "not known")
+    spelled = wording.size(whole)
+    own = _known(row, "uss") if metric == "pss" else None
+    if own is None:
+        # Memory that was freed meanwhile makes the fall negative: no bar is that short.
+        return _Bar(label, ((max(whole, 0.0), WHOLE),), spelled)
+    pieces = ((own, OWN), (max(whole - own, 0.0), SHARE))
+    return _Bar(label, pieces, f"{spelled}, {wording.size(own)} own")
+
+
+def _description(bars: dict[str, list[_Bar]]) -> str:
+    told = (
+        f"{arm}: {', '.join(f'{bar.label} {bar.value}' for bar in found)}"
+        for arm, found in bars.items()
+    )
+    return f"Horizontal bars, a few an arm. {'. '.join(told)}."
+
+
+_COLUMNS = ("uss", "pss", "cgroup-current", "cgroup-peak", "available-delta")
+
+
+def _grid(rows: Sequence[ArmRow]) -> Grid:
+    """Lay out every way, with whose memory it is, or why it is not known."""
+    cells = []
+    for row in rows:
+        for metric in _COLUMNS:
+            found = row.metrics.get(metric)
+            reason = row.missing.get(metric, "")
+            if found is None and not reason:
+                continue
+            value = wording.size_estimate(found) if found is not None else wording.NONE
+            cells.append((row.arm, metric, value, row.scopes.get(metric) or reason))
+    return Grid(("arm", "counted as", "median [interval]", "of what, or why not"), tuple(cells))
+
+
+def _draw(bars: dict[str, list[_Bar]], title: str, width: float) -> Figure:
+    drawn = {look for found in bars.values() for bar in found for _, look in bar.pieces}
+    handles = [parts.patch(*look) for look in (OWN, SHARE, WHOLE) if look in drawn]
+    most = len(next(iter(bars.values())))
+    row = NAME_INCHES + most * BAR_INCHES + AIR_INCHES
+    head, height = parts.head_inches(title, handles, width), len(bars) * row
+    figure = new_figure(width, head + height + parts.AXIS_INCHES)
+    parts.draw_head(figure, title, handles)
+    room = width - 2 * MARGIN_INCHES - LABEL_INCHES
+    axes = add_axes(figure, MARGIN_INCHES + LABEL_INCHES, head, room, height)
+    longest = max((bar.length for found in bars.values() for bar in found), default=0.0) or 1.0
+    scale, unit = wording.size_unit(longest)
+    axes.set_xlim(0, longest / scale / (1 - VALUE_INCHES / room))
+    axes.locator_params(axis="x", nbins=4 if parts.is_narrow(width) else 8)
+    axes.set_xlabel(unit, fontsize=8, labelpad=2)
+    side = axes.get_yaxis_transform()
+    top = 0.0
+    for arm, found in bars.items():
+        at = (-LABEL_INCHES / room, top + 0.19)
+        axes.text(*at, arm, va="bottom", transform=side, bbox=parts.BACKGROUND, **parts.BOLD)
+        for place, bar in enumerate(found):
+            bottom = top + NAME_INCHES + place * BAR_INCHES
+            middle = bottom + 0.07
+            label: dict[str, Any] = {"ha": "right", "va": "center_baseline", **parts.SMALL}
+            axes.text(-0.06 / room, middle, bar.label, transform=side, **label)
+            before = 0.0
+            for amount, (_, colour, hatch) in bar.pieces:
+                parts.bar(axes, bottom, before, amount / scale, colour, hatch, 0.14)
+                before += amount / scale
+            look: dict[str, Any] = {
+                "va": "center_baseline",
+                "bbox": parts.BACKGROUND,
+                **parts.SMALL,
+            }
+            axes.text(before + axes.get_xlim()[1] * 0.06 / room, middle, bar.value, **look)
+        top += row
+    return figure

@@ -1,0 +1,57 @@
+"""The samples that charts draw: one arm's durations to `ready`, in the order they were taken."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness.report import figures
+from harness.report.frame import RunData
+from harness.report.tables import ScenarioTable
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from harness.report.frame import Floats
+
+    Flags = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """Every trial that an arm's figures are made of, as far as `ready` is concerned.
+
+    Attributes:
+        values: Shape (trials that went well,): ns from t0 to `ready`, in the order taken.
+        missed: How many failed or were not ready in time.
+    """
+
+    values: Floats
+    missed: int
+
+    @property
+    def count(self) -> int:
+        """All trials, failed ones counted."""
+        return len(self.values) + self.missed
+
+
+def samples_of(table: ScenarioTable, data: RunData) -> dict[str, Samples]:
+    """Take the samples of a scenario: arm name to what it has.
+
+    Args:
+        table: The scenario.
+        data: The run that it was made from.
+    """
+    import numpy as np
+
+    rows = data.frame
+    counted = rows[(rows["scenario"] == table.scenario.name) & rows["counted"].astype(bool)]
+    is_scale = table.scenario.scale is not None
+    found = {}
+    for row in table.rows:
+        arm = figures.arm_data(data, counted, row.arm, None, is_scale=is_scale)
+        ready = np.asarray(figures.values(arm, "ready_ns"), float)
+        is_there = np.isfinite(ready)
+        found[row.arm] = Samples(ready[is_there], int((~is_there).sum()))
+    return found

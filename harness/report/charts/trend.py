@@ -1,0 +1,284 @@
+"""A series over the runs: every median with its interval, the levels, and where they change.
+
+Runs are evenly spaced in the order of time: it is commits that one looks for, not weeks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from harness.history import Point, Series, SeriesId
+from harness.metrics import Unit
+from harness.report import wording
+from harness.report.cells import Grid
+from harness.report.charts import parts
+from harness.report.drawing import (
+    ALARM,
+    INK,
+    LINES,
+    MARGIN_INCHES,
+    Chart,
+    Told,
+    add_axes,
+    new_figure,
+)
+from harness.stats import Estimate
+from harness.trends import Change, State, Trend, change_in_words, size_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Link = Callable[[Point], str | None]
+"""Where the report of a point's run is, seen from the page; None: nowhere."""
+
+MOST_TOLD = 6
+"""No more changes than these, the newest, are written above the chart; the table has all."""
+PLOT_INCHES = 2.3
+SIGNS_INCHES = 0.5
+"""Above the plot, for the numbers of the changes."""
+_NEAR_INCHES = 0.16
+_LEFT_INCHES = 0.62
+_FAR = 8
+"""So many deviations from its level a point is drawn at the edge, lest it flatten all others."""
+
+
+def file_name(name: SeriesId) -> str:
+    """A name for a series' files; no two series have the same."""
+    words = (name.scenario, name.arm, name.metric, name.setting)
+    slugs = [parts.slug(word)[:60] for word in words]
+    plain = "_".join(slugs)
+    if tuple(slugs) != words:
+        digest = hashlib.sha256(str(name).encode(errors="surrogateescape")).hexdigest()[:8]
+        plain = f"{plain}_{digest}"
+    return plain
+
+
+def trend_chart(trend: Trend, link: Link | None = None) -> Chart:
+    """Draw a series.
+
+    Args:
+        trend: With its changes.
+        link: What a point leads to, for a page.
+    """
+    name, count = trend.series.id, len(trend.series.points)
+    told = Told(
+        title=f"{name.scenario}, {name.arm}: {name.quantity.title}",
+        description=f"{wording.count(count, 'run')} in the order of time. {_described(trend)}",
+        caption="Each mark is the median of one run with its 95 % interval, in the order of time. "
+        "A heavy line is the level between two changes; a dashed line is where a change begins. A "
+        "triangle at the edge lies beyond it, a ✕ at the top is a run in which most trials failed.",
+        grid=points_grid(trend.series),
+        grid_title="Every run",
+    )
+    return Chart(f"trend-{file_name(name)}", told, lambda width: _draw(trend, link, told, width))
+
+
+def points_grid(series: Series) -> Grid:
+    """Lay out the points, the newest first."""
+    return Grid(
+        ("run", "commit", "median [95 %]", "trials"),
+        tuple(
+            (
+                f"{point.run.at:%Y-%m-%d %H:%M}",
+                point.commit or wording.NONE,
+                figure_of(series, point),
+                str(point.count),
+            )
+            for point in reversed(series.points)
+        ),
+    )
+
+
+def figure_of(series: Series, point: Point) -> str:
+    """Spell a point's median with its interval."""
+    estimate = Estimate(point.value, point.interval, point.count)
+    return wording.amount_estimate(estimate, series.id.quantity.unit)
+
+
+def _described(trend: Trend) -> str:
+    if not trend.changes:
+        return f"Changes: {change_in_words(trend)}."
+    return " ".join(f"{_told(trend, number)}." for number in range(len(trend.changes)))
+
+
+def _told(trend: Trend, number: int) -> str:
+    change = trend.changes[number]
+    unit = trend.series.id.quantity.unit
+    levels = " to ".join(
+        wording.amount(value, unit) for value in (change.found.before, change.found.after)
+    )
+    size = size_of(trend.series, change)
+    return f"{number + 1}: {size} with {change.first.label}, {levels}, {change.state}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Scale:
+    """The y axis: its ends in the metric's unit, and the unit that it is written in."""
+
+    low: float
+    high: float
+    unit: float
+    name: str
+
+    def place(self, value: float) -> float:
+        """Where on the axis a value lies, at most at its edge."""
+        return min(max(value, self.low), self.high) / self.unit
+
+
+def _scale_of(trend: Trend) -> _Scale:
+    values = [value for value in trend.series.values if math.isfinite(value)]
+    if not values:
+        return _Scale(0.0, 1.0, 1.0, "")
+    residuals = sorted(
+        abs(value - level)
+        for begin, end, level in _levels(trend)
+        for value in trend.series.values[begin:end]
+        if math.isfinite(value) and math.isfinite(level)
+    )
+    spread = _FAR * 1.4826 * residuals[len(residuals) // 2] if residuals else 0.0
+    levels = [level for _, _, level in _levels(trend) if math.isfinite(level)] or values
+    low = max(min(values), min(levels) - spread) if spread else min(values)
+    high = min(max(values), max(levels) + spread) if spread else max(values)
+    air = (high - low) * 0.08 or abs(high) * 0.05 or 1.0
+    unit = trend.series.id.quantity.unit
+    if unit is Unit.COUNT:
+        return _Scale(low - air, high + air, 1.0, "")
+    unit_of = wording.duration_unit if unit is Unit.NANOSECONDS else wording.size_unit
+    return _Scale(low - air, high + air, *unit_of(max(abs(high), abs(low))))
+
+
+def _levels(trend: Trend) -> list[tuple[int, int, float]]:
+    """First point, the one after the last, and level of each stretch without a change."""
+    values = trend.series.values
+    borders = [0, *(change.found.index for change in trend.changes), len(values)]
+    found = []
+    for begin, end in pairwise(borders):
+        part = sorted(values[begin:end])
+        middle = len(part) // 2
+        level = part[middle] if len(part) % 2 else (part[middle - 1] + part[middle]) / 2
+        found.append((begin, end, level))
+    return found
+
+
+def _draw(trend: Trend, link: Link | None, told: Told, width: float) -> Figure:
+    lines = _change_lines(trend, width)
+    head = parts.head_inches(told.title, (), width) + parts.LINE_INCHES * len(lines)
+    figure = new_figure(width, head + SIGNS_INCHES + PLOT_INCHES + parts.AXIS_INCHES)
+    parts.draw_head(figure, told.title, ())
+    height = figure.get_size_inches()[1]
+    first = head - parts.LINE_INCHES * len(lines)
+    for number, line in enumerate(lines):
+        top = 1 - (first + parts.LINE_INCHES * number) / height
+        figure.text(MARGIN_INCHES / width, top, line, va="top", **parts.SMALL)
+    room = width - MARGIN_INCHES * 2 - _LEFT_INCHES
+    axes = add_axes(figure, MARGIN_INCHES + _LEFT_INCHES, head + SIGNS_INCHES, room, PLOT_INCHES)
+    scale = _scale_of(trend)
+    _lay_axes(axes, trend.series, scale, width)
+    _draw_levels(axes, trend, scale)
+    _draw_points(axes, trend.series, scale, link)
+    _draw_signs(axes, trend.changes, room / max(len(trend.series.points), 1))
+    return figure
+
+
+def _change_lines(trend: Trend, width: float) -> list[str]:
+    room = width - 2 * MARGIN_INCHES
+    first = max(len(trend.changes) - MOST_TOLD, 0)
+    told = [_told(trend, number) for number in range(first, len(trend.changes))]
+    if first:
+        told.insert(0, f"{wording.count(first, 'earlier change')}: see the table")
+    if not trend.changes:
+        told = [f"changes: {change_in_words(trend)}"]
+    return [line for text in told for line in parts.wrapped(text, parts.SMALL, room)]
+
+
+def _lay_axes(axes: Axes, series: Series, scale: _Scale, width: float) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    count = len(series.points)
+    axes.set_xlim(-0.6, count - 0.4)
+    axes.set_ylim(scale.low / scale.unit, scale.high / scale.unit)
+    axes.yaxis.set_visible(True)
+    axes.yaxis.set_major_locator(MaxNLocator(5))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} {scale.name}".rstrip())
+    axes.tick_params(axis="y", length=0, labelsize=7.5)
+    axes.grid(axis="y", linewidth=0.5, alpha=0.18, color=INK)
+    axes.grid(visible=False, axis="x")
+    most = 3 if parts.is_narrow(width) else 6
+    step = max((count - 1) / (most - 1), 1)
+    ticks = sorted({round(step * place) for place in range(most) if step * place < count - 0.5})
+    axes.set_xticks(ticks, [f"{series.points[tick].run.at:%Y-%m-%d}" for tick in ticks])
+    for tick, label in zip(ticks, axes.get_xticklabels(), strict=True):
+        # The outermost would be cut off at the edge of the drawing.
+        if tick == count - 1 and count > 1:
+            label.set_horizontalalignment("right")
+
+
+def _draw_levels(axes: Axes, trend: Trend, scale: _Scale) -> None:
+    for begin, end, level in _levels(trend):
+        if math.isfinite(level):
+            height = scale.place(level)
+            axes.plot([begin - 0.5, end - 0.5], [height] * 2, color=INK, linewidth=1.8, alpha=0.75)
+
+
+def _draw_points(axes: Axes, series: Series, scale: _Scale, link: Link | None) -> None:
+    from matplotlib.collections import LineCollection
+
+    whiskers = [
+        [(place, scale.place(point.interval.low)), (place, scale.place(point.interval.high))]
+        for place, point in enumerate(series.points)
+        if point.interval is not None and math.isfinite(point.value)
+    ]
+    axes.add_collection(LineCollection(whiskers, colors=LINES[0], linewidths=0.7, alpha=0.6))
+    kinds: dict[str, list[int]] = {}
+    for place, value in enumerate(series.values):
+        kinds.setdefault(_marker(value, scale), []).append(place)
+    for marker, places in kinds.items():
+        failed = marker == "x"
+        marks = axes.scatter(
+            places,
+            [scale.place(series.values[place]) for place in places],
+            s=26 if failed else 15,
+            marker=marker,
+            linewidths=1.6 if failed else 0.0,
+            color=ALARM if failed else LINES[0],
+            clip_on=False,
+            zorder=3,
+        )
+        if link is not None:
+            # Every run has its mark, so a picture of it is a way to its report, too.
+            marks.set_urls([link(series.points[place]) for place in places])
+
+
+def _marker(value: float, scale: _Scale) -> str:
+    if not math.isfinite(value):
+        return "x"
+    if value > scale.high:
+        return "^"
+    return "v" if value < scale.low else "o"
+
+
+def _draw_signs(axes: Axes, changes: Sequence[Change], inches: float) -> None:
+    """Number the changes above the plot; those that are near one another at several heights."""
+    low, high = axes.get_ylim()
+    row, last = 0, -math.inf
+    for number, change in enumerate(changes, 1):
+        place = change.found.index - 0.5
+        row = (row + 1) % 3 if (place - last) * inches < _NEAR_INCHES else 0
+        last = place
+        colour = ALARM if change.state is State.OPEN else INK
+        top = high + (high - low) * (0.03 + 0.065 * row)
+        axes.plot(
+            [place] * 2, [low, top], color=colour, linewidth=0.9, linestyle=(0, (4, 2)),
+            clip_on=False,
+        )  # fmt: skip
+        weight = "bold" if change.state is State.OPEN else "normal"
+        axes.text(
+            place, top, str(number), ha="center", va="bottom", color=colour, fontweight=weight,
+            fontsize=8,
+        )  # fmt: skip

@@ -1,0 +1,182 @@
+"""What stands beside the answer: growth, noise, what is missing, each in plain sentences. Pure."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+
+from harness import stats
+from harness.metrics import METRICS, Unit
+from harness.report import wording
+from harness.report.curves import GrowthCurve
+from harness.report.tables import ArmRow, ScenarioTable
+
+MEMORY = ("pss", "uss", "cgroup-current", "available-delta")
+"""What is told of memory, side by side."""
+
+SHORT = {
+    "disk": "disk",
+    "pss": "memory (PSS)",
+    "uss": "memory (USS)",
+    "cgroup-current": "memory (cgroup)",
+    "cgroup-peak": "memory (cgroup, most)",
+    "available-delta": "memory (MemAvailable)",
+    "image-read": "read of the image",
+    "cpu": "CPU time",
+    "cpu-user": "CPU time, user",
+    "cpu-system": "CPU time, system",
+    "left-behind": "things left behind",
+}
+
+
+def growth(table: ScenarioTable) -> Iterator[str]:
+    """Say of a scale scenario what each further instance costs and what all share."""
+    curves: dict[str, dict[str, GrowthCurve]] = defaultdict(dict)
+    for curve in table.growth:
+        curves[curve.arm][curve.metric] = curve
+    for arm, by_metric in curves.items():
+        most = max(instances for curve in by_metric.values() for instances, _ in curve.points)
+        told = [
+            (SHORT[metric], curve.line)
+            for metric, curve in by_metric.items()
+            if metric in ("disk", "pss", "cgroup-current") and curve.line is not None
+        ]
+        if told:
+            each = wording.listed(
+                [f"{wording.amount_estimate(line.slope, Unit.BYTES)} {name}" for name, line in told]
+            )
+            once = wording.listed(
+                [
+                    f"{wording.amount(line.intercept.median, Unit.BYTES)} {name}"
+                    for name, line in told
+                ]
+            )
+            yield (
+                f"{arm}, up to {wording.count(most, 'instance')}: each further one takes {each}; "
+                f"shared by all: {once}."
+            )
+        failed_at = next(iter(by_metric.values())).failed_at
+        if failed_at is not None:
+            yield f"{arm}: the {wording.ordinal(failed_at)} instance could not be started."
+
+
+def starts(table: ScenarioTable) -> Iterator[str]:
+    """Say how start time changes with the instances that live already, or start together."""
+    for curves, beside in (
+        (table.start_curves, "with each instance that lives already"),
+        (table.together_curves, "with each instance that is requested at the same time"),
+    ):
+        for curve in curves:
+            if curve.line is None:
+                continue
+            slope = curve.line.slope
+            word = "grows" if slope.median >= 0 else "shrinks"
+            unclear = "" if stays_apart(slope, 0.0) else ": no trend is shown"
+            yield (
+                f"{curve.arm}: the time to ready {word} by "
+                f"{wording.amount_estimate(wording.positive(slope), Unit.NANOSECONDS)} "
+                f"{beside}{unclear}."
+            )
+
+
+def stays_apart(found: stats.Estimate, value: float) -> bool:
+    """Whether an interval leaves out a value; without an interval nothing is known."""
+    interval = found.interval
+    return interval is not None and not interval.low <= value <= interval.high
+
+
+def noise(table: ScenarioTable) -> Iterator[str]:
+    """Say what an arm against itself showed: what this host can tell apart, and what it cannot."""
+    for arm in dict.fromkeys(floor.arm for floor in table.noise):
+        floors = {floor.metric: floor for floor in table.noise if floor.arm == arm}
+        shown = [
+            floors[m] for m in ("ready", "disk", "pss", "cgroup-current", "cpu") if m in floors
+        ]
+        if not shown:
+            continue
+        pairs = wording.listed(
+            [f"{wording.share(floor.floor)} ({_short(floor.metric)})" for floor in shown]
+        )
+        found = wording.listed(
+            [f"{wording.share(floor.detectable)} ({_short(floor.metric)})" for floor in shown]
+        )
+        yield (
+            f"Noise of this host, {arm} against itself: 95 % of single pairs differ by less than "
+            f"{pairs}; {wording.count(shown[0].blocks, 'block')} find a difference of medians of "
+            f"{found} in 4 of 5 cases, and smaller ones less often."
+        )
+
+
+def undetectable(table: ScenarioTable) -> Iterator[str]:
+    """Name arms whose distance to the reference is below what this host can tell."""
+    limits = [floor.detectable for floor in table.noise if floor.metric == "ready"]
+    if not limits:
+        return
+    small = [
+        row.arm
+        for row in table.rows
+        if row.ratio is not None
+        and row.repeats is None
+        and row.ratio.estimate.is_reached
+        and abs(row.ratio.estimate.median - 1) < min(limits)
+    ]
+    if small:
+        yield (
+            f"Differences of {wording.listed(small)} to {table.reference} are below the smallest "
+            f"that this host tells apart, {wording.share(min(limits))}."
+        )
+
+
+def missing(table: ScenarioTable) -> Iterator[str]:
+    """Say what has no value, in which arms and why: the same reason once."""
+    told: dict[str, dict[tuple[str, ...], list[str]]] = defaultdict(lambda: defaultdict(list))
+    for row in table.rows:
+        by_reason: dict[str, list[str]] = defaultdict(list)
+        for metric, reason in row.missing.items():
+            by_reason[reason].append(metric)
+        for reason, lacking in by_reason.items():
+            told[reason][tuple(lacking)].append(row.arm)
+    for reason, groups in told.items():
+        for metrics, arms in groups.items():
+            names = _names(metrics)
+            everywhere = len(arms) == len(table.rows) > 1
+            arms_told = "any arm" if everywhere else wording.listed(arms)
+            if reason == "not measured":
+                yield f"Not measured in {arms_told}: {names}."
+            else:
+                yield f"No value for {names} in {arms_told}: {reason.rstrip('.')}."
+
+
+def outliers(table: ScenarioTable) -> Iterator[str]:
+    """Say how many samples lie far out, and that they count."""
+    told = [
+        f"{len(row.shape.outliers)} in {row.arm}"
+        for row in table.rows
+        if row.shape is not None and row.shape.outliers
+    ]
+    if told:
+        yield (
+            f"Times to ready far from the others of their arm: {wording.listed(told)}. They are "
+            "shown, and none was removed."
+        )
+
+
+def memory(row: ArmRow) -> str:
+    """The metric by which an arm's memory is told in a sentence, or an empty string."""
+    return next((metric for metric in MEMORY[:3] if metric in row.metrics), "")
+
+
+def _names(metrics: tuple[str, ...]) -> str:
+    names = list(metrics)
+    if set(MEMORY) <= set(names):
+        names = ["memory", *(name for name in names if name not in (*MEMORY, "cgroup-peak"))]
+    if {"cpu-user", "cpu-system"} <= set(names):
+        names = ["cpu", *(name for name in names if not name.startswith("cpu"))]
+    return wording.listed([_short(name) for name in names])
+
+
+def _short(metric: str) -> str:
+    known = METRICS.get(metric)
+    return SHORT.get(
+        metric, metric if known is None else known.title if metric != "ready" else metric
+    )

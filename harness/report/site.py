@@ -1,0 +1,301 @@
+"""A static site of a history: an index, a page a series, and the report of every run.
+
+Plain files with relative links: it works from file://, from any web server and any folder of one,
+without a script. The reports are made from the records, not copied: a site of artifacts from
+elsewhere holds nothing but what this Steelyard has drawn.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+from harness.errors import RecordError
+from harness.history import Point, RunRef, Series
+from harness.records import RUN_FILE, TRIALS_FILE
+from harness.report import render, wording, write_files
+from harness.report.charts import parts
+from harness.report.charts.trend import Link, figure_of, file_name, trend_chart
+from harness.report.drawing import THEMED, Chart
+from harness.trends import Change, State, Trend, Trends, change_in_words, size_of
+
+INDEX, PAGE = "site-index.html.j2", "site-series.html.j2"
+WORTH_A_PROCESS = 4
+"""A process is worth starting for so many reports."""
+SERIES_FOLDER, RUNS_FOLDER = "series", "runs"
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A cell of a table: its text, and where it leads; an empty link leads nowhere."""
+
+    text: str
+    link: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The series of one scenario in one setting.
+
+    Attributes:
+        title: Scenario and setting.
+        host: The class of host in words.
+        rows: A row a series.
+    """
+
+    title: str
+    host: str
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+def write_site(found: Trends, folder: Path) -> tuple[Path, ...]:
+    """Write the site; files of an older one are replaced, and none is deleted.
+
+    The report of a run is made when it is not there or older than its records.
+
+    Returns:
+        Every page, the index first.
+
+    Raises:
+        RecordError: A file cannot be written.
+    """
+    reports = _reports(found, folder)
+    pages = {folder / "index.html": render_index(found).encode()}
+    for trend in found.trends:
+        page = folder / SERIES_FOLDER / f"{file_name(trend.series.id)}.html"
+        pages[page] = render_series(trend, reports).encode()
+    write_files(pages)
+    return (*pages, *(folder / RUNS_FOLDER / name for name in reports.values()))
+
+
+def render_index(found: Trends) -> str:
+    """Make the page of all series."""
+    opened = [(trend, change) for trend in found.trends for change in trend.open]
+    runs = found.history.runs
+    return _rendered(
+        INDEX,
+        title="What the box costs, run by run",
+        answer=_answer(len(opened)),
+        is_fine=not opened,
+        opened=[(_series_cell(trend, full=True), _news(trend, change)) for trend, change in opened],
+        groups=list(_groups(found.trends)),
+        heads=("series", "runs", "newest", "level since", "last change"),
+        span=f"{wording.count(len(runs), 'run')}, {runs[0].at:%Y-%m-%d} to {runs[-1].at:%Y-%m-%d}"
+        if runs
+        else "no run",
+        notes=(*found.history.problems, *found.stale),
+    )
+
+
+def render_series(trend: Trend, reports: Mapping[RunRef, str]) -> str:
+    """Make the page of one series.
+
+    Args:
+        trend: The series.
+        reports: Of runs that have one: its file.
+    """
+
+    def link(point: Point) -> str | None:
+        name = reports.get(point.run)
+        return f"../{RUNS_FOLDER}/{name}" if name else None
+
+    series = trend.series
+    chart: Chart = trend_chart(trend, link)
+    return _rendered(
+        PAGE,
+        title=f"{series.id.scenario}, {series.id.arm}: {series.id.quantity.title}",
+        trend=trend,
+        series=series,
+        answer=_series_answer(trend),
+        is_fine=not trend.open and trend.is_judged,
+        badge="open" if trend.open else change_in_words(trend),
+        wide=_without_keys(chart.inline_wide),
+        narrow=_without_keys(chart.inline_narrow),
+        caption=chart.told.caption,
+        change_heads=("change", "began with", "the one before", "from", "to", "state"),
+        changes=[_change_row(trend, number, link) for number in range(len(trend.changes))],
+        heads=("run", "commit", "median [95 %]", "trials"),
+        points=[_point_row(series, point, link(point)) for point in reversed(series.points)],
+        where=[
+            ("Series", str(series.id)),
+            ("Host", series.host),
+            ("Points needed to see a change", str(trend.wanted)),
+        ],
+    )
+
+
+def _reports(found: Trends, folder: Path) -> dict[RunRef, str]:
+    """Make the reports that are wanted; returns the file of each run that has one."""
+    taken: set[str] = set()
+    names: dict[RunRef, str] = {}
+    wanted: list[tuple[Path, Path]] = []
+    for run in found.history.runs:
+        if run.folder is None:
+            continue
+        name = _report_name(run, taken)
+        path = folder / RUNS_FOLDER / name
+        if not _is_newer(path, run.folder):
+            wanted.append((run.folder, path))
+        names[run] = name
+    _make_reports(wanted)
+    return {run: name for run, name in names.items() if (folder / RUNS_FOLDER / name).exists()}
+
+
+def _make_reports(wanted: Sequence[tuple[Path, Path]]) -> None:
+    """Make the reports of run folders, several at a time where they are many."""
+    workers = min(len(os.sched_getaffinity(0)), len(wanted) // WORTH_A_PROCESS)
+    if workers < 2:
+        for folder, path in wanted:
+            _make_report(folder, path)
+        return
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        for done in [pool.submit(_make_report, *one) for one in wanted]:
+            done.result()
+
+
+def _make_report(folder: Path, path: Path) -> None:
+    from harness.report.scan import read_data
+    from harness.report.tables import summarise
+
+    try:
+        data = read_data(folder)
+    except RecordError:
+        return  # its records have gone, or changed, since they were gathered
+    write_files({path: render([summarise(data)], "html")})
+
+
+def _report_name(run: RunRef, taken: set[str]) -> str:
+    """A file name that no other run has; identifiers come from records and may be anything."""
+    plain = parts.slug(run.run_id)[:80]
+    name, number = plain, 1
+    while name in taken:
+        number += 1
+        name = f"{plain}-{number}"
+    taken.add(name)
+    return f"{name}.html"
+
+
+def _is_newer(path: Path, folder: Path) -> bool:
+    try:
+        made = path.stat().st_mtime_ns
+        records = [folder / name for name in (RUN_FILE, TRIALS_FILE)]
+        return all(made > one.stat().st_mtime_ns for one in records if one.exists())
+    except OSError:
+        return False
+
+
+def _groups(trends: Sequence[Trend]) -> Iterator[Group]:
+    def key(trend: Trend) -> tuple[str, str]:
+        return trend.series.id.scenario, trend.series.id.setting
+
+    for (scenario, setting), members in groupby(sorted(trends, key=key), key=key):
+        rows = list(members)
+        yield Group(
+            f"{scenario} on {setting}", rows[0].series.host, tuple(_index_row(one) for one in rows)
+        )
+
+
+def _index_row(trend: Trend) -> tuple[Cell, ...]:
+    series = trend.series
+    unit = series.id.quantity.unit
+    return (
+        _series_cell(trend),
+        Cell(str(len(series.points))),
+        Cell(wording.amount(series.points[-1].value, unit)),
+        Cell(series.points[trend.level_begins].label),
+        Cell(change_in_words(trend)),
+    )
+
+
+def _series_cell(trend: Trend, *, full: bool = False) -> Cell:
+    name = trend.series.id
+    scenario = f"{name.scenario}, " if full else ""
+    return Cell(f"{scenario}{name.arm}: {name.metric}", f"{SERIES_FOLDER}/{file_name(name)}.html")
+
+
+def _news(trend: Trend, change: Change) -> str:
+    return f"{size_of(trend.series, change)}, began with {change.first.label}"
+
+
+def _change_row(trend: Trend, number: int, link: Link) -> tuple[Cell, ...]:
+    change, unit = trend.changes[number], trend.series.id.quantity.unit
+    reason = f": {change.reason}" if change.reason else ""
+    return (
+        Cell(f"{number + 1}: {size_of(trend.series, change)}"),
+        Cell(change.first.label, link(change.first) or ""),
+        Cell(change.last.label, link(change.last) or ""),
+        Cell(wording.amount(change.found.before, unit)),
+        Cell(wording.amount(change.found.after, unit)),
+        Cell(f"{change.state}{reason}"),
+    )
+
+
+def _point_row(series: Series, point: Point, link: str | None) -> tuple[Cell, ...]:
+    return (
+        Cell(f"{point.run.at:%Y-%m-%d %H:%M}", link or ""),
+        Cell(point.commit or wording.NONE),
+        Cell(figure_of(series, point)),
+        Cell(str(point.count)),
+    )
+
+
+def _answer(opened: int) -> str:
+    if not opened:
+        return "No change for the worse is open."
+    verb = "is" if opened == 1 else "are"
+    return f"{wording.count(opened, 'change')} for the worse {verb} open."
+
+
+def _series_answer(trend: Trend) -> str:
+    if trend.open:
+        change = trend.open[0]
+        size = size_of(trend.series, change)
+        return f"{size} since {change.first.label}, and nobody has said that it is meant."
+    if not trend.is_judged:
+        count = wording.count(len(trend.series.points), "run")
+        return f"Too few runs to tell: {count}, and {trend.wanted} are needed."
+    if not trend.changes:
+        return f"No change in {wording.count(len(trend.series.points), 'run')}."
+    change = trend.changes[-1]
+    ending = {
+        State.ACKNOWLEDGED: f"acknowledged: {change.reason}",
+        State.UNDONE: "taken back since",
+        State.SMALL: "too small to matter",
+    }.get(change.state, "for the better")
+    return f"{size_of(trend.series, change)} since {change.first.label}, {ending}."
+
+
+def _without_keys(drawing: str) -> str:
+    """Marks lead to reports for a pointer; the keys and the ear have the same links in the table.
+
+    matplotlib would open each in a new window.
+    """
+    return drawing.replace(' target="_blank"', ' tabindex="-1"')
+
+
+def _rendered(template: str, **values: object) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    jinja = Environment(
+        loader=PackageLoader("harness.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    # As in a report: only our own drawings pass unescaped.
+    jinja.filters["drawing"] = Markup
+    text = jinja.get_template(template).render(
+        light={name: colour for colour, (name, _) in THEMED.items()},
+        dark=dict(THEMED.values()),
+        **values,
+    )
+    return text.encode("utf-8", "replace").decode()
