@@ -1,0 +1,141 @@
+"""`steelyard check`: does a run keep its budgets, and is it as good as an earlier one?"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from harness.outputs.emit import emit, format_option
+
+if TYPE_CHECKING:
+    from harness.model import Run, Scenario
+
+_RESULTS = Path("results")
+
+
+@click.command()
+@click.argument("folder", required=False, metavar="[RUN]", type=click.Path(path_type=Path))
+@click.option(
+    "--run",
+    "scenarios",
+    multiple=True,
+    metavar="SCENARIO",
+    help="Take a run of it first, and judge that. Repeatable.",
+)
+@click.option(
+    "--arm",
+    "arms",
+    multiple=True,
+    metavar="ARM",
+    help="With --run: only this arm, as for `steelyard run`. Repeatable.",
+)
+@click.option("--blocks", type=click.IntRange(min=1), metavar="N", help="With --run: so many.")
+@click.option(
+    "--baseline",
+    metavar="RUN",
+    type=click.Path(path_type=Path),
+    help="An earlier run of the same kind of host: what `of = 'baseline'` means, and without "
+    "budgets of that kind what every metric is held against.",
+)
+@click.option(
+    "--within",
+    metavar="PERCENT",
+    default="5%",
+    show_default=True,
+    help="Against a baseline without budgets: how much more is allowed.",
+)
+@format_option
+def check(
+    folder: Path | None,
+    scenarios: tuple[str, ...],
+    arms: tuple[str, ...],
+    blocks: int | None,
+    baseline: Path | None,
+    within: str,
+    formats: tuple[tuple[str, str], ...],
+) -> int:
+    """Hold a run against the budgets of its scenarios.
+
+    RUN is the folder of a run, by default the newest in results/. Exit code: 0 all is within its
+    budget, 1 something is not, 2 the question was wrong, 3 it cannot be told.
+    """
+    from harness.check import check as judge
+    from harness.records import read_run
+
+    allowed = _percent(within)
+    if scenarios and folder is not None:
+        raise click.UsageError(
+            "RUN and --run exclude each other: a run that is there, or a new one"
+        )
+    if not scenarios and (arms or blocks):
+        raise click.UsageError("--arm and --blocks say how to take a run: give --run SCENARIO too")
+    # Before a run is taken: a wrong name is told at once.
+    against = None if baseline is None else read_run(baseline)
+    directory = _take(scenarios, arms, blocks) if scenarios else folder or _newest()
+    run = _with_budgets_of_today(read_run(directory))
+    judgement = judge(run, against, within=allowed)
+    return emit(judgement, formats)
+
+
+def _percent(text: str) -> float:
+    number = text.strip().removesuffix("%")
+    try:
+        value = float(number) / 100
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 100:
+        message = f"{text!r} is no percentage; write it like 5%"
+        raise click.BadParameter(message, param_hint="--within")
+    return value
+
+
+def _newest() -> Path:
+    from harness.errors import RecordError
+    from harness.records import find_runs
+
+    # A run's identifier begins with its time; others, such as `reference`, were named by somebody.
+    found = [path for path in find_runs(_RESULTS) if path.name[:1].isdecimal()]
+    if not found:
+        message = f"{_RESULTS} holds no run; name one, or take one by --run SCENARIO"
+        raise RecordError(message)
+    return found[-1]
+
+
+def _take(scenarios: tuple[str, ...], arms: tuple[str, ...], blocks: int | None) -> Path:
+    """Take a run as `steelyard run` does; failed trials are judged too."""
+    from harness.errors import RecordError
+    from harness.records import find_runs
+    from harness.run_command import run
+
+    before = set(find_runs(_RESULTS))
+    arguments = list(scenarios)
+    arguments += [word for arm in arms for word in ("--arm", arm)]
+    arguments += [] if blocks is None else ["--blocks", str(blocks)]
+    run.main(arguments, prog_name="steelyard run", standalone_mode=False)
+    taken = [path for path in find_runs(_RESULTS) if path not in before]
+    if not taken:
+        message = f"the run left nothing in {_RESULTS} to judge; look at what it said above"
+        raise RecordError(message)
+    return taken[-1]
+
+
+def _with_budgets_of_today(run: Run) -> Run:
+    """The run with the budgets that its scenario files have now, where they are still there.
+
+    A budget is a wish and not a circumstance of the measurement: who has just written one wants
+    the run that is there to be held against it.
+    """
+    scenarios = tuple(_with_budgets(scenario) for scenario in run.info.scenarios)
+    return replace(run, info=replace(run.info, scenarios=scenarios))
+
+
+def _with_budgets(scenario: Scenario) -> Scenario:
+    from harness.scenario import load_scenario
+
+    path = Path(scenario.path)
+    if not path.is_file():
+        return scenario
+    return replace(scenario, budgets=load_scenario(path).budgets)

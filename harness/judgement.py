@@ -1,0 +1,103 @@
+"""What a comparison or a check comes to: findings with their evidence, as values. Pure.
+
+Whoever judges (a budget, a baseline, a paired run, a history) makes a `Judgement`; whoever tells
+(terminal, Markdown, JUnit, GitHub, JSON, badge) reads one. "Cannot tell" is a verdict of its own:
+it is neither a pass nor a failure, and it always says what would be needed to tell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from types import MappingProxyType
+
+from harness.metrics import METRICS, Metric
+from harness.stats import Interval
+
+
+class Verdict(StrEnum):
+    """What the evidence says of one metric of one arm."""
+
+    BETTER = "better"
+    SAME = "same"
+    """The interval lies within the margin that was asked for."""
+    WORSE = "worse"
+    CANNOT_TELL = "cannot tell"
+
+
+class ExitCode(IntEnum):
+    """How `check`, `compare` and `history --check` end."""
+
+    FINE = 0
+    REGRESSED = 1
+    USAGE = 2
+    CANNOT_TELL = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The verdict on one metric of one arm.
+
+    Attributes:
+        scenario: Scenario name.
+        arm: Arm name.
+        metric: A key of `harness.metrics.METRICS`.
+        verdict: What the evidence says.
+        sentence: The same in plain words, with its figures; what to do if it cannot be told.
+        value: Median of what was judged, in the metric's unit; None if there is none.
+        reference: Median of what it was held against; None for an absolute budget.
+        ratio: `value` as a multiple of `reference`, paired where they come from one run.
+        interval: Of the ratio, or of `value` for an absolute budget.
+        limit: What the ratio, or the value, may at most be; None if nothing was asked for.
+        detectable: Smallest relative difference that this much evidence finds in 80 % of cases.
+        blocks: Pairs or trials that it rests on.
+        source: `scenarios/hello.toml:12` of the budget, for annotations; empty if none.
+    """
+
+    scenario: str
+    arm: str
+    metric: str
+    verdict: Verdict
+    sentence: str
+    value: float | None = None
+    reference: float | None = None
+    ratio: float | None = None
+    interval: Interval | None = None
+    limit: float | None = None
+    detectable: float | None = None
+    blocks: int = 0
+    source: str = ""
+
+    @property
+    def quantity(self) -> Metric:
+        """Its metric with unit and title."""
+        return METRICS[self.metric]
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """All findings of one question, and the reasons why some could not be had.
+
+    Attributes:
+        question: What was asked, one line: `results/x against its budgets`.
+        findings: In the order of scenarios, arms, metrics.
+        refusals: Why something was not judged at all (other host, other accelerator, too few
+            blocks, a gate below the noise floor), a sentence each that says what to do.
+        facts: More to print: mean blocks to decide, seed, revisions.
+    """
+
+    question: str
+    findings: tuple[Finding, ...]
+    refusals: tuple[str, ...] = ()
+    facts: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """Regressed if anything is worse; else undecided if anything is; else fine."""
+        verdicts = {finding.verdict for finding in self.findings}
+        if Verdict.WORSE in verdicts:
+            return ExitCode.REGRESSED
+        if Verdict.CANNOT_TELL in verdicts or self.refusals or not self.findings:
+            return ExitCode.CANNOT_TELL
+        return ExitCode.FINE
