@@ -1,0 +1,252 @@
+"""Arms whose trials another process takes: a worker of another revision of Steelyard.
+
+See `harness.worker` for what is said between the two.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from harness.backend import Availability, Instance, Progress
+from harness.diagnostics import Diagnostic
+from harness.errors import HarnessError, LaunchFailedError, PrepareError
+from harness.interruption import Interruption
+from harness.json_form import ShapeError, decode, encode
+from harness.model import Arm, ArmRecord, DiskPart, Scenario, Trial
+from harness.schedule import Slot
+
+if TYPE_CHECKING:
+    from harness.lab import Lab
+
+MODULE = "harness.worker"
+_PATIENCE_S = 30.0
+"""For a worker to remove what it has, once it is told to end."""
+
+
+class Worker:
+    """A process that takes trials with the code of one folder.
+
+    Args:
+        tree: A copy of Steelyard.
+        revision: What it is called in sentences and records.
+
+    Raises:
+        PrepareError: The copy has no worker, or it does not start.
+    """
+
+    def __init__(self, tree: Path, revision: str) -> None:
+        self.revision = revision
+        if not (tree / (MODULE.replace(".", "/") + ".py")).is_file():
+            message = f"revision {revision} cannot be compared: it is older than {MODULE}, which "
+            raise PrepareError(f"{message}takes its trials; name a later one")
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
+        self._process = subprocess.Popen(
+            # -P: the folder that the user stands in may be another Steelyard.
+            [sys.executable, "-P", "-m", MODULE],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env={**os.environ, "PYTHONPATH": str(tree)},
+            # Ctrl-C at the terminal is for us, who then end the worker in order.
+            process_group=0,
+        )
+        try:
+            hello = self._answer()
+            self._refuse_strangers(Path(str(hello.get("file"))), tree)
+        except BaseException:
+            self.close()
+            raise
+
+    def ask(self, question: Mapping[str, Any], progress: Progress | None = None) -> Any:
+        """Put a question and wait for the answer.
+
+        Raises:
+            HarnessError: The answer is an error, or the worker has ended.
+        """
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(question).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._gone() from None
+        while True:
+            answer = self._answer()
+            if "error" in answer:
+                raise HarnessError(f"revision {self.revision}: {answer['error']}")
+            if "progress" not in answer:
+                return answer
+            if progress is not None:
+                progress(str(answer["progress"]))
+
+    def close(self) -> None:
+        """End it, and wait until it has removed what it had. Idempotent."""
+        process = self._process
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
+        try:
+            if process.poll() is None:
+                # The end of its input would do, but not in the middle of a trial.
+                process.send_signal(signal.SIGTERM)
+                process.wait(_PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        finally:
+            self._errors.close()
+
+    def _refuse_strangers(self, file: Path, tree: Path) -> None:
+        if not file.resolve().is_relative_to(tree.resolve()):
+            message = f"the worker of revision {self.revision} runs {file}"
+            raise PrepareError(f"{message}; take that out of Python's path")
+
+    def _answer(self) -> Mapping[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise self._gone()
+        answer: Mapping[str, Any] = json.loads(line)
+        return answer
+
+    def _gone(self) -> HarnessError:
+        self._process.wait()
+        self._errors.seek(0)
+        said = self._errors.read().decode(errors="replace").strip().splitlines()
+        message = f"the worker of revision {self.revision} has ended"
+        return PrepareError(f"{message}: {said[-1] if said else 'without a word'}")
+
+
+@contextlib.contextmanager
+def worker(tree: Path, revision: str) -> Iterator[Worker]:
+    """A worker, for as long as it is needed."""
+    process = Worker(tree, revision)
+    try:
+        yield process
+    finally:
+        process.close()
+
+
+class RemoteBackend:
+    """A backend each of whose arms is another worker's.
+
+    Implements `harness.backend.Backend`.
+
+    Attributes:
+        name: Of the backend that the workers are to use.
+        options: Theirs are not known here.
+    """
+
+    options: Mapping[str, str] = MappingProxyType({})
+
+    def __init__(self, name: str, workers: Mapping[str, Worker]) -> None:
+        """Nothing is asked yet.
+
+        Args:
+            name: As scenario files spell it.
+            workers: Arm name -> who takes its trials.
+        """
+        self.name = name
+        self._workers = workers
+
+    def check_options(self, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """Nothing: each revision judges for itself when it prepares."""
+        del options
+        return ()
+
+    def availability(self) -> Availability:
+        """As far as is known here; each revision judges for itself when it prepares."""
+        return Availability(True, "by workers")
+
+    def prepare(
+        self, scenario: Scenario, arm: Arm, lab: Lab | None, progress: Progress
+    ) -> RemoteArm:
+        """See `harness.backend.Backend.prepare`; the worker has a lab of its own."""
+        del lab
+        process = self._workers[arm.name]
+        question = {"do": "prepare", "scenario": encode(scenario, ""), "arm": arm.name}
+        try:
+            answer = process.ask(question, progress)
+            record: ArmRecord = _decoded(ArmRecord, answer["record"], process.revision)
+        except PrepareError:
+            raise
+        except HarnessError as error:
+            raise PrepareError(str(error)) from error
+        return RemoteArm(process, record)
+
+
+class RemoteArm:
+    """An arm that a worker has prepared.
+
+    Implements `harness.backend.PreparedArm`, and `harness.trial.TakesTrials`.
+
+    Attributes:
+        facts: What the worker says will run, and its revision.
+        diagnostics: Doubts about the arm.
+    """
+
+    def __init__(self, process: Worker, record: ArmRecord) -> None:
+        self.facts: Mapping[str, str] = MappingProxyType(
+            {**record.facts, "revision": process.revision}
+        )
+        self.diagnostics: tuple[Diagnostic, ...] = record.diagnostics
+        self._process = process
+        self._record = record
+
+    def take_trial(self, slot: Slot, interruption: Interruption) -> Trial:
+        """Have the worker take one.
+
+        Raises:
+            Interrupted: By a signal. The worker removes the instance when it is closed.
+            HarnessError: The worker has ended.
+        """
+        question = {
+            "do": "trial",
+            "scenario": slot.scenario,
+            "arm": slot.arm,
+            "block": slot.block,
+            "position": slot.position,
+        }
+        with interruption.safe():
+            answer = self._process.ask(question)
+        trial: Trial = _decoded(Trial, answer["trial"], self._process.revision)
+        return trial
+
+    def disk_parts(self) -> tuple[DiskPart, ...]:
+        """See `harness.backend.PreparedArm.disk_parts`."""
+        return self._record.disk
+
+    def initial_disk_parts(self) -> tuple[DiskPart, ...]:
+        """See `harness.backend.PreparedArm.initial_disk_parts`."""
+        return self._record.initial_disk
+
+    def image_paths(self) -> tuple[Path, ...]:
+        """None here: the worker evicts what it reads."""
+        return ()
+
+    def launch(self, name: str) -> Instance:
+        """Not from here."""
+        message = f"{name}: the instances of revision {self._process.revision} are its worker's"
+        raise LaunchFailedError(message)
+
+    def close(self) -> None:
+        """The worker closes its arms when it ends."""
+
+
+def _decoded(kind: type, document: object, revision: str) -> Any:
+    try:
+        return decode(kind, document, "")
+    except ShapeError as error:
+        message = f"revision {revision} records what this Steelyard does not know"
+        what = f"{error.field}: {error.problem}"
+        raise HarnessError(f"{message} ({what}); compare from the newer of the two") from error
