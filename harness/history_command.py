@@ -1,0 +1,218 @@
+"""`steelyard history`: what many runs say together, and with which commit each change began."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from harness.outputs.emit import emit, format_option
+
+if TYPE_CHECKING:
+    from harness.history import Series
+    from harness.trends import Trend, Trends
+
+_RESULTS = Path("results")
+_ALL = "all"
+
+
+@click.command()
+@click.argument("places", nargs=-1, metavar="[DIR…]", type=click.Path(path_type=Path))
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    metavar="METRIC",
+    help="Follow this one; `all` for every one. Repeatable. Default: ready, cpu, pss, disk, "
+    "disk-shared.",
+)
+@click.option(
+    "--commit-of",
+    default="steelyard_revision",
+    show_default=True,
+    metavar="FACT",
+    help="The recorded fact that names what was measured: of the host, or of an arm, such as "
+    "`image`.",
+)
+@click.option("--check", is_flag=True, help="Fail if a change for the worse is open.")
+@click.option(
+    "--acknowledged",
+    default="steelyard-acknowledged.toml",
+    show_default=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Which changes are meant, and why.",
+)
+@click.option(
+    "--within",
+    metavar="PERCENT",
+    default="1%",
+    show_default=True,
+    help="A smaller change for the worse does not fail; of exact figures (disk) any does.",
+)
+@click.option(
+    "--site",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write pages: all series, one page each, and the report of each run.",
+)
+@click.option(
+    "--charts",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Write the chart of each series as SVG.",
+)
+@click.option(
+    "--export",
+    metavar="FILE.parquet",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Write all trials as one table, which can be named as DIR later.",
+)
+@format_option
+def history(
+    places: tuple[Path, ...],
+    metrics: tuple[str, ...],
+    commit_of: str,
+    check: bool,
+    acknowledged: Path,
+    within: str,
+    site: Path | None,
+    charts: Path | None,
+    export: Path | None,
+    formats: tuple[tuple[str, str], ...],
+) -> int:
+    """Follow medians over many runs, and find where they changed.
+
+    DIR is a run, a folder that holds runs at any depth, or a Parquet table; by default results/.
+    A series is a scenario, an arm, a metric and a class of host: other hosts have series of their
+    own. With --check, exit code: 0 no change for the worse is open, 1 one is, 2 the question was
+    wrong, 3 there are too few points to tell.
+    """
+    from harness.acknowledged import read_acknowledged
+    from harness.gathering import gather
+    from harness.trends import judge, trends_of
+
+    if formats and not check:
+        raise click.UsageError("--format is a form of the verdict: give --check too")
+    places = places or (_RESULTS,)
+    entries = read_acknowledged(acknowledged)  # before the work: a mistake in it is told at once
+    small = _percent(within)
+    found = trends_of(gather(places, _metrics(metrics), commit_of), entries, within=small)
+    for sentence in (*found.history.problems, *found.stale):
+        click.echo(_printable(f"steelyard: {sentence}"), err=True)
+    _write(found, site, charts)
+    if export is not None:
+        from harness.gathering import export_runs
+
+        trials = export_runs(places, found.history, export)
+        click.echo(f"written: {export}, {trials} trials", err=True)
+    if check:
+        return emit(judge(found, f"history of {', '.join(map(str, places))}"), formats)
+    if site is None and charts is None and export is None:
+        for line in lines_of(found):
+            click.echo(_printable(line))
+    return 0
+
+
+def _printable(line: str) -> str:
+    """Names in records may hold what no terminal should get."""
+    return "".join(one if one.isprintable() or one == "\n" else "\ufffd" for one in line)
+
+
+def _metrics(names: tuple[str, ...]) -> tuple[str, ...]:
+    from harness.history import METRICS_OF_INTEREST
+    from harness.metrics import METRICS
+    from harness.words import did_you_mean
+
+    if _ALL in names:
+        return tuple(METRICS)
+    for name in names:
+        if name not in METRICS:
+            message = f"there is no metric {name!r}; {did_you_mean(name, (*METRICS, _ALL))}"
+            raise click.BadParameter(message, param_hint="--metric")
+    return names or METRICS_OF_INTEREST
+
+
+def _percent(text: str) -> float:
+    try:
+        value = float(text.strip().removesuffix("%")) / 100
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 100:
+        message = f"{text!r} is no percentage; write it like 1%"
+        raise click.BadParameter(message, param_hint="--within")
+    return value
+
+
+def _write(found: Trends, site: Path | None, charts: Path | None) -> None:
+    if charts is not None:
+        from harness.report import write_files
+        from harness.report.charts.trend import trend_chart
+
+        drawn = [trend_chart(trend) for trend in found.trends]
+        write_files({charts / f"{chart.name}.svg": chart.svg for chart in drawn})
+        click.echo(f"written: {len(drawn)} charts in {charts}", err=True)
+    if site is not None:
+        from harness.report.site import write_site
+
+        pages = write_site(found, site)
+        click.echo(f"written: {site / 'index.html'} and {len(pages) - 1} more pages", err=True)
+
+
+def lines_of(found: Trends) -> Iterator[str]:
+    """The history as text: a table for each scenario and setting, then the changes."""
+    from harness.acknowledged import entry_for
+    from harness.trends import State, describe
+
+    for (scenario, setting), trends in groupby(
+        sorted(found.trends, key=lambda one: (one.series.id.scenario, one.series.id.setting)),
+        key=lambda one: (one.series.id.scenario, one.series.id.setting),
+    ):
+        group = list(trends)
+        yield f"{scenario} on {setting} ({group[0].series.host})"
+        yield from _table(group)
+        yield ""
+    changed = [(trend, change) for trend in found.trends for change in trend.changes]
+    if not changed:
+        yield "No series has changed, as far as can be told."
+    for trend, change in changed:
+        reason = f": {change.reason}" if change.reason else ""
+        yield f"{trend.series.id}: {change.state}{reason}"
+        yield f"    {describe(trend.series, change)}"
+    opened = [(trend, change) for trend, change in changed if change.state is State.OPEN]
+    if opened:
+        yield ""
+        yield "To acknowledge what is meant, add to steelyard-acknowledged.toml, with a reason:"
+    for trend, change in opened:
+        yield ""
+        yield entry_for(trend.series, change.found.index).rstrip()
+
+
+def _table(trends: Sequence[Trend]) -> Iterator[str]:
+    head = ("arm", "metric", "points", "newest", "level since", "last change")
+    rows = [head, *(_row(trend) for trend in trends)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
+    for row in rows:
+        cells = [
+            cell.rjust(width) if column in (2, 3) else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        yield f"  {'  '.join(cells)}".rstrip()
+
+
+def _row(trend: Trend) -> tuple[str, ...]:
+    from harness.spelling import spell
+    from harness.trends import change_in_words
+
+    series: Series = trend.series
+    return (
+        series.id.arm,
+        series.id.metric,
+        str(len(series.points)),
+        spell(series.id.quantity.unit, series.points[-1].value),
+        series.points[trend.level_begins].label[:16],
+        change_in_words(trend),
+    )

@@ -1,0 +1,447 @@
+"""Histories: what becomes a series, where it changed, what is open, and every refusal."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import shutil
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from harness.acknowledged import Acknowledgement, entry_for, read_acknowledged
+from harness.changes import fewest_points
+from harness.errors import RecordError
+from harness.gathering import gather
+from harness.history import (
+    FEWEST_EQUAL,
+    History,
+    Point,
+    RunRef,
+    Series,
+    SeriesId,
+)
+from harness.history_command import history as command
+from harness.judgement import ExitCode, Verdict
+from harness.model import CacheState, Outcome, Run
+from harness.trends import State, Trend, Trends, exact_changes, judge, trends_of
+from tests.support.histories import START, commit, one_run, write_history, write_run
+
+STEP, DISK_STEP, RUNS = 14, 20, 26
+
+
+def stepped(number: int) -> Run:
+    return one_run(
+        number,
+        factor=1.5 if number >= STEP else 1.0,
+        more_disk=4096 if number >= DISK_STEP else 0,
+    )
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("history")
+    write_history(folder, RUNS, stepped)
+    return folder
+
+
+def only(found: Trends, metric: str) -> Trend:
+    (trend,) = (one for one in found.trends if one.series.id.metric == metric)
+    return trend
+
+
+def invoke(*arguments: object) -> tuple[int, str, str]:
+    result = CliRunner().invoke(command, [str(one) for one in arguments], standalone_mode=False)
+    if result.exception is not None:
+        raise result.exception
+    return int(result.return_value), result.stdout, result.stderr
+
+
+def made(values: Sequence[float], metric: str = "ready", setting: str = "host") -> Series:
+    """A series of made-up values."""
+    points = tuple(
+        Point(
+            RunRef(f"run-{number}", START + timedelta(days=number), None, 8, ended=True),
+            commit(number),
+            value,
+            None,
+            8,
+            is_exact=False,
+        )
+        for number, value in enumerate(values)
+    )
+    return Series(SeriesId("hello", "container", metric, setting), "a host", points)
+
+
+def noisy(*levels: tuple[int, float]) -> list[float]:
+    """So many values around each level."""
+    place = iter(range(1000))
+    return [
+        level * (1 + 0.01 * math.sin(7.3 * next(place)))
+        for count, level in levels
+        for _ in range(count)
+    ]
+
+
+def trends(*series: Series, acknowledged: Sequence[Acknowledgement] = (), **more: Any) -> Trends:
+    return trends_of(History((), series), acknowledged, **more)
+
+
+# --- what becomes a series
+
+
+def test_a_series_for_each_arm_metric_and_setting_in_the_order_of_time(tmp_path: Path) -> None:
+    for number in (3, 0, 2, 1):
+        write_run(one_run(number, arms=("container", "vm-micro")), tmp_path / str(9 - number))
+    found = gather([tmp_path], ("ready", "disk-shared"))
+    assert [str(series.id).rpartition("@")[0] for series in found.series] == [
+        f"hello/{arm}/{metric}"
+        for arm in ("container", "vm-micro")
+        for metric in ("disk-shared", "ready")
+    ]
+    assert {series.id.setting.rpartition("-")[2] for series in found.series} == {"native", "tcg"}
+    for series in found.series:
+        assert [point.commit for point in series.points] == [commit(n) for n in range(4)]
+        assert all(point.count == 8 for point in series.points)
+    assert found.problems == ()
+
+
+def test_a_point_is_the_median_of_counted_trials(tmp_path: Path) -> None:
+    run = one_run(1)
+    write_run(run, tmp_path / "run")
+    (series,) = gather([tmp_path], ("ready",)).series
+    times = sorted(trial.milestones_ns["ready"] for trial in run.trials if trial.block >= 0)  # type: ignore[index]
+    (point,) = series.points
+    assert point.value == (times[3] + times[4]) / 2
+    assert point.interval is not None
+    assert point.interval.low <= point.value <= point.interval.high
+
+
+def test_hosts_accelerators_and_cold_starts_are_series_of_their_own(tmp_path: Path) -> None:
+    write_run(one_run(0), tmp_path / "a")
+    write_run(one_run(1, environment={"cpu_model": "another"}), tmp_path / "b")
+    run = one_run(2)
+    cold = dataclasses.replace(run.info.arms[0].arm, cache=CacheState.COLD)
+    record = dataclasses.replace(run.info.arms[0], arm=cold)
+    write_run(dataclasses.replace(run, info=dataclasses.replace(run.info, arms=(record,))),
+              tmp_path / "c")  # fmt: skip
+    settings = [series.id.setting for series in gather([tmp_path], ("ready",)).series]
+    assert len(set(settings)) == 3
+    assert sum(setting.endswith("-cold") for setting in settings) == 1
+
+
+def test_the_commit_can_be_any_fact_of_host_or_arm(tmp_path: Path) -> None:
+    run = one_run(0, environment={"mine": "abc1234"})
+    record = dataclasses.replace(run.info.arms[0], facts={**run.info.arms[0].facts, "image": "i1"})
+    info = dataclasses.replace(run.info, arms=(record,))
+    write_run(dataclasses.replace(run, info=info), tmp_path / "run")
+    for fact, value in (("mine", "abc1234"), ("image", "i1"), ("nothing", None)):
+        (series,) = gather([tmp_path], ("ready",), fact).series
+        assert series.points[0].commit == value
+        assert series.points[0].label == value or value is None
+    assert series.points[0].label == info.run_id
+
+
+def test_a_copy_counts_once_and_the_more_complete_one(tmp_path: Path) -> None:
+    folder = write_run(one_run(0), tmp_path / "results" / "run")
+    shutil.copytree(folder, tmp_path / "artifact" / "results" / "run")
+    found = gather([tmp_path / "results", tmp_path / "artifact"], ("ready",))
+    assert len(found.runs) == 1
+    assert found.problems == ()
+    lines = (folder / "trials.jsonl").read_text().splitlines(keepends=True)
+    (folder / "trials.jsonl").write_text("".join(lines[:4]))
+    found = gather([tmp_path], ("ready",))
+    assert [run.folder for run in found.runs] == [tmp_path / "artifact" / "results" / "run"]
+    (problem,) = found.problems
+    assert "is there twice" in problem
+    assert found.series[0].points[0].count == 8
+
+
+def test_damaged_and_newer_records_are_passed_over_with_a_sentence(tmp_path: Path) -> None:
+    folders = write_history(tmp_path, 8)
+    newer = json.loads((folders[1] / "run.json").read_text()) | {"schema": 99}
+    (folders[1] / "run.json").write_text(json.dumps(newer))
+    (folders[2] / "run.json").write_text("{")
+    (folders[3] / "trials.jsonl").write_text('{"scenario": 7}\n' * 2)
+    (folders[4] / "run.json").unlink()
+    late = json.loads((folders[5] / "run.json").read_text()) | {"started_at": "yesterday"}
+    (folders[5] / "run.json").write_text(json.dumps(late))
+    with (folders[6] / "trials.jsonl").open("a") as file:
+        file.write('{"scenario": "hel')  # torn by a crash: the rest counts
+    found = gather([tmp_path], ("ready",))
+    assert [run.folder for run in found.runs] == [folders[0], folders[6], folders[7]]
+    assert len(found.problems) == 5
+    for folder, problem in zip(folders[1:6], found.problems, strict=True):
+        assert str(folder) in problem
+        assert problem.endswith("passed over, the others count")
+    assert "newer Steelyard" in found.problems[0]
+    assert "yesterday" in found.problems[4]
+
+
+def test_nothing_there_is_told(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match="holds no run; name a folder"):
+        gather([tmp_path])
+    with pytest.raises(RecordError, match="is not there; name a folder"):
+        gather([tmp_path / "gone"])
+
+
+def test_failures_count_as_not_reached(tmp_path: Path) -> None:
+    run = one_run(0)
+    trials = tuple(dataclasses.replace(trial, outcome=Outcome.FAILED) for trial in run.trials)
+    write_run(dataclasses.replace(run, trials=trials), tmp_path / "run")
+    (series,) = gather([tmp_path], ("ready",)).series
+    assert series.points[0].value == math.inf
+
+
+def test_scale_scenarios_follow_the_first_instance_alone(tmp_path: Path) -> None:
+    run = one_run(0, blocks=4)
+    crowd = tuple(
+        dataclasses.replace(trial, alive=3, milestones_ns={"requested": 0, "ready": 10**12})
+        for trial in run.trials
+    )
+    write_run(dataclasses.replace(run, trials=(*run.trials, *crowd)), tmp_path / "run")
+    (series,) = gather([tmp_path], ("ready",)).series
+    assert series.points[0].count == 4
+    assert series.points[0].value < 10**9
+
+
+# --- where it changed
+
+
+def test_the_step_and_its_commit_are_found(root: Path) -> None:
+    found = trends_of(gather([root]))
+    (change,) = only(found, "ready").changes
+    assert abs(change.found.index - STEP) <= 1
+    assert change.state is State.OPEN
+    (exact,) = only(found, "disk-shared").changes
+    assert (exact.first.commit, exact.last.commit) == (commit(DISK_STEP), commit(DISK_STEP - 1))
+    assert exact.found.after - exact.found.before == 4096
+    assert [trend.changes for trend in found.trends if trend.series.id.metric == "pss"] == [()]
+
+
+def test_states_of_a_change() -> None:
+    def state(*levels: tuple[int, float], **more: Any) -> list[State]:
+        return [change.state for change in trends(made(noisy(*levels)), **more).trends[0].changes]
+
+    assert state((20, 100.0), (20, 110.0)) == [State.OPEN]
+    assert state((20, 110.0), (20, 100.0)) == [State.BETTER]
+    assert state((20, 100.0), (20, 110.0), (20, 101.0)) == [State.UNDONE, State.BETTER]
+    assert state((20, 100.0), (20, 110.0), (20, 107.0)) == [State.OPEN, State.BETTER]
+    assert state((20, 100.0), (20, 110.0), within=0.2) == [State.SMALL]
+    assert state((30, 100.0)) == []
+    values = [*noisy((20, 100.0)), *[math.inf] * 10]
+    (change,) = trends(made(values)).trends[0].changes
+    assert change.state is State.OPEN
+    assert change.found.relative == math.inf
+
+
+def test_exact_series_change_wherever_they_differ() -> None:
+    found = exact_changes([5.0, 5.0, 6.0, 6.0, 4.0])
+    assert [(change.index, change.before, change.after) for change in found] == [
+        (2, 5, 6),
+        (4, 6, 4),
+    ]
+    assert exact_changes([]) == ()
+
+
+def test_disk_that_flaps_is_no_exact_series() -> None:
+    def disk(values: Sequence[float]) -> Series:
+        series = made(values, "disk")
+        points = tuple(dataclasses.replace(point, is_exact=True) for point in series.points)
+        return dataclasses.replace(series, points=points)
+
+    assert disk([4.0, 8.0]).is_exact
+    assert disk([4.0] * 9 + [8.0] * 3).is_exact
+    assert not disk([4.0, 8.0, 4.0, 4.0, 8.0, 8.0, 4.0]).is_exact
+    assert not made([4.0, 4.0], "disk").is_exact
+    assert made([4.0, 8.0, 4.0, 8.0], "disk-shared").is_exact
+    assert FEWEST_EQUAL > 2
+
+
+def test_many_series_ask_for_more_points() -> None:
+    few = [made(noisy((20, 1.0)), setting=str(number)) for number in range(40)]
+    assert {trend.wanted for trend in trends(*few).trends} == {fewest_points(40)}
+    assert fewest_points(40) > fewest_points(1)
+
+
+# --- what is meant
+
+
+def acknowledgement(**more: str) -> Acknowledgement:
+    entry = {"series": "hello/container/ready@host", "commit": commit(20), "reason": "better safe"}
+    return Acknowledgement(**{**entry, "where": "file:1", **more})
+
+
+@pytest.mark.parametrize(
+    ("more", "covers"),
+    [
+        ({}, True),
+        ({"series": "hello/*/ready@*"}, True),
+        ({"commit": commit(20)[:7]}, True),
+        ({"commit": commit(20) + "0123456789"}, True),
+        ({"commit": commit(18)}, True),
+        ({"commit": "run-20"}, True),
+        ({"commit": commit(20)[:6]}, False),
+        ({"commit": commit(17)}, False),
+        ({"series": "hello/container/cpu@host"}, False),
+    ],
+)
+def test_an_entry_covers_changes_near_its_commit(more: dict[str, str], covers: bool) -> None:
+    series = made(noisy((20, 100.0), (20, 110.0)))
+    found = trends(series, acknowledged=[acknowledgement(**more)])
+    (change,) = found.trends[0].changes
+    assert change.found.index == 20
+    assert change.state is (State.ACKNOWLEDGED if covers else State.OPEN)
+    assert change.reason == ("better safe" if covers else "")
+    assert len(found.stale) == (not covers)
+    if not covers:
+        assert "file:1" in found.stale[0]
+        assert "remove the entry" in found.stale[0]
+
+
+def test_what_is_suggested_can_be_pasted(tmp_path: Path) -> None:
+    series = made(noisy((20, 100.0), (20, 110.0)))
+    path = tmp_path / "acknowledged.toml"
+    path.write_text(entry_for(series, 20).replace('""', '"so it is"', 1))
+    (entry,) = read_acknowledged(path)
+    assert entry.covers(series, 20)
+    assert entry.where == f"{path}:1"
+    assert read_acknowledged(tmp_path / "none.toml") == ()
+
+
+GOOD = 'series = "a"\ncommit = "b"\nreason = "c"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "told"),
+    [
+        ("[[acknowledged]\n", None, "no TOML"),
+        ("[[acknowledge]]\n" + GOOD, 1, "did you mean 'acknowledged'"),
+        ("[acknowledged]\n" + GOOD, 1, "write [[acknowledged]]"),
+        ("\n[[acknowledged]]\n" + GOOD + "why = 1\n", 2, "'why' is not known"),
+        ("[[acknowledged]]\n" + GOOD.replace('"c"', '" "'), 1, "say why the change is meant"),
+        ("[[acknowledged]]\n" + GOOD.replace('commit = "b"\n', ""), 1, "commit is missing"),
+        ("[[acknowledged]]\n" + GOOD.replace('"a"', "7"), 1, "series must be a text"),
+    ],
+)
+def test_a_malformed_file_is_one_sentence(
+    tmp_path: Path, text: str, line: int | None, told: str
+) -> None:
+    path = tmp_path / "acknowledged.toml"
+    path.write_text(text)
+    with pytest.raises(RecordError) as caught:
+        read_acknowledged(path)
+    assert told in str(caught.value)
+    assert str(caught.value).startswith(f"{path}:" if line is None else f"{path}:{line}: ")
+    assert "\n" not in str(caught.value)
+
+
+# --- what it comes to
+
+
+def test_verdicts_and_exit_codes() -> None:
+    worse, better = made(noisy((20, 100.0), (20, 110.0))), made(noisy((20, 110.0), (20, 100.0)))
+    same, short = made(noisy((20, 100.0))), made(noisy((5, 100.0)))
+
+    def verdict(series: Series, **more: Any) -> tuple[Verdict, ExitCode, str]:
+        found = judge(trends(series, **more), "a history")
+        (finding,) = found.findings
+        return finding.verdict, found.exit_code, finding.sentence
+
+    told = verdict(worse)
+    assert told[:2] == (Verdict.WORSE, ExitCode.REGRESSED)
+    assert f"began with {commit(20)} (run run-20; the one before was {commit(19)})" in told[2]
+    assert "acknowledge it in steelyard-acknowledged.toml" in told[2]
+    told = verdict(worse, acknowledged=[acknowledgement()])
+    assert told[:2] == (Verdict.SAME, ExitCode.FINE)
+    assert told[2].endswith("acknowledged: better safe")
+    assert verdict(better)[:2] == (Verdict.BETTER, ExitCode.FINE)
+    assert verdict(same)[:2] == (Verdict.SAME, ExitCode.FINE)
+    told = verdict(short)
+    assert told[:2] == (Verdict.CANNOT_TELL, ExitCode.CANNOT_TELL)
+    assert f"from {fewest_points(1)} on; take {fewest_points(1) - 5} more runs" in told[2]
+
+
+def test_a_host_that_is_gone_is_not_asked_about() -> None:
+    long, short = made(noisy((20, 100.0)), setting="new"), made(noisy((5, 100.0)), setting="old")
+    found = judge(trends(long, short), "a history")
+    assert [finding.arm for finding in found.findings] == ["container"]
+    assert found.exit_code is ExitCode.FINE
+    assert found.facts["not asked about"].startswith("1 series")
+    gone = made(noisy((8, 100.0), (8, 150.0)), setting="old")
+    found = judge(trends(long, gone), "a history")
+    assert [finding.arm for finding in found.findings] == ["container on new", "container on old"]
+    assert found.exit_code is ExitCode.REGRESSED
+
+
+def test_the_command_checks(root: Path, tmp_path: Path) -> None:
+    file = tmp_path / "acknowledged.toml"
+    code, out, _ = invoke(root, "--check", "--acknowledged", file)
+    assert code == 1
+    assert "regressed: 2 worse" in out
+    assert commit(DISK_STEP) in out
+    entry = '[[acknowledged]]\nseries = "hello/container/*"\ncommit = "{}"\nreason = "meant"\n'
+    index = only(trends_of(gather([root])), "ready").changes[0].found.index
+    file.write_text(entry.format(commit(index)) + entry.format(commit(DISK_STEP)))
+    code, out, err = invoke(root, "--check", "--acknowledged", file, "--format", "json")
+    assert code == 0
+    assert json.loads(out)["exit_code"] == 0
+    assert err == ""
+    file.write_text(entry.format("0123456789"))
+    code, out, err = invoke(root, "--check", "--acknowledged", file, "--within", "90%")
+    assert code == 1, "an exact figure is never too small"
+    assert "has no change near commit 0123456789" in err
+
+
+def test_the_command_cannot_tell_with_too_few_points(tmp_path: Path) -> None:
+    write_history(tmp_path, 3)
+    code, out, _ = invoke(tmp_path, "--check", "--metric", "ready")
+    assert code == 3
+    assert f"take {fewest_points(1) - 3} more runs on this host" in out
+
+
+def test_the_command_shows_a_table_and_what_to_paste(root: Path) -> None:
+    code, out, err = invoke(root, "--metric", "ready", "--metric", "disk-shared")
+    assert (code, err) == (0, "")
+    (row,) = (line for line in out.splitlines() if line.startswith("  container  ready"))
+    assert row.split()[2] == str(RUNS)
+    assert row.endswith("%, open")
+    assert "+4,096 bytes, open" in out
+    assert f'commit = "{commit(DISK_STEP)}"' in out
+    assert 'reason = ""' in out
+
+
+def test_names_cannot_steer_the_terminal(tmp_path: Path) -> None:
+    write_run(one_run(0, environment={"cpu_model": "\x1b[31mred\udc80"}), tmp_path / "run")
+    _, out, _ = invoke(tmp_path)
+    assert "\x1b" not in out
+    assert "\ufffd[31mred\ufffd" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--metric", "redy"), "did you mean 'ready'"),
+        (("--within", "much"), "no percentage"),
+        (("--format", "json"), "give --check too"),
+    ],
+)
+def test_mistakes_are_told(root: Path, arguments: tuple[str, ...], told: str) -> None:
+    with pytest.raises(Exception, match=told):
+        invoke(root, *arguments)
+
+
+def test_charts_are_drawn(root: Path, tmp_path: Path) -> None:
+    code, out, err = invoke(root, "--metric", "ready", "--charts", tmp_path)
+    assert (code, out) == (0, "")
+    (chart,) = tmp_path.glob("*.svg")
+    text = chart.read_text()
+    assert "1 chart" in err
+    assert text.startswith("<?xml")
+    assert text.count("<use ") >= RUNS
+    assert "1: +" in text
