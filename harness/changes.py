@@ -3,14 +3,19 @@
 A history of medians is short (tens of points), skewed, with outliers, and nobody knows its noise
 beforehand. So the test looks at ranks alone and draws its null distribution from the series itself:
 
-1. For each place k, how far the ranks before k are from those after it: the Mann-Whitney statistic
-   in units of its standard deviation under exchangeability. Its maximum over all places is the
-   statistic (Pettitt, *Applied Statistics* 28, 1979, in its standardised form).
+1. Each value becomes the normal score of its rank (van der Waerden, *Indagationes Mathematicae* 14,
+   1952): no outlier can weigh more than a rank does, and nothing is lost where noise is normal.
+   For each place k, how far the scores before k are from those after it, in units of the standard
+   deviation under exchangeability. The maximum over all places is the statistic (Pettitt, *Applied
+   Statistics* 28, 1979, in its standardised form).
 2. The same maximum for permutations of the series says how often chance alone reaches that: the
    p-value counts the series itself as one of them (Phipson & Smyth, 2010), so it is never zero.
-   What no permutation reached is judged more finely: the chance of each place's rank sum, counted
-   exactly (Wilcoxon, 1945), summed over all places, which can only be too cautious. Without that,
-   the correction for hundreds of series would ask for more permutations than there is time for.
+   What no permutation reached is judged more finely: the chance of each place's sum, counted
+   exactly, summed over all places, which can only be too cautious. Without that, the correction
+   for hundreds of series would ask for more permutations than there is time for.
+   A level that has returned to where it was before leaves no two parts to tell apart. So a fifth of
+   each question's error rate goes to the newer half alone: what is news must not be lost in what
+   was long ago.
 3. If it is small enough, the series is cut there and both parts are searched again (binary
    segmentation). Each further question is asked at a stricter level, so that the chance of any
    false change in a series stays at what was asked for.
@@ -31,6 +36,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from itertools import pairwise
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -44,8 +50,12 @@ ALPHA = 0.01
 SHORTEST = 4
 """Points that a level needs on either side of a change: with fewer, ranks cannot tell it apart."""
 PERMUTATIONS = 4000
+_WHOLE = 0.8
+"""Of the error rate, for the question about the whole; the rest for that about its newer half."""
 _COUNTED_MOST = 64
-"""Up to so many points rank sums are counted exactly; beyond, a normal tail is above the truth."""
+"""Up to so many points sums are counted exactly; beyond, a normal tail is above the truth."""
+_GRAIN = 10
+"""Scores are whole tenths, so that sums of them can be counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +105,7 @@ def change_points(
         part = values[begin:end]
         if len(part) < 2 * SHORTEST:
             continue
-        place, p = _strongest(part, seed + begin)
+        place, p = _asked(part, seed + begin)
         if p > level:
             continue
         found[begin + place] = p
@@ -134,7 +144,7 @@ def fewest_points(series: int, alpha: float = ALPHA) -> int:
     import numpy as np
 
     count = 2 * SHORTEST
-    while _strongest(np.arange(count, dtype=np.float64), 0)[1] > alpha / 2 / max(series, 1):
+    while _asked(np.arange(count, dtype=np.float64), 0)[1] > alpha / 2 / max(series, 1):
         count += 1
     return count
 
@@ -146,8 +156,8 @@ def strongest_change(series: Sequence[float], *, seed: int = 0) -> ChangePoint |
     values = np.asarray(series, float)
     if len(values) < 2 * SHORTEST:
         return None
-    place, p = _strongest(values, seed)
-    return _with_levels(values, _placed(values, {place: p}))[0]
+    place, p = _asked(values, seed)
+    return _with_levels(values, {place: p})[0]
 
 
 def corrected(p_values: Mapping[str, float], alpha: float = ALPHA) -> frozenset[str]:
@@ -166,15 +176,16 @@ def corrected(p_values: Mapping[str, float], alpha: float = ALPHA) -> frozenset[
 
 
 def _placed(values: Numbers, found: Mapping[int, float]) -> dict[int, float]:
-    """Move each change to the likeliest place between its neighbours."""
+    """Move each change to the likeliest place between its neighbours, where there is one."""
     import numpy as np
 
     placed: dict[int, float] = {}
     begin = 0
     for place, end in pairwise([*sorted(found), len(values)]):
-        ranks = _ranks(values[begin:end])
-        begin += SHORTEST + int(np.argmax(_scan(ranks)))
-        placed[begin] = found[place]
+        part = values[begin:end]
+        if part.min() < part.max():
+            begin += SHORTEST + int(np.argmax(_scan(_scores(part))))
+            placed[begin] = found[place]
     return placed
 
 
@@ -190,65 +201,88 @@ def _with_levels(values: Numbers, found: Mapping[int, float]) -> tuple[ChangePoi
     )
 
 
+def _asked(values: Numbers, seed: int) -> tuple[int, float]:
+    """Place and p-value of the likeliest change of a series, or of its newer half."""
+    place, p = _strongest(values, seed)
+    p = min(1.0, p / _WHOLE)
+    half = len(values) // 2
+    if len(values) - half >= 2 * SHORTEST:
+        newer, newer_p = _strongest(values[half:], seed + half)
+        if newer_p / (1 - _WHOLE) < p:
+            return half + newer, newer_p / (1 - _WHOLE)
+    return place, p
+
+
 def _strongest(values: Numbers, seed: int) -> tuple[int, float]:
-    """Place and p-value of the largest difference of ranks."""
+    """Place and p-value of the largest difference of scores."""
     import numpy as np
 
-    ranks = _ranks(values)
-    if not ranks.any():
-        return SHORTEST, 1.0  # all equal: nothing changed
-    scan = _scan(ranks)
+    if values.min() == values.max():
+        return SHORTEST, 1.0  # nothing changed
+    scores = _scores(values)
+    scan = _scan(scores)
     best = int(np.argmax(scan))
     if len(np.unique(values)) == len(values):
         null = _untied_null(len(values))
     else:
-        null = _null(ranks, np.random.RandomState(seed % 2**32))
+        null = _null(scores, np.random.RandomState(seed % 2**32))
     as_large = int(np.sum(null >= scan[best] - 1e-9))
     p = (as_large + 1) / (len(null) + 1)
-    return best + SHORTEST, p if as_large else min(p, _counted(ranks, float(scan[best])))
+    return best + SHORTEST, p if as_large else min(p, _counted(scores, float(scan[best])))
 
 
-def _ranks(values: Numbers) -> Numbers:
-    """Centred ranks; equal values share the mean of theirs."""
+def _scores(values: Numbers) -> Numbers:
+    """Normal scores in whole tenths, centred; equal values share that of their middle rank."""
     import numpy as np
 
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    middle = last - (counts - 1) / 2
-    ranks: Numbers = middle[inverse] - (len(values) + 1) / 2
-    return ranks
+    twice = 2 * np.cumsum(counts) - counts + 1  # twice the middle rank
+    scores = _normal_scores(len(values))[twice[inverse]]
+    centred: Numbers = scores - scores.mean()
+    return centred
 
 
-def _scan(ranks: Numbers) -> Numbers:
+@cache
+def _normal_scores(count: int) -> Numbers:
+    """The score of each half rank from 1 on, by twice that."""
+    import numpy as np
+
+    normal = NormalDist()
+    halves = range(2, 2 * count + 1)
+    scores = [0.0, 0.0, *(normal.inv_cdf(half / 2 / (count + 1)) for half in halves)]
+    whole: Numbers = np.rint(_GRAIN * np.array(scores))
+    return whole
+
+
+def _scan(scores: Numbers) -> Numbers:
     """The standardised difference at each allowed place, for one series or a row of them each."""
     import numpy as np
 
-    count = ranks.shape[-1]
+    count = scores.shape[-1]
     before = np.arange(SHORTEST, count - SHORTEST + 1)
-    sums = np.cumsum(ranks, axis=-1)[..., before - 1]
+    sums = np.cumsum(scores, axis=-1)[..., before - 1]
     # Var of a sum of k of n values drawn without replacement: k (n-k) / (n-1) times theirs.
-    variance = np.mean(np.square(ranks), axis=-1, keepdims=True)
+    variance = np.mean(np.square(scores), axis=-1, keepdims=True)
     deviation = np.sqrt(before * (count - before) / (count - 1) * variance)
     scan: Numbers = np.abs(sums) / deviation
     return scan
 
 
-def _counted(ranks: Numbers, reached: float) -> float:
+def _counted(scores: Numbers, reached: float) -> float:
     """An upper bound of the chance that a permutation reaches so large a difference anywhere."""
     import numpy as np
 
-    count = len(ranks)
+    count = len(scores)
     places = range(SHORTEST, count - SHORTEST + 1)
     if count > _COUNTED_MOST:
         return min(1.0, len(places) * math.erfc(reached / math.sqrt(2)))
-    # Ranks as whole numbers from 1 on; shared ranks end with a half.
-    whole = np.rint(2 * (ranks - ranks.min())).astype(int) + 1
+    whole = np.rint(scores - scores.min()).astype(int)
     numbers = _subsets(tuple(np.sort(whole).tolist()))
-    variance = float(np.mean(np.square(ranks)))
+    variance = float(np.mean(np.square(scores)))
     chance = 0.0
     for place in places:
         taken = min(place, count - place)  # what is not taken lies as far on the other side
-        off = np.abs(np.arange(numbers.shape[1]) - taken * float(whole.mean())) / 2
+        off = np.abs(np.arange(numbers.shape[1]) - taken * float(whole.mean()))
         bound = reached * math.sqrt(taken * (count - taken) / (count - 1) * variance)
         chance += float(numbers[taken][off >= bound - 1e-6].sum()) / math.comb(count, taken)
     return min(1.0, chance)
@@ -262,16 +296,16 @@ def _subsets(weights: tuple[int, ...]) -> Numbers:
     numbers = np.zeros((len(weights) // 2 + 1, sum(weights) + 1))
     numbers[0, 0] = 1
     for weight in weights:
-        numbers[1:, weight:] += numbers[:-1, :-weight]
+        numbers[1:, weight:] += numbers[:-1, : numbers.shape[1] - weight]
     return numbers
 
 
-def _null(ranks: Numbers, random: np.random.RandomState) -> Numbers:
-    """The largest differences of random permutations of the ranks: shape (PERMUTATIONS,)."""
+def _null(scores: Numbers, random: np.random.RandomState) -> Numbers:
+    """The largest differences of random permutations of the scores: shape (PERMUTATIONS,)."""
     import numpy as np
 
-    order = np.argsort(random.random_sample((PERMUTATIONS, len(ranks))), axis=1)
-    largest: Numbers = _scan(ranks[order]).max(axis=1)
+    order = np.argsort(random.random_sample((PERMUTATIONS, len(scores))), axis=1)
+    largest: Numbers = _scan(scores[order]).max(axis=1)
     return largest
 
 
@@ -280,5 +314,5 @@ def _untied_null(count: int) -> Numbers:
     """Without ties the null depends on the number of points alone: one table for all series."""
     import numpy as np
 
-    ranks = np.arange(1, count + 1, dtype=np.float64) - (count + 1) / 2
-    return _null(ranks, np.random.RandomState(count))
+    scores = _scores(np.arange(count, dtype=np.float64))
+    return _null(scores, np.random.RandomState(count))

@@ -13,16 +13,15 @@ on other histories without a step; Otava is taken as it comes, and with a level 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from statistics import median
-from typing import Any
 
 import numpy as np
 import pytest
 
-from harness.changes import ALPHA, change_points, changes_of_many, fewest_points
+from harness.changes import ALPHA, change_points, changes_of_many
 from tests.support.measured import Array, measured
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(590)]
@@ -33,7 +32,8 @@ needs_rivals = pytest.mark.skipif(
 
 Detector = Callable[[Array], Sequence[int]]
 STEP = 1.05
-HISTORIES = 200
+FIRST, HISTORIES = 200, 1000
+"""Told after the first, judged after all: of 200 a detector is one up by chance alone."""
 CALIBRATION = 600
 NEAR = 3
 """A change within so many points of the step is the step, found."""
@@ -81,7 +81,6 @@ class Score:
     right: int = 0
     beside: int = 0
     false: int = 0
-    hits: list[bool] = field(default_factory=list)
 
     def add(self, at: int | None, changes: Sequence[int]) -> None:
         if at is None:
@@ -89,7 +88,6 @@ class Score:
             return
         distances = [abs(change - at) for change in changes]
         hit = any(distance <= NEAR for distance in distances)
-        self.hits.append(hit)
         self.found += hit
         self.right += any(distance <= 1 for distance in distances)
         self.beside += len(changes) - hit
@@ -158,24 +156,25 @@ def test_as_good_as_others(noise: Noise) -> None:
         f"ruptures l2, {least_squares_at:g} log n": least_squares(least_squares_at),
     }
     scores = {name: Score() for name in detectors}
-    for values, at in histories(noise, HISTORIES, seed=1):
+    print(f"\n{noise.name}, half of the histories with a step of {STEP - 1:.0%}")
+    for number, (values, at) in enumerate(histories(noise, HISTORIES, seed=1), 1):
         for name, detect in detectors.items():
             scores[name].add(at, detect(values))
-    half = HISTORIES // 2
-    print(f"\n{noise.name}, {HISTORIES} histories, half with a step of {STEP - 1:.0%}")
-    print(f"{'':28}{'found':>8}{'within 1':>10}{'others':>8}{'false alarms':>14}")
-    for name, score in scores.items():
-        told = (score.found, score.right, score.beside, score.false)
-        print(f"{name:28}{told[0]:7}%{told[1]:9}%{told[2]:7}%{told[3]:13}%")
-    assert half == 100  # so that a count is a percentage
+        if number in (FIRST, HISTORIES):
+            print_table(scores, number)
     mine = scores.pop("ours")
     for name, score in scores.items():
-        # Both saw the same series: a difference is one only beyond what chance makes of those
-        # that one found and the other did not.
-        apart = sum(a != b for a, b in zip(mine.hits, score.hits, strict=True))
-        assert mine.found >= score.found - 2 * math.sqrt(apart), name
-        assert mine.right >= score.right - 2 * math.sqrt(apart + 1), name
-        assert mine.false <= max(score.false, ALPHA * half + 2), name
+        assert mine.found >= score.found, name
+        assert mine.right >= score.right, name
+        assert mine.false <= max(score.false, 0.015 * HISTORIES / 2), name
+
+
+def print_table(scores: Mapping[str, Score], histories: int) -> None:
+    print(f"{histories:6} histories{'':12}{'found':>8}{'within 1':>10}{'others':>9}{'false':>8}")
+    for name, score in scores.items():
+        told = (score.found, score.right, score.beside, score.false)
+        shares = [f"{100 * count / (histories / 2):.1f} %" for count in told]
+        print(f"{name:28}{shares[0]:>8}{shares[1]:>10}{shares[2]:>9}{shares[3]:>8}")
 
 
 def test_looking_at_many_series_errs_as_seldom_as_at_one() -> None:
@@ -205,7 +204,7 @@ def test_a_gate_that_is_asked_after_every_run() -> None:
         stepped[60:] *= 1.15
         seen = (end - 60 for end in range(61, 101) if change_points(stepped[:end]))
         delays.append(next(seen, 41))
-    print(f"\n{ever} of {histories_} series were red at any of 81 looks; a step of 15 % is seen "
-          f"after {median(delays):g} runs (median), at least {fewest_points(1)} points needed")  # fmt: skip
+    print(f"\n{ever} of {histories_} series were red at any of 81 looks after one another;")
+    print(f"a step of 15 % is seen after {median(delays):g} runs (median)")
     assert ever <= histories_ * 0.2
     assert median(delays) <= 8

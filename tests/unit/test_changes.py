@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 
+import numpy as np
 import pytest
 
-from harness.changes import SHORTEST, change_points, corrected, strongest_change
+from harness import changes
+from harness.changes import (
+    ALPHA,
+    SHORTEST,
+    change_points,
+    changes_of_many,
+    corrected,
+    fewest_points,
+    strongest_change,
+)
 
 
 def noise(draw: random.Random, count: int, level: float = 100.0) -> list[float]:
@@ -81,3 +92,69 @@ def test_many_series_are_corrected_together() -> None:
         strongest = {name: strongest_change(values) for name, values in series.items()}
         named += bool(corrected({name: c.p for name, c in strongest.items() if c is not None}))
     assert named <= 2
+
+
+@pytest.mark.parametrize("values", [[1, 2, 3, 4, 5, 6, 7, 8], [1, 1, 2, 2, 2, 3, 4, 9]])
+def test_rare_differences_are_counted_exactly(values: list[float]) -> None:
+    """Of eight points there is one place to cut at: the bound is the chance itself."""
+    scores = changes._scores(np.array(values, float))
+    orders = np.array(list(itertools.permutations(scores)))
+    reached = changes._scan(orders).max(axis=1)
+    for extreme in set(np.round(reached, 9).tolist()):
+        exact = float(np.mean(reached >= extreme - 1e-9))
+        assert changes._counted(scores, extreme) == pytest.approx(exact)
+
+
+@pytest.mark.parametrize("count", [20, 64, 65, 120])
+def test_the_bound_is_never_below_the_chance(count: int) -> None:
+    null = changes._untied_null(count)
+    scores = changes._scores(np.arange(count, dtype=float))
+    for share in (0.9, 0.99, 0.999):
+        extreme = float(np.quantile(null, share, method="higher"))
+        assert changes._counted(scores, extreme) >= 0.8 * float(np.mean(null >= extreme - 1e-9))
+
+
+def test_a_step_is_found_among_hundreds_of_series() -> None:
+    """Which a p-value of 4,000 permutations alone would never allow."""
+    draw = random.Random(12)
+    series = {str(number): noise(draw, 30) for number in range(200)}
+    series["changed"] = noise(draw, 15) + noise(draw, 15, 120)
+    found = changes_of_many(series)
+    assert [name for name, those in found.items() if those] == ["changed"]
+    assert [change.index for change in found["changed"]] == [15]
+    assert set(found) == set(series)
+
+
+def test_a_second_step_is_found_among_many_series_too() -> None:
+    draw = random.Random(13)
+    series = {str(number): noise(draw, 40) for number in range(30)}
+    series["twice"] = noise(draw, 20) + noise(draw, 20, 120) + noise(draw, 20, 140)
+    # An outlier lies as high as the next level does.
+    places = [change.index for change in changes_of_many(series)["twice"]]
+    assert places == [pytest.approx(20, abs=1), pytest.approx(40, abs=1)]
+
+
+def test_a_level_that_has_returned_does_not_hide_what_is_new() -> None:
+    draw = random.Random(14)
+    series = {str(number): noise(draw, 40) for number in range(30)}
+    series["back"] = noise(draw, 20) + noise(draw, 20, 80) + noise(draw, 20, 100)
+    assert [change.index for change in changes_of_many(series)["back"]] == [20, 40]
+    series["short"] = [1.0] * 12 + [2.0] * 5 + [1.0] * 12
+    assert changes_of_many(series)["short"] == ()
+
+
+def test_a_cut_between_equal_levels_is_none() -> None:
+    """Three levels of which the outer are equal: no place is left where nothing differs."""
+    for middle in range(4, 20):
+        values = [1.0] * 20 + [2.0] * middle + [1.0] * 20
+        for change in change_points(values, alpha=0.2):
+            assert change.before != change.after
+
+
+def test_how_many_points_a_change_needs() -> None:
+    for many in (1, 10, 300):  # noisy series, of which none changes
+        count = fewest_points(many)
+        step = [float(n) for n in range(count)]  # all of the second half above all of the first
+        quiet = {str(number): [1.0] * count for number in range(many - 1)}
+        assert changes_of_many({"rising": step, **quiet}, alpha=ALPHA)["rising"]
+        assert not changes_of_many({"rising": step[1:], **quiet}, alpha=ALPHA)["rising"]
