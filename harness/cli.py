@@ -38,11 +38,11 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "compare": ("harness.compare_command:compare", "Say whether B is worse than A."),
     "check": (
         "harness.check_command:check",
-        "Does a run keep its budgets, and is it as good as before?",
+        "Does a run keep its budgets? Is it as good as before?",
     ),
     "history": (
         "harness.history_command:history",
-        "What many runs say together: trends, and with which commit each change began.",
+        "Trends over many runs, and where they changed.",
     ),
     "doctor": ("harness.doctor_command:doctor", "What works here, and what was left behind."),
     "container": ("runtime.cli:container", "Run a container, or print its launch plan."),

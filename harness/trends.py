@@ -198,8 +198,9 @@ def judge(trends: Trends, question: str) -> Judgement:
     told = [trend for trend in trends.trends if trend.is_current or trend.open]
     settings: dict[tuple[str, str, str], set[str]] = {}
     for trend in told:
-        name = trend.series.id
-        settings.setdefault((name.scenario, name.arm, name.metric), set()).add(name.setting)
+        told_of = trend.series.id
+        key = (told_of.scenario, told_of.arm, told_of.metric)
+        settings.setdefault(key, set()).add(told_of.setting)
     findings = [_finding(trend, settings) for trend in told]
     left = len(trends.trends) - len(told)
     facts = {
@@ -209,6 +210,12 @@ def judge(trends: Trends, question: str) -> Judgement:
     }
     if left:
         facts["not asked about"] = f"{left} series that the newest run of their scenario lacks"
+    for name, sentences in (
+        ("passed over", trends.history.problems),
+        ("acknowledged in vain", trends.stale),
+    ):
+        if sentences:
+            facts[name] = "; ".join(sentences)
     refusals = () if findings else ("no run has a value of these metrics; name others by --metric",)
     return Judgement(question, tuple(findings), refusals, facts)
 

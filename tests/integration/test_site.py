@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import os
 import re
 import time
@@ -14,8 +16,9 @@ import pytest
 
 from harness.acknowledged import Acknowledgement
 from harness.gathering import gather
+from harness.history import History
 from harness.report.charts.trend import file_name
-from harness.report.site import write_site
+from harness.report.site import render_series, write_site
 from harness.trends import Trends, trends_of
 from tests.support.chromium import EXECUTABLE, PATIENCE_S, Browser, chromium
 from tests.support.histories import commit, one_run, write_history, write_run
@@ -213,6 +216,36 @@ def test_nothing_is_cut_or_pushed_sideways(site: Path, browser: Browser, width: 
             assert told["pushed"] == [], page.name
         assert browser.run(CUT) == [], page.name
         assert browser.requests == [page.as_uri()]
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [360, 1280])
+def test_a_chart_of_a_wild_series_is_not_cut_or_crowded(
+    found: Trends, tmp_path: Path, browser: Browser, width: int
+) -> None:
+    trend = next(one for one in found.trends if len(one.series.points) == RUNS)
+    points = trend.series.points
+    value = points[0].value
+    levels = [value * 1.2 ** (number // 9) for number in range(120)]
+    levels[33], levels[71], levels[77:79] = value * 900, value / 900, [math.inf] * 2
+    wild = tuple(
+        dataclasses.replace(
+            points[number % RUNS],
+            run=dataclasses.replace(points[number % RUNS].run, run_id=f"run-{number}"),
+            commit="a-branch-with-a-long-name/" * 3 + str(number),
+            value=level * (1 + 0.001 * (number % 7)),
+        )
+        for number, level in enumerate(levels)
+    )
+    name = dataclasses.replace(trend.series.id, arm="an arm with quite a long name " * 4)
+    series = dataclasses.replace(trend.series, points=wild, id=name)
+    (drawn,) = trends_of(History((), (series,))).trends
+    assert len(drawn.changes) > 6
+    page = tmp_path / "page.html"
+    page.write_text(render_series(drawn, {}))
+    browser.show(page, width)
+    assert browser.run(CUT) == []
+    assert browser.run("document.documentElement.scrollWidth") == width
 
 
 def luminance(colour: str) -> float:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import shutil
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import pytest
 from click.testing import CliRunner
@@ -29,6 +31,7 @@ from harness.history import (
 from harness.history_command import history as command
 from harness.judgement import ExitCode, Verdict
 from harness.model import CacheState, Outcome, Run
+from harness.report.charts.trend import file_name, trend_chart
 from harness.trends import State, Trend, Trends, exact_changes, judge, trends_of
 from tests.support.histories import START, commit, one_run, write_history, write_run
 
@@ -396,6 +399,7 @@ def test_the_command_checks(root: Path, tmp_path: Path) -> None:
     code, out, err = invoke(root, "--check", "--acknowledged", file, "--within", "90%")
     assert code == 1, "an exact figure is never too small"
     assert "has no change near commit 0123456789" in err
+    assert "acknowledged in vain" in out
 
 
 def test_the_command_cannot_tell_with_too_few_points(tmp_path: Path) -> None:
@@ -434,6 +438,44 @@ def test_names_cannot_steer_the_terminal(tmp_path: Path) -> None:
 def test_mistakes_are_told(root: Path, arguments: tuple[str, ...], told: str) -> None:
     with pytest.raises(Exception, match=told):
         invoke(root, *arguments)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        [5.0],
+        [5.0] * 3,
+        [0.0] * 12,
+        [math.inf] * 4,
+        [*noisy((20, 1e6)), 9e7, 1.0, math.inf],
+        noisy(*((8, 100.0 + 40 * (number % 2)) for number in range(12))),
+        noisy((900, 100.0)),
+    ],
+    ids=["one", "equal", "zero", "failed", "far", "many changes", "long"],
+)
+@pytest.mark.parametrize("metric", ["ready", "pss", "left-behind"])
+def test_any_series_can_be_drawn(values: list[float], metric: str) -> None:
+    (trend,) = trends(made(values, metric)).trends
+    chart = trend_chart(trend, lambda point: f"../runs/{point.run.run_id}.html")
+    for drawing in (chart.inline_wide, chart.inline_narrow):
+        ET.fromstring(drawing)
+        assert drawing.count("../runs/run-") == len(values)
+        assert drawing.count("<a ") == len(values)
+    assert len(chart.told.grid.rows) == len(values)
+    assert chart.svg == trend_chart(trend, lambda point: f"../runs/{point.run.run_id}.html").svg
+
+
+def test_no_two_series_share_a_file() -> None:
+    names = [
+        SeriesId("hello", "a b", "ready", "x"),
+        SeriesId("hello", "a-b", "ready", "x"),
+        SeriesId("hello", "a/b", "ready", "x"),
+        SeriesId("../..", "a", "ready", "x"),
+        SeriesId("\udc80", "", "ready", "x" * 400),
+    ]
+    files = [file_name(name) for name in names]
+    assert len(set(files)) == len(files)
+    assert all(re.fullmatch(r"[\w-]{1,250}", file) for file in files)
 
 
 def test_charts_are_drawn(root: Path, tmp_path: Path) -> None:
