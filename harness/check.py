@@ -88,8 +88,8 @@ def comparability(run: Run, baseline: Run, scenario: str, arm: str) -> str | Non
         )
         return (
             f"the baseline {baseline.info.run_id} is from another host ({named}): times and memory "
-            "do not travel between hosts; take a baseline here, compare paired by --against, or "
-            "set a budget relative to another arm"
+            "do not travel between hosts; take a baseline here, pair the two by `steelyard "
+            "compare`, or set a budget relative to another arm"
         )
     records = [_record(each, scenario, arm) for each in (baseline, run)]
     if records[0] is None or records[1] is None:
@@ -197,7 +197,7 @@ class _Judge:
                 f"a gate of {percent(budget.most)} on {budget.metric} is below what this host can "
                 f"see: {own[0].blocks} blocks of A/A find nothing under "
                 f"{own[0].detectable * 100:.1f} %; widen the budget, take more blocks, or compare "
-                "paired by --against"
+                "paired by `steelyard compare`"
             )
         return None
 
@@ -363,7 +363,9 @@ def _relative(
     amounts = f"{spell(metric.unit, value)} against {whose} {spell(metric.unit, reference)}"
     caution = ""
     if is_baseline and measured.interval is not None and verdict is Verdict.WORSE:
-        caution = "; two runs differ also by what changed on the host: --against compares paired"
+        caution = (
+            "; two runs differ also by what changed on the host: `steelyard compare` pairs them"
+        )
     sentence = (
         f"{metric.title}: {amounts}, {told(measured.middle)}{between(measured, told)}; at most "
         f"{told(budget.most)} is allowed{what_is_missing(measured, budget.most, verdict)}{caution}"

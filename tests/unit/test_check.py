@@ -158,7 +158,7 @@ def test_a_baseline_without_budgets(run: Run) -> None:
     worse = check(slower(again, 2.0), run, within=0.5)
     (finding,) = (f for f in worse.findings if f.verdict is Verdict.WORSE)
     assert (finding.arm, finding.metric) == ("container", "ready")
-    assert "--against compares paired" in finding.sentence
+    assert "`steelyard compare` pairs them" in finding.sentence
     better = check(slower(again, 0.5), run, within=0.5)
     assert Verdict.BETTER in {f.verdict for f in better.findings}
 
