@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 from harness.metrics import Unit
 from harness.model import Milestone
+from harness.spelling import SCALES, SIZES, TIMES, digits, quantity, unit_of
 from harness.stats import Comparison, Estimate, Interval
 
 NOT_REACHED = "not reached"
@@ -58,34 +59,30 @@ BACKENDS: Mapping[str, str] = MappingProxyType(
     }
 )
 
-_TIMES = ((1e9, "s"), (1e6, "ms"), (1e3, "µs"), (1.0, "ns"))
-_SIZES = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
-_UNITS = {Unit.NANOSECONDS: _TIMES, Unit.BYTES: _SIZES}
-
 
 def duration(ns: float) -> str:
     """Spell a duration: `2.41 s`, `3.05 ms`, `840 µs`."""
-    return _quantity(ns, _TIMES)
+    return quantity(ns, TIMES)
 
 
 def size(count_bytes: float) -> str:
     """Spell a size in decimal units, as disks are sold: `52.6 MB`."""
-    return _quantity(count_bytes, _SIZES)
+    return quantity(count_bytes, SIZES)
 
 
 def times(factor: float) -> str:
     """Spell a ratio: `43.1 ×`."""
-    return f"{_digits(factor, factor)} ×"
+    return f"{digits(factor, factor)} ×"
 
 
 def duration_estimate(value: Estimate | None) -> str:
     """Spell a median duration with its interval: `2.41 s [2.36–2.47]`."""
-    return _estimate(value, _TIMES)
+    return _estimate(value, TIMES)
 
 
 def size_estimate(value: Estimate | None) -> str:
     """Spell a median size with its interval: `52.6 MB [51.9–53.0]`."""
-    return _estimate(value, _SIZES)
+    return _estimate(value, SIZES)
 
 
 def median_duration(value: Estimate | None) -> str:
@@ -134,14 +131,14 @@ def amount(value: float, unit: Unit) -> str:
     """Spell a value of a metric in its unit: `2.41 s`, `52.6 MB`, `3`."""
     if not math.isfinite(value):
         return NOT_REACHED
-    return f"{value:g}" if unit is Unit.COUNT else _quantity(value, _UNITS[unit])
+    return f"{value:g}" if unit is Unit.COUNT else quantity(value, SCALES[unit])
 
 
 def amount_estimate(value: Estimate | None, unit: Unit) -> str:
     """Spell a median of a metric with its interval, in its unit."""
     if value is None:
         return NONE
-    return amount(value.median, unit) if unit is Unit.COUNT else _estimate(value, _UNITS[unit])
+    return amount(value.median, unit) if unit is Unit.COUNT else _estimate(value, SCALES[unit])
 
 
 def median_amount(value: Estimate | None, unit: Unit) -> str:
@@ -178,36 +175,12 @@ def listed(words: list[str]) -> str:
 
 def duration_unit(ns: float) -> tuple[float, str]:
     """Choose the unit of an axis: its length in ns and its name, `(1e9, "s")`."""
-    return _unit(ns, _TIMES)
+    return unit_of(ns, TIMES)
 
 
 def size_unit(count_bytes: float) -> tuple[float, str]:
     """Choose the unit of an axis: its size in bytes and its name, `(1e6, "MB")`."""
-    return _unit(count_bytes, _SIZES)
-
-
-def _unit(value: float, units: tuple[tuple[float, str], ...]) -> tuple[float, str]:
-    for scale, name in units:
-        # 999.6 ms would be rounded to 1000 ms: that is the next unit's 1.00.
-        if abs(value) >= scale * 0.9995:
-            return scale, name
-    return units[-1]
-
-
-def _quantity(value: float, units: tuple[tuple[float, str], ...]) -> str:
-    if value == 0:
-        return f"0 {units[-1][1]}"
-    scale, name = _unit(value, units)
-    return f"{_digits(value / scale, value / scale, whole=scale == 1.0)} {name}"
-
-
-def _digits(value: float, measure: float, *, whole: bool = False) -> str:
-    """Spell a number with as many decimals as `measure` needs for three significant digits."""
-    if whole or measure == 0 or not math.isfinite(measure):
-        decimals = 0
-    else:
-        decimals = min(max(2 - math.floor(math.log10(abs(measure) * 1.0005)), 0), 4)
-    return f"{value:.{decimals}f}"
+    return unit_of(count_bytes, SIZES)
 
 
 def _estimate(value: Estimate | None, units: tuple[tuple[float, str], ...]) -> str:
@@ -215,8 +188,8 @@ def _estimate(value: Estimate | None, units: tuple[tuple[float, str], ...]) -> s
         return NONE
     if not value.is_reached:
         return NOT_REACHED
-    scale, _ = _unit(value.median, units) if value.median else (1.0, "")
-    return f"{_quantity(value.median, units)}{_bracket(value.interval, value.median, scale)}"
+    scale, _ = unit_of(value.median, units) if value.median else (1.0, "")
+    return f"{quantity(value.median, units)}{_bracket(value.interval, value.median, scale)}"
 
 
 def _bracket(interval: Interval | None, middle: float, scale: float) -> str:
@@ -224,7 +197,7 @@ def _bracket(interval: Interval | None, middle: float, scale: float) -> str:
     if interval is None:
         return ""
     ends = [
-        _digits(end / scale, middle / scale, whole=scale == 1.0 and abs(middle) >= 100)
+        digits(end / scale, middle / scale, whole=scale == 1.0 and abs(middle) >= 100)
         if math.isfinite(end)
         else "?"
         for end in (interval.low, interval.high)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from harness.report import write_report
-from tests.support.chromium import EXECUTABLE, Browser, chromium
+from tests.support.chromium import COLOURS, EXECUTABLE, Browser, chromium
 from tests.support.synthetic import synthetic_run, synthetic_scale_run
 
 pytestmark = pytest.mark.skipif(EXECUTABLE is None, reason="no chromium here: apt install chromium")
@@ -58,25 +58,6 @@ SIDEWAYS = """(() => {
      || element.getBoundingClientRect().right > innerWidth + 1));
   return { page: document.documentElement.scrollWidth, width: innerWidth,
            pushed: pushed.map((element) => element.outerHTML.slice(0, 120)) };
-})()"""
-
-# The colour of every piece of text, and of the first thing behind it that is not transparent.
-COLOURS = """(() => {
-  const found = {};
-  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  for (let node = walk.nextNode(); node; node = walk.nextNode()) {
-    const element = node.parentElement;
-    if (!node.data.trim() || !element.getClientRects().length) continue;
-    if (element.matches("title, desc")) continue;
-    const ink = element.closest("text")
-      ? getComputedStyle(element).fill : getComputedStyle(element).color;
-    let behind = element;
-    while (behind && /rgba\\(.*, 0\\)|transparent/.test(getComputedStyle(behind).backgroundColor))
-      behind = behind.parentElement;
-    const paper = getComputedStyle(behind || document.body).backgroundColor;
-    found[ink + " on " + paper] = node.data.trim().slice(0, 40);
-  }
-  return found;
 })()"""
 
 

@@ -20,7 +20,7 @@ from harness.history import History
 from harness.report.charts.trend import file_name
 from harness.report.site import render_series, write_site
 from harness.trends import Trends, trends_of
-from tests.support.chromium import EXECUTABLE, PATIENCE_S, Browser, chromium
+from tests.support.chromium import COLOURS, EXECUTABLE, PATIENCE_S, Browser, chromium
 from tests.support.histories import commit, one_run, write_history, write_run
 
 needs_chromium = pytest.mark.skipif(
@@ -52,24 +52,6 @@ CUT = """(() => {
             box.top < there.bottom - 3 && there.top < box.bottom - 3)
           found.push(text.textContent + " / " + other.textContent);
     }
-  }
-  return found;
-})()"""
-
-COLOURS = """(() => {
-  const found = {};
-  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-  for (let node = walk.nextNode(); node; node = walk.nextNode()) {
-    const element = node.parentElement;
-    if (!node.data.trim() || !element.getClientRects().length) continue;
-    if (element.matches("title, desc")) continue;
-    const ink = element.closest("text")
-      ? getComputedStyle(element).fill : getComputedStyle(element).color;
-    let behind = element;
-    while (behind && /rgba\\(.*, 0\\)|transparent/.test(getComputedStyle(behind).backgroundColor))
-      behind = behind.parentElement;
-    const paper = getComputedStyle(behind || document.body).backgroundColor;
-    found[ink + " on " + paper] = node.data.trim().slice(0, 40);
   }
   return found;
 })()"""

@@ -30,6 +30,25 @@ FLAGS = (
 
 PATIENCE_S = 60
 
+COLOURS = """(() => {
+  const found = {};
+  const walk = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  for (let node = walk.nextNode(); node; node = walk.nextNode()) {
+    const element = node.parentElement;
+    if (!node.data.trim() || !element.getClientRects().length) continue;
+    if (element.matches("title, desc")) continue;
+    const ink = element.closest("text")
+      ? getComputedStyle(element).fill : getComputedStyle(element).color;
+    let behind = element;
+    while (behind && /rgba\\(.*, 0\\)|transparent/.test(getComputedStyle(behind).backgroundColor))
+      behind = behind.parentElement;
+    const paper = getComputedStyle(behind || document.body).backgroundColor;
+    found[ink + " on " + paper] = node.data.trim().slice(0, 40);
+  }
+  return found;
+})()"""
+"""The colour of every piece of text, and of the first thing behind it that is not transparent."""
+
 
 class Browser:
     """One page of a browser."""
