@@ -81,15 +81,12 @@ def check(
 
 
 def _percent(text: str) -> float:
-    number = text.strip().removesuffix("%")
+    from harness.quantities import parse_percent
+
     try:
-        value = float(number) / 100
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < 100:
-        message = f"{text!r} is no percentage; write it like 5%"
-        raise click.BadParameter(message, param_hint="--within")
-    return value
+        return parse_percent(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--within") from error
 
 
 def _newest() -> Path:

@@ -137,14 +137,12 @@ def _metrics(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _percent(text: str) -> float:
+    from harness.quantities import parse_percent
+
     try:
-        value = float(text.strip().removesuffix("%")) / 100
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < 100:
-        message = f"{text!r} is no percentage; write it like 1%"
-        raise click.BadParameter(message, param_hint="--within")
-    return value
+        return parse_percent(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--within") from error
 
 
 def _write(found: Trends, site: Path | None, charts: Path | None) -> None:

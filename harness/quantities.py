@@ -59,6 +59,22 @@ def parse_duration(text: str) -> int:
     return duration
 
 
+def parse_percent(text: str) -> float:
+    """A share from `5%` or `5`: 0.05; below 100 times the whole.
+
+    Raises:
+        ValueError: Not a percentage, or negative.
+    """
+    try:
+        value = float(text.strip().removesuffix("%")) / 100
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < 100:
+        message = f"{text!r} is no percentage; write it like 5%"
+        raise ValueError(message)
+    return value
+
+
 def format_duration(duration_ns: int) -> str:
     """A duration for a sentence: `950 us`, `12.3 ms`, `4.21 s`, `3 min 20 s`."""
     if duration_ns < 1_000_000:

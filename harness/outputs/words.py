@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from harness import margins
 from harness.judgement import ExitCode, Finding, Judgement, Verdict
 from harness.spelling import spell
 
@@ -61,7 +62,7 @@ def percent(ratio: float | None) -> str:
         return NONE
     if not math.isfinite(ratio):
         return "not reached"
-    return f"{(ratio - 1) * 100:+.1f} %"
+    return margins.percent(ratio)
 
 
 def interval(finding: Finding) -> str:
