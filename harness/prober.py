@@ -13,6 +13,10 @@ the SYN, and TCP itself would repeat it only after a second (RFC 6298): the fres
 makes the resolution. An attempt costs 20 us when hot and 200 us after a sleep, nearly all of it for
 waking up: 10 % of one core in the first tenth of a second, 1 to 2 % from the second on.
 
+The first attempt is made by whoever asks, on a socket that the thread keeps ready: a socket belongs
+for good to the namespace it was made in, whoever uses it (network_namespaces(7)). So a box that
+answers at once is not charged with the waking of a thread.
+
 For `http` the stamp is taken when the full header with the wanted status has arrived. The body is
 read to its end afterwards and kept, so that arms can be compared by what they served. Any other
 status counts as not ready, and the next attempt follows.
@@ -99,15 +103,26 @@ class _Attempt:
 
 
 class _Pursuit:
-    """What the prober's thread knows about one probe: its attempts, and when the next is due."""
+    """What the prober's thread knows about one probe: its attempts, and when the next is due.
 
-    def __init__(self, probe: Probe, selector: selectors.BaseSelector) -> None:
+    Args:
+        probe: What was asked.
+        selector: The thread's.
+        first: The attempt that the asking thread made; None when it made none, or in vain.
+    """
+
+    def __init__(
+        self, probe: Probe, selector: selectors.BaseSelector, first: _Attempt | None
+    ) -> None:
         self.probe = probe
         self._selector = selector
-        self._begun_ns = time.monotonic_ns()
+        self._begun_ns = time.monotonic_ns() if first is None else first.begun_ns
         self._attempts: list[_Attempt] = []
         self._answer: _Answer | None = None
         self.next_due_ns = self._begun_ns
+        if first is not None:
+            self._follow(first)
+            self.next_due_ns += SHORTEST_INTERVAL_NS
 
     def advance(self, now_ns: int) -> None:
         """Give up what is too old, begin what is due, and set `next_due_ns`."""
@@ -142,20 +157,17 @@ class _Pursuit:
             self.probe.finish()
 
     def _begin(self, now_ns: int) -> None:
-        connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        attempt = _Attempt(connection, now_ns)
-        address = (self.probe.address, self.probe.readiness.port or 0)
-        number = connection.connect_ex(address)
-        if number == errno.EINPROGRESS:
-            # On one machine a refusal is there before connect(2) returns, and asking again is a
-            # quarter of the price of a turn through the selector.
-            number = connection.connect_ex(address)
-        if number not in (0, errno.EALREADY, errno.EISCONN):
-            connection.close()
-            self.probe.last_result = os.strerror(number).lower()
-            return
+        attempt = _begin_attempt(self.probe, _new_socket(), now_ns)
+        if attempt is not None:
+            self._follow(attempt)
+
+    def _follow(self, attempt: _Attempt) -> None:
         self._attempts.append(attempt)
-        self._selector.register(connection, selectors.EVENT_WRITE, lambda: self._writable(attempt))
+        self._selector.register(
+            attempt.connection, selectors.EVENT_WRITE, lambda: self._writable(attempt)
+        )
+        if attempt.connected:
+            self._connected(attempt, time.monotonic_ns())
 
     def _drop(self, attempt: _Attempt, result: str) -> None:
         if attempt in self._attempts:
@@ -171,11 +183,12 @@ class _Pursuit:
         if number:
             self._drop(attempt, os.strerror(number).lower())
             return
-        if attempt.connection.getsockname() == attempt.connection.getpeername():
-            # TCP lets a socket connect to itself when nobody listens on a port of the local range
-            # (simultaneous open, RFC 9293 3.5): that is not the workload.
+        if _is_connected_to_itself(attempt.connection):
             self._drop(attempt, "connection refused")
             return
+        self._connected(attempt, now_ns)
+
+    def _connected(self, attempt: _Attempt, now_ns: int) -> None:
         attempt.connected = True
         for other in [a for a in self._attempts if a is not attempt and not a.connected]:
             self._drop(other, "connected")
@@ -258,6 +271,37 @@ class _Answer:
     deadline_ns: int
 
 
+def _new_socket() -> socket.socket:
+    return socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+
+
+def _begin_attempt(probe: Probe, connection: socket.socket, now_ns: int) -> _Attempt | None:
+    """Connect; None when that was refused at once: the socket is closed, the reason noted."""
+    address = (probe.address, probe.readiness.port or 0)
+    number = connection.connect_ex(address)
+    if number == errno.EINPROGRESS:
+        # On one machine the answer is there before connect(2) returns, and asking again is a
+        # quarter of the price of a turn through the selector.
+        number = connection.connect_ex(address)
+    if number == errno.EALREADY:
+        return _Attempt(connection, now_ns)
+    if number in (0, errno.EISCONN):
+        if not _is_connected_to_itself(connection):
+            return _Attempt(connection, now_ns, connected=True)
+        number = errno.ECONNREFUSED
+    connection.close()
+    probe.last_result = os.strerror(number).lower()
+    return None
+
+
+def _is_connected_to_itself(connection: socket.socket) -> bool:
+    """Whether nobody listens, and TCP let the socket connect to itself all the same.
+
+    That happens on a port of the local range (simultaneous open, RFC 9293 3.5).
+    """
+    return bool(connection.getsockname() == connection.getpeername())
+
+
 def parse_header(header: bytes) -> tuple[int | None, int | None]:
     """(status, Content-Length) of an HTTP/1 response header (RFC 9112); None for what is absent."""
     lines = header.split(b"\r\n")
@@ -281,7 +325,8 @@ class Prober:
 
     def __init__(self, enter: Callable[[], None]) -> None:
         self._enter = enter
-        self._commands: deque[tuple[Probe, bool]] = deque()
+        self._commands: deque[Callable[[], None]] = deque()
+        self._spares: deque[socket.socket] = deque()
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._closing = False
         self._started = threading.Event()
@@ -301,8 +346,23 @@ class Prober:
             message = f"readiness {readiness.kind} is not seen over the network"
             raise ValueError(message)
         probe = Probe(readiness, address, deadline_ns, self._cancel)
-        self._tell(probe, begin=True)
+        first = self._first_attempt(probe)
+        if first is not None and first.connected and readiness.kind is ReadinessKind.TCP:
+            probe.ready_at_ns = time.monotonic_ns()
+            probe.last_result = "connected"
+            first.connection.close()
+            probe.finish()
+        else:
+            self._tell(lambda: self._pursue(probe, first))
         return probe
+
+    def _first_attempt(self, probe: Probe) -> _Attempt | None:
+        """Made here and now when a socket is ready; otherwise the thread makes it."""
+        try:
+            connection = self._spares.popleft()
+        except IndexError:
+            return None
+        return _begin_attempt(probe, connection, time.monotonic_ns())
 
     def close(self) -> None:
         """End the thread; probes under way end without an answer. Idempotent."""
@@ -315,10 +375,11 @@ class Prober:
 
     def _cancel(self, probe: Probe) -> None:
         if not self._closing:
-            self._tell(probe, begin=False)
+            self._tell(lambda: self._give_up(probe))
 
-    def _tell(self, probe: Probe, *, begin: bool) -> None:
-        self._commands.append((probe, begin))
+    def _tell(self, command: Callable[[], None]) -> None:
+        """Have the thread run a command. It sees to the spare socket in the same turn."""
+        self._commands.append(command)
         os.eventfd_write(self._wake_fd, 1)
 
     def _run(self) -> None:
@@ -333,9 +394,13 @@ class Prober:
             selector.register(self._wake_fd, selectors.EVENT_READ, self._take_commands)
             self._selector = selector
             while not self._closing:
+                if not self._spares:
+                    self._spares.append(_new_socket())
                 self._turn(selector)
             for pursuit in self._pursuits:
                 pursuit.end("the lab was closed")
+            while self._spares:
+                self._spares.pop().close()
 
     def _turn(self, selector: selectors.BaseSelector) -> None:
         timeout = None
@@ -357,10 +422,12 @@ class Prober:
     def _take_commands(self) -> None:
         os.eventfd_read(self._wake_fd)
         while self._commands:
-            probe, begin = self._commands.popleft()
-            if begin:
-                self._pursuits.append(_Pursuit(probe, self._selector))
-                continue
-            for pursuit in self._pursuits:
-                if pursuit.probe is probe:
-                    pursuit.end("cancelled")
+            self._commands.popleft()()
+
+    def _pursue(self, probe: Probe, first: _Attempt | None) -> None:
+        self._pursuits.append(_Pursuit(probe, self._selector, first))
+
+    def _give_up(self, probe: Probe) -> None:
+        for pursuit in self._pursuits:
+            if pursuit.probe is probe:
+                pursuit.end("cancelled")

@@ -27,8 +27,6 @@ BLOCKS = int(os.environ.get("STEELYARD_BENCH_BLOCKS", "100"))
 WARM_UP = 5
 SHARE = 0.01
 ALLOWANCE_NS = 100_000
-PROBER_NS = 1_000_000
-"""What the prober promises: an attempt each millisecond, or 1 % of the time waited."""
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(580)]
 
@@ -62,7 +60,7 @@ def measured(asked: Scenario, lab: Lab | None) -> dict[str, list[int]]:
     return samples
 
 
-def judge(samples: dict[str, list[int]], allowance_ns: int) -> None:
+def judge(samples: dict[str, list[int]]) -> None:
     null = statistics.median(samples["null"])
     print(f"\np50, p10, p90 of {BLOCKS} interleaved trials each, time until ready in ms")
     for name, values in samples.items():
@@ -70,7 +68,7 @@ def judge(samples: dict[str, list[int]], allowance_ns: int) -> None:
         middle = statistics.median(values) / 1e6
         print(f"  {name:10} {middle:8.4f} {deciles[0] / 1e6:8.4f} {deciles[-1] / 1e6:8.4f}")
     shortest = min(statistics.median(values) for name, values in samples.items() if name != "null")
-    limit = max(SHARE * shortest, allowance_ns)
+    limit = max(SHARE * shortest, ALLOWANCE_NS)
     print(f"  measuring costs {null / 1e6:.4f} ms, may cost {limit / 1e6:.4f} ms, ", end="")
     print(f"{null / shortest:.2%} of the shortest start")
     assert null < limit
@@ -80,18 +78,18 @@ def test_the_wait_for_an_end_costs_next_to_nothing() -> None:
     arms = (Arm("null", "null"), Arm("process", "process"), Arm("container", "container"))
     ready = Readiness(ReadinessKind.EXIT, output="^hello$")
     asked = scenario(*arms, readiness=ready, limits=Limits(256 << 20, 1.0))
-    judge(measured(asked, None), ALLOWANCE_NS)
+    judge(measured(asked, None))
 
 
 def test_the_probers_answer_costs_next_to_nothing() -> None:
     """Against the smallest server there is: BusyBox's, in an arm without isolation.
 
-    An upper bound: here the prober's thread is woken between t0 and the answer, which for a real
-    box goes on while the box is still being made.
+    What the prober costs and not how fine it sees: a real box is not there at its first attempt,
+    and the next ones come a millisecond or 1 % of the time waited apart.
     """
     arms = (Arm("null", "null"), Arm("process", "process"))
     line = "mkdir -p /tmp/page && echo hello > /tmp/page/index.html && exec httpd -f -p 8000 -h "
     ready = Readiness(ReadinessKind.TCP, port=8000)
     asked = scenario(*arms, command=("sh", "-c", f"{line} /tmp/page"), readiness=ready)
     with Lab() as lab:
-        judge(measured(replace(asked, name="serves"), lab), PROBER_NS)
+        judge(measured(replace(asked, name="serves"), lab))
