@@ -48,6 +48,7 @@ def write_report(
     Raises:
         RecordError: A file cannot be written.
     """
+    from harness.report.ahead import draw_ahead
     from harness.report.charts import charts_by_scenario
     from harness.report.tables import Summary, summarise
 
@@ -55,6 +56,8 @@ def write_report(
     summary = run if isinstance(run, Summary) else summarise(run)
     drawn = [form for form in CHARTS if form in forms]
     charts = charts_by_scenario(summary) if drawn or "html" in forms else {}
+    inline = ["inline_wide", "inline_narrow"] if "html" in forms else []
+    draw_ahead([chart for found in charts.values() for chart in found], [*inline, *drawn])
     files = {
         # Who asks for the summary alone has no charts beside it to name.
         directory / name: render([summary], form, charts if drawn or form == "html" else {})

@@ -1,7 +1,12 @@
-"""Known delays in the real container arm, and what the meters themselves cost."""
+"""Known delays in the real container arm, and what the meters themselves cost.
+
+`STEELYARD_BENCH_RUNS` sets the number of runs. On a quiet machine: pytest -m bench
+tests/bench/test_meters.py -s
+"""
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
 from contextlib import closing
@@ -18,7 +23,7 @@ from tests.support.truths import is_recovered, take_blocks
 
 pytestmark = [pytest.mark.bench, pytest.mark.privileged, pytest.mark.timeout(1200)]
 
-RUNS, BLOCKS = 10, 30
+RUNS, BLOCKS = int(os.environ.get("STEELYARD_BENCH_RUNS", "100")), 30
 # Both arms sleep: what a sleep costs beyond its length, its own start above all, is in both.
 BASE_US = 1000
 DELAYS_US = {"0.5 ms": 500, "2 ms": 2000, "20 ms": 20_000}
@@ -54,8 +59,7 @@ def test_known_delays_are_recovered_in_the_real_container_arm() -> None:
                 found[name], found["reference"], "ready", us * 1e3, seed=run
             )
     print(recovered)
-    # An interval of 95 % misses once in twenty runs; twice in ten would be news.
-    assert min(recovered.values()) >= RUNS - 1
+    assert min(recovered.values()) >= 0.95 * RUNS
 
 
 def test_the_meters_take_a_few_milliseconds_after_ready_and_none_before() -> None:

@@ -1,0 +1,77 @@
+"""Charts drawn ahead by several processes: the same bytes, and nothing lost when a helper dies."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from harness.report.ahead import draw_ahead
+from harness.report.cells import Grid
+from harness.report.drawing import Chart, Told, add_panel, new_figure
+
+FORMS = ("svg", "png", "inline_wide", "inline_narrow")
+
+pytestmark = pytest.mark.skipif(
+    len(os.sched_getaffinity(0)) < 2, reason="one processor alone draws nothing ahead"
+)
+
+
+class Draw:
+    """Draws a line, and says in a file by which process."""
+
+    def __init__(self, folder: Path, dies_in_helpers: bool = False) -> None:
+        self.folder, self.parent, self.dies = folder, os.getpid(), dies_in_helpers
+
+    def __call__(self, width: float):  # type: ignore[no-untyped-def]
+        (self.folder / f"{os.getpid()}").touch()
+        if self.dies and os.getpid() != self.parent:
+            os._exit(1)
+        figure = new_figure(width, 1.5)
+        add_panel(figure, 0.2, 1.0).plot([0.0, width], [0.5, 0.5])
+        return figure
+
+
+def charts(draw: Draw, number: int = 6) -> list[Chart]:
+    grid = Grid(("arm",), (("container",),))
+    return [
+        Chart(f"chart-{place}", Told(f"Chart {place}", "A line.", "It is one.", grid, "All"), draw)
+        for place in range(number)
+    ]
+
+
+@contextmanager
+def another_thread() -> Iterator[None]:
+    end = threading.Event()
+    thread = threading.Thread(target=end.wait)
+    thread.start()
+    try:
+        yield
+    finally:
+        end.set()
+        thread.join()
+
+
+def test_what_is_drawn_ahead_is_what_a_chart_draws_itself(tmp_path: Path) -> None:
+    ahead, alone = charts(Draw(tmp_path)), charts(Draw(tmp_path))
+    draw_ahead(ahead, FORMS)
+    for first, second in zip(ahead, alone, strict=True):
+        assert set(FORMS) <= vars(first).keys(), "nothing is left to be drawn"
+        assert [getattr(first, form) for form in FORMS] == [getattr(second, form) for form in FORMS]
+
+
+def test_a_helper_that_dies_costs_time_and_nothing_else(tmp_path: Path) -> None:
+    ahead = charts(Draw(tmp_path, dies_in_helpers=True))
+    draw_ahead(ahead, ["svg"])
+    assert all(chart.svg.startswith(b"<?xml") for chart in ahead)
+
+
+def test_nothing_is_forked_beside_another_thread(tmp_path: Path) -> None:
+    ahead = charts(Draw(tmp_path))
+    with another_thread():
+        draw_ahead(ahead, ["svg"])
+    assert list(tmp_path.iterdir()) == []
