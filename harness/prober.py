@@ -55,6 +55,7 @@ class Probe:
     """One question put to the prober, and its answer when there is one.
 
     Attributes:
+        endpoint: What is connected to: address and port.
         wake_fd: An eventfd(2) that becomes readable when the probe has finished.
         ready_at_ns: `time.monotonic_ns()` at which the condition first held; None until it does.
         body: The body of the answer, for `http`; None if it did not arrive whole.
@@ -67,6 +68,7 @@ class Probe:
     ) -> None:
         self.readiness = readiness
         self.address = address
+        self.endpoint = address, readiness.port or 0
         self.deadline_ns = deadline_ns
         self.wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.ready_at_ns: int | None = None
@@ -94,11 +96,20 @@ class Probe:
 
 @dataclass(eq=False, slots=True)
 class _Attempt:
-    """One connection on its way."""
+    """One connection on its way.
+
+    Attributes:
+        connection: Closed where the attempt was refused at once.
+        begun_ns: When it was made.
+        connected_at_ns: When it was seen that somebody had accepted; None until then.
+        refusal: Why it was refused at once; None where it was not.
+        received: What came.
+    """
 
     connection: socket.socket
     begun_ns: int
-    connected: bool = False
+    connected_at_ns: int | None = None
+    refusal: str | None = None
     received: bytearray = field(default_factory=bytearray)
 
 
@@ -108,7 +119,7 @@ class _Pursuit:
     Args:
         probe: What was asked.
         selector: The thread's.
-        first: The attempt that the asking thread made; None when it made none, or in vain.
+        first: The attempt that the asking thread made; None when it had no socket for one.
     """
 
     def __init__(
@@ -136,7 +147,7 @@ class _Pursuit:
             return
         for attempt in [a for a in self._attempts if now_ns - a.begun_ns >= ATTEMPT_PATIENCE_NS]:
             self._drop(attempt, "no answer")
-        if any(attempt.connected for attempt in self._attempts):
+        if any(attempt.connected_at_ns for attempt in self._attempts):
             # Somebody accepted and has a second to reply: more connections would only queue up
             # behind it in a server that takes them one by one.
             self.next_due_ns = now_ns + LONGEST_INTERVAL_NS
@@ -157,17 +168,18 @@ class _Pursuit:
             self.probe.finish()
 
     def _begin(self, now_ns: int) -> None:
-        attempt = _begin_attempt(self.probe, _new_socket(), now_ns)
-        if attempt is not None:
-            self._follow(attempt)
+        self._follow(_begin_attempt(_new_socket(), self.probe.endpoint, now_ns))
 
     def _follow(self, attempt: _Attempt) -> None:
+        if attempt.refusal is not None:
+            self.probe.last_result = attempt.refusal
+            return
         self._attempts.append(attempt)
         self._selector.register(
             attempt.connection, selectors.EVENT_WRITE, lambda: self._writable(attempt)
         )
-        if attempt.connected:
-            self._connected(attempt, time.monotonic_ns())
+        if attempt.connected_at_ns is not None:
+            self._connected(attempt, attempt.connected_at_ns)
 
     def _drop(self, attempt: _Attempt, result: str) -> None:
         if attempt in self._attempts:
@@ -189,8 +201,8 @@ class _Pursuit:
         self._connected(attempt, now_ns)
 
     def _connected(self, attempt: _Attempt, now_ns: int) -> None:
-        attempt.connected = True
-        for other in [a for a in self._attempts if a is not attempt and not a.connected]:
+        attempt.connected_at_ns = now_ns
+        for other in [a for a in self._attempts if a.connected_at_ns is None]:
             self._drop(other, "connected")
         if self.probe.readiness.kind is ReadinessKind.TCP:
             self.probe.ready_at_ns = now_ns
@@ -275,23 +287,26 @@ def _new_socket() -> socket.socket:
     return socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
 
 
-def _begin_attempt(probe: Probe, connection: socket.socket, now_ns: int) -> _Attempt | None:
-    """Connect; None when that was refused at once: the socket is closed, the reason noted."""
-    address = (probe.address, probe.readiness.port or 0)
-    number = connection.connect_ex(address)
+def _begin_attempt(connection: socket.socket, endpoint: tuple[str, int], now_ns: int) -> _Attempt:
+    """Connect, and see at once whether there is an answer."""
+    number = connection.connect_ex(endpoint)
     if number == errno.EINPROGRESS:
         # On one machine the answer is there before connect(2) returns, and asking again is a
         # quarter of the price of a turn through the selector.
-        number = connection.connect_ex(address)
+        number = connection.connect_ex(endpoint)
+    answered_at_ns = time.monotonic_ns()
+    attempt = _Attempt(connection, now_ns)
     if number == errno.EALREADY:
-        return _Attempt(connection, now_ns)
+        return attempt
     if number in (0, errno.EISCONN):
+        attempt.connected_at_ns = answered_at_ns
         if not _is_connected_to_itself(connection):
-            return _Attempt(connection, now_ns, connected=True)
+            return attempt
         number = errno.ECONNREFUSED
     connection.close()
-    probe.last_result = os.strerror(number).lower()
-    return None
+    attempt.connected_at_ns = None
+    attempt.refusal = os.strerror(number).lower()
+    return attempt
 
 
 def _is_connected_to_itself(connection: socket.socket) -> bool:
@@ -345,10 +360,12 @@ class Prober:
         if not readiness.needs_network or readiness.port is None:
             message = f"readiness {readiness.kind} is not seen over the network"
             raise ValueError(message)
+        # Before all else: what comes after it is not in the time of a box that answers at once.
+        first = self._first_attempt((address, readiness.port))
         probe = Probe(readiness, address, deadline_ns, self._cancel)
-        first = self._first_attempt(probe)
-        if first is not None and first.connected and readiness.kind is ReadinessKind.TCP:
-            probe.ready_at_ns = time.monotonic_ns()
+        answered_at_ns = None if first is None else first.connected_at_ns
+        if first and answered_at_ns and readiness.kind is ReadinessKind.TCP:
+            probe.ready_at_ns = answered_at_ns
             probe.last_result = "connected"
             first.connection.close()
             probe.finish()
@@ -356,13 +373,13 @@ class Prober:
             self._tell(lambda: self._pursue(probe, first))
         return probe
 
-    def _first_attempt(self, probe: Probe) -> _Attempt | None:
+    def _first_attempt(self, endpoint: tuple[str, int]) -> _Attempt | None:
         """Made here and now when a socket is ready; otherwise the thread makes it."""
         try:
             connection = self._spares.popleft()
         except IndexError:
             return None
-        return _begin_attempt(probe, connection, time.monotonic_ns())
+        return _begin_attempt(connection, endpoint, time.monotonic_ns())
 
     def close(self) -> None:
         """End the thread; probes under way end without an answer. Idempotent."""

@@ -45,12 +45,15 @@ def measured(asked: Scenario, lab: Lab | None) -> dict[str, list[int]]:
             )
             for arm in asked.arms
         }
+        gc.collect()
+        gc.freeze()  # as the worker of a run does: what was there before is not looked at again
+        stack.callback(gc.unfreeze)
         for block in range(-WARM_UP, BLOCKS):
             names = list(prepared)
             order.shuffle(names)
             for position, name in enumerate(names):
                 gc.collect()
-                gc.disable()  # as the runner does
+                gc.disable()
                 slot = Slot(asked.name, name, block, position)
                 trial = take_trial(slot, asked, prepared[name], lab, interruption)
                 gc.enable()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import time
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -11,6 +13,7 @@ from typing import Self
 from runtime.session import Session, is_alive
 
 _SETTLE_S = 3.0
+_NAMELESS = re.compile(r"(socket|pipe):\[\d+\]$")
 
 
 @dataclass(frozen=True)
@@ -119,13 +122,21 @@ def _instance_folders() -> frozenset[str]:
 
 
 def _descriptors() -> frozenset[str]:
-    """Open file descriptors of this process, but for those that the interpreter opens by itself."""
+    """Open file descriptors of this process, but for those that the interpreter opens by itself.
+
+    What has no name (sockets, pipes) is told by its count: a lab that lives on keeps a spare socket
+    and makes a new one for each that was used.
+    """
     found = set()
+    nameless: Counter[str] = Counter()
     for entry in Path("/proc/self/fd").iterdir():
         try:
             target = os.readlink(entry)
         except FileNotFoundError:
             continue
-        if not target.startswith(("/proc/", "anon_inode:[eventpoll]")):
+        if match := _NAMELESS.match(target):
+            nameless[match[1]] += 1
+            found.add(f"{nameless[match[1]]} x {match[1]}")
+        elif not target.startswith(("/proc/", "anon_inode:[eventpoll]")):
             found.add(f"{entry.name} -> {target}")
     return frozenset(found)
