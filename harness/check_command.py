@@ -41,11 +41,24 @@ _RESULTS = Path("results")
     "budgets of that kind what every metric is held against.",
 )
 @click.option(
+    "--against",
+    metavar="REV|IMAGE",
+    help="With --run: a paired run, in which every block has both this and what there is now: "
+    "image IMAGE and the scenario's own, or with --context the folder at revision REV and as it "
+    "is. Needs no earlier run; `of = 'baseline'` then means this.",
+)
+@click.option(
+    "--context",
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    help="With --against REV: a folder with a Containerfile, in a git repository.",
+)
+@click.option(
     "--within",
     metavar="PERCENT",
     default="5%",
     show_default=True,
-    help="Against a baseline without budgets: how much more is allowed.",
+    help="Where no budget is of the baseline: how much more than it is allowed.",
 )
 @format_option
 def check(
@@ -54,13 +67,17 @@ def check(
     arms: tuple[str, ...],
     blocks: int | None,
     baseline: Path | None,
+    against: str | None,
+    context: Path | None,
     within: str,
     formats: tuple[tuple[str, str], ...],
 ) -> int:
     """Hold a run against the budgets of its scenarios.
 
-    RUN is the folder of a run, by default the newest in results/. Exit code: 0 all is within its
-    budget, 1 something is not, 2 the question was wrong, 3 it cannot be told.
+    RUN is the folder of a run, by default the newest in results/. With --against there is no such
+    run: what was before and what is now are taken in turn, until it is known whether the one is
+    within what is allowed of the other. Exit code: 0 all is within its budget, 1 something is not,
+    2 the question was wrong, 3 it cannot be told.
     """
     from harness.check import check as judge
     from harness.records import read_run
@@ -72,12 +89,34 @@ def check(
         )
     if not scenarios and (arms or blocks):
         raise click.UsageError("--arm and --blocks say how to take a run: give --run SCENARIO too")
+    _refuse_half_a_pair(against, context, scenarios, baseline)
+    if against is not None:
+        from harness.against import Against, judge_against
+
+        typed = Against(scenarios, against, context, arms, blocks, allowed)
+        return emit(judge_against(typed), formats)
     # Before a run is taken: a wrong name is told at once.
-    against = None if baseline is None else read_run(baseline)
+    before = None if baseline is None else read_run(baseline)
     directory = _take(scenarios, arms, blocks) if scenarios else folder or _newest()
     run = _with_budgets_of_today(read_run(directory))
-    judgement = judge(run, against, within=allowed)
-    return emit(judgement, formats)
+    return emit(judge(run, before, within=allowed), formats)
+
+
+def _refuse_half_a_pair(
+    against: str | None,
+    context: Path | None,
+    scenarios: tuple[str, ...],
+    baseline: Path | None,
+) -> None:
+    if against is None and context is not None:
+        raise click.UsageError("--context says where a revision is: give --against REV too")
+    if against is not None and not scenarios:
+        message = "--against takes a new run with both: say of which scenario by --run SCENARIO"
+        raise click.UsageError(message)
+    if against is not None and baseline is not None:
+        raise click.UsageError(
+            "--against and --baseline exclude each other: a paired run, or an earlier one"
+        )
 
 
 def _percent(text: str) -> float:

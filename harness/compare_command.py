@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import secrets
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,18 +13,12 @@ import click
 import harness
 from harness import schedule
 from harness.outputs.emit import emit, format_option
-from harness.run_command import folder_only_with_trials
-from harness.run_options import invoked_as, parse_time_limit
+from harness.paired import Effort, Sides, images, interruptible, revisions, take
+from harness.run_options import parse_time_limit
 
 if TYPE_CHECKING:
     from harness.backend import Backend
-    from harness.judgement import Judgement
-    from harness.model import Run, RunInfo, Scenario
-    from harness.preparing import GetBackend
-
-_RESULTS = Path("results")
-_TIME_LIMIT_NS = 600_000_000_000
-"""Without --blocks and --time-limit."""
+    from harness.model import Scenario
 
 _OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (
@@ -139,21 +130,6 @@ class Typed:
     output: Path | None
 
 
-@dataclass(frozen=True, slots=True)
-class Sides:
-    """What is compared.
-
-    Attributes:
-        scenarios: Each with its two arms.
-        get_backend: Where backends come from.
-        told: What A and B are, for the judgement.
-    """
-
-    scenarios: tuple[Scenario, ...]
-    get_backend: GetBackend
-    told: tuple[str, str]
-
-
 def _with_options(command: Callable[..., int]) -> Callable[..., int]:
     for names, settings in reversed(_OPTIONS):
         command = click.option(*names, **settings)(command)
@@ -175,20 +151,22 @@ def compare(sides: tuple[str, ...], formats: tuple[tuple[str, str], ...], **type
     the margin. Exit code: 0 B is no worse, 1 it is worse, 2 the question was wrong, 3 it cannot be
     told; then it is said what would be needed.
     """
-    from harness.records import RunWriter, new_run_id
+    from harness.compare import DEFAULT_METRICS, questions_on
+    from harness.rules import Margin
+    from harness.sides import pairings_of
 
     options = Typed(**typed)
     _refuse_nonsense(sides, options)
     metrics, within = _metrics(options.metrics), _margin(options.within)
-    scenarios = _load(options.scenarios)
-    run_id = new_run_id(datetime.now(UTC))
-    directory = options.output or _RESULTS / run_id
-    existed = directory.exists()
-    with contextlib.ExitStack() as stack:
-        both = stack.enter_context(_sides(sides, options, scenarios))
-        writer = stack.enter_context(RunWriter(directory))
-        stack.enter_context(folder_only_with_trials(directory, existed=existed))
-        judgement = _compare(both, options, metrics, within, run_id, writer)
+    limit_ns = parse_time_limit(options.time_limit)
+    effort = Effort(options.blocks, limit_ns, options.warmup, options.seed, options.output)
+    with _sides(sides, options, _load(options.scenarios)) as both:
+        pairings = [pairing for scenario in both.scenarios for pairing in pairings_of(scenario)]
+        questions = questions_on(
+            pairings, metrics or DEFAULT_METRICS, Margin(within), asked=bool(metrics)
+        )
+        first, second = both.told
+        judgement = take(both, questions, f"is B ({second}) worse than A ({first})?", effort)
     return emit(judgement, formats)
 
 
@@ -252,16 +230,16 @@ def _sides(sides: Sequence[str], options: Typed, scenarios: Sequence[Scenario]) 
 @contextlib.contextmanager
 def _images_of(options: Typed, scenarios: Sequence[Scenario]) -> Iterator[Sides]:
     """The images of a folder at two revisions."""
-    from harness.backends import get_backend, host
-    from harness.sides import with_images
+    from harness.backends import get_backend
+    from harness.sides import compared_arm, with_images
 
     assert options.context is not None
-    with _revisions(options, options.context) as (stack, trees, told):
-        with _interruptible():
-            first, second = (
-                stack.enter_context(host.temporary_image(tree, _say_step)) for tree in trees
-            )
-        arms = (with_images(scenario, options.arm, (first, second)) for scenario in scenarios)
+    assert options.revision is not None
+    with images(options.context, options.revision) as (both, told):
+        arms = (
+            with_images(scenario, [compared_arm(scenario, options.arm)], both)
+            for scenario in scenarios
+        )
         yield Sides(tuple(arms), get_backend, told)
 
 
@@ -273,10 +251,12 @@ def _workers_of(options: Typed, scenarios: Sequence[Scenario]) -> Iterator[Sides
     from harness.revisions import compile_extensions
     from harness.sides import SUFFIXES, with_twins
 
+    assert options.revision is not None
     here = Path(harness.__file__).resolve().parent.parent
-    with _revisions(options, here) as (stack, trees, told):
+    with contextlib.ExitStack() as stack:
+        trees, told = stack.enter_context(revisions(here, options.revision))
         processes = []
-        with _interruptible():
+        with interruptible():
             for tree, name in zip(trees, told, strict=True):
                 compile_extensions(tree)
                 processes.append(stack.enter_context(worker(tree, name)))
@@ -292,100 +272,3 @@ def _workers_of(options: Typed, scenarios: Sequence[Scenario]) -> Iterator[Sides
             return RemoteBackend(name, workers)
 
         yield Sides(arms, backend, told)
-
-
-@contextlib.contextmanager
-def _revisions(
-    options: Typed, folder: Path
-) -> Iterator[tuple[contextlib.ExitStack, tuple[Path, Path], tuple[str, str]]]:
-    """A folder of a repository at both revisions, and the words for them."""
-    from harness.backends.host import temporary_folder
-    from harness.revisions import export, find_revision, repository_of
-
-    assert options.revision is not None
-    repository = repository_of(folder)
-    first, second = (find_revision(repository, typed) for typed in options.revision)
-    with contextlib.ExitStack() as stack:
-        trees = []
-        with _interruptible():
-            for revision in (first, second):
-                tree = stack.enter_context(temporary_folder("revision"))
-                export(revision, folder, tree)
-                trees.append(tree)
-        yield stack, (trees[0], trees[1]), (first.told, second.told)
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Every signal to end is an exception while things are made, so that they are removed."""
-    from harness.interruption import Interruption
-
-    with Interruption() as interruption, interruption.safe():
-        yield
-
-
-def _say_step(message: str) -> None:
-    click.echo(message, err=True)
-
-
-def _compare(
-    sides: Sides,
-    options: Typed,
-    metrics: Sequence[str],
-    within: float,
-    run_id: str,
-    writer: Any,
-) -> Judgement:
-    from harness import environment
-    from harness.compare import DEFAULT_METRICS, DEFAULT_MOST_BLOCKS, Comparer
-    from harness.interruption import Interrupted
-    from harness.progress import listener_for, make_console
-    from harness.records import read_run
-    from harness.report import write_report
-    from harness.request import Request
-    from harness.runner import Runner
-    from harness.sides import pairing_of
-
-    most = options.blocks or DEFAULT_MOST_BLOCKS
-    limit_ns = parse_time_limit(options.time_limit)
-    if limit_ns is None and options.blocks is None:
-        limit_ns = _TIME_LIMIT_NS
-    pairings = [pairing_of(scenario) for scenario in sides.scenarios]
-    comparer = Comparer(pairings, metrics or DEFAULT_METRICS, within, most, asked=bool(metrics))
-    request = Request(
-        scenarios=sides.scenarios,
-        blocks=most,
-        warmup_blocks=options.warmup,
-        seed=secrets.randbelow(2**31) if options.seed is None else options.seed,
-        time_limit_ns=limit_ns,
-        required_arms=frozenset(arm.name for scenario in sides.scenarios for arm in scenario.arms),
-        command=(invoked_as(), *sys.argv[1:]),
-        run_id=run_id,
-        steelyard=harness.__version__,
-        decided=comparer.is_decided,
-    )
-    console = make_console(stderr=True)
-    try:
-        with listener_for(console, request) as listener:
-            captured = environment.capture()
-            Runner(request, sides.get_backend, captured, writer, listener).run()
-    except Interrupted as error:
-        click.echo(f"steelyard: {error}; there is no verdict", err=True)
-        raise
-    run = read_run(writer.directory)
-    write_report(run, writer.directory)
-    first, second = sides.told
-    question = f"is B ({second}) worse than A ({first})?"
-    return comparer.judgement(question, run.trials, run.info.arms, _facts(run, sides, writer))
-
-
-def _facts(run: Run, sides: Sides, writer: Any) -> Mapping[str, str]:
-    info: RunInfo = run.info
-    first, second = sides.told
-    return {
-        "A": f"{first} ({info.arms[0].arm.name})",
-        "B": f"{second} ({info.arms[1].arm.name})",
-        "blocks": f"{info.blocks} of at most {info.wanted_blocks}",
-        "seed": str(info.seed),
-        "run": str(writer.directory),
-    }

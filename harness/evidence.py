@@ -127,6 +127,17 @@ class Evidence:
         """Of an arm's values in the blocks before the first look."""
         return statistics.median_low(self.values(pairing, arm, metric, FIRST_LOOK).values())
 
+    def always_fails(self, pairing: Pairing) -> bool:
+        """Whether no trial of either arm came to its end."""
+        both = [
+            self._trials.get((pairing.scenario, arm), {})
+            for arm in (pairing.reference, pairing.arm)
+        ]
+        return all(
+            trials and all(trial.outcome is not Outcome.OK for trial in trials.values())
+            for trials in both
+        )
+
     def why_missing(self, pairing: Pairing, metric: Metric) -> str:
         """Why no block has a pair of this metric, and what to do."""
         for arm in (pairing.reference, pairing.arm):

@@ -104,10 +104,15 @@ def verdict_on(measured: Measured, most: float, *, may_be_better: bool) -> Verdi
     """Judge by the whole interval: see the module."""
     if measured.interval is not None and not measured.interval.is_certain:
         return Verdict.CANNOT_TELL
-    if measured.low > most:
+    return verdict_between(measured.low, measured.high, most, may_be_better=may_be_better)
+
+
+def verdict_between(low: float, high: float, most: float, *, may_be_better: bool) -> Verdict:
+    """Judge by both ends of an interval: see the module."""
+    if low > most:
         return Verdict.WORSE
-    if measured.high <= most:
-        return Verdict.BETTER if may_be_better and measured.high < 1 else Verdict.SAME
+    if high <= most:
+        return Verdict.BETTER if may_be_better and high < 1 else Verdict.SAME
     return Verdict.CANNOT_TELL
 
 

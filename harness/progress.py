@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from harness.request import Request
 
+_TOLD_TOGETHER_NS = 1_000_000_000
+"""Blocks share a line until they have taken so long: hundreds of lines are read by nobody."""
 _TOLD_IMAGE_NS = 100_000_000
 """An image that took less was there already, and that is no news."""
 
@@ -73,13 +75,14 @@ def listener_for(console: Console, request: Request) -> Iterator[Listener]:
 
 
 class PlainListener:
-    """Lines: what is prepared, each block, each failure."""
+    """Lines: what is prepared, the blocks as they pass, each failure."""
 
     def __init__(self, console: Console, request: Request) -> None:
         self._console = console
         self._request = request
         self._block: BlockStarted | None = None
         self._done = self._failed = 0
+        self._untold_blocks = self._untold_ns = 0
         self._last_message = ""
 
     def __call__(self, event: Event) -> None:
@@ -89,7 +92,6 @@ class PlainListener:
                 self._say(_intention(self._request))
             case BlockStarted():
                 self._block = event
-                self._done = self._failed = 0
                 self.block_started(event)
             case BlockFinished(took_ns=took_ns):
                 assert self._block is not None
@@ -148,18 +150,27 @@ class PlainListener:
         """Nothing: one line a block is enough."""
 
     def block_finished(self, event: BlockStarted, took_ns: int) -> None:
-        """One line a block."""
+        """One line for a block, or for some quick ones together."""
+        self._untold_blocks += 1
+        self._untold_ns += took_ns
+        expected = event.expected or event.blocks
+        is_quick = self._untold_ns < _TOLD_TOGETHER_NS
+        if 0 <= event.block < expected - 1 and is_quick and not self._failed:
+            return
         of = ""
         if event.block >= 0:
-            expected = event.expected or event.blocks
             about = "about " if self._request.time_limit_ns is not None else ""
             about = "at most " if self._request.until or self._request.decided else about
             of = f" of {about}{max(expected, event.block + 1)}"
         if event.widths:
             of += f" ({_widths(event.widths)})"
         failures = f", {self._failed} failed" if self._failed else ""
-        took = format_duration(took_ns)
-        self._say(f"{_block_name(event.block)}{of}: {self._done} trials in {took}{failures}")
+        took = format_duration(self._untold_ns)
+        which = _block_name(event.block)
+        if self._untold_blocks > 1:
+            which = f"blocks {event.block + 2 - self._untold_blocks} to {event.block + 1}"
+        self._say(f"{which}{of}: {self._done} trials in {took}{failures}")
+        self._untold_blocks = self._untold_ns = self._done = self._failed = 0
 
     def _say(self, line: str) -> None:
         self._console.print(line, markup=False, soft_wrap=True)

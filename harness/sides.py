@@ -1,6 +1,6 @@
-"""`A` and `B` of `steelyard compare`: what was typed -> a scenario with exactly two arms.
+"""`A` and `B` of a paired run: what was typed -> a scenario whose arms are in pairs.
 
-A side is one of
+A side of `steelyard compare` is one of
 
     busybox:1.36                  an image, for the arm that is compared
     kernel=PATH                   settings of that arm, as are qemu=PATH, cache=cold, image=…
@@ -10,6 +10,7 @@ A side is one of
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from harness.backends import BACKENDS, get_backend
@@ -19,7 +20,9 @@ from harness.evidence import Pairing
 from harness.model import Arm, Scenario
 
 SUFFIXES = ("-a", "-b")
-"""Of the names of the two arms."""
+"""Of the names of the two arms of a pair."""
+BEFORE_AND_NOW = ("-before", "")
+"""The same, where what is now keeps its name: the one that its budgets know it by."""
 _OWN_SETTINGS = frozenset({"image", "command", "cache"})
 
 
@@ -38,44 +41,85 @@ def with_sides(scenario: Scenario, arm: str | None, first: str, second: str) -> 
     """
     base = _base(scenario, arm, (first, second))
     arms, problems = [], []
-    for side, suffix in zip((first, second), SUFFIXES, strict=True):
+    for side in (first, second):
         try:
-            found = _side(scenario, base, side)
+            arms.append(_side(scenario, base, side))
         except ScenarioError as error:
             problems += [problem.removeprefix("--arm ") for problem in error.problems]
-            continue
         except ValueError as error:
             problems += [f"{side}: {line}" for line in str(error).splitlines()]
-            continue
-        arms.append(replace(found, name=found.name + suffix, repeats=None))
     if problems:
         raise ScenarioError(tuple(dict.fromkeys(problems)))
-    return replace(scenario, arms=tuple(arms))
+    return in_pairs(scenario, [(arms[0], arms[1])])
 
 
-def with_images(scenario: Scenario, arm: str | None, images: tuple[str, str]) -> Scenario:
-    """The scenario with one arm twice, each time with another image."""
-    return with_sides(scenario, arm, *(f'image="{image}"' for image in images))
+def with_images(
+    scenario: Scenario,
+    arms: Sequence[Arm],
+    images: tuple[str | None, str | None],
+    suffixes: tuple[str, str] = SUFFIXES,
+) -> Scenario:
+    """The scenario with each of some arms twice, each time with another image; None: its own."""
+    before, now = images
+    pairs = [(_with_image(arm, before), _with_image(arm, now)) for arm in arms]
+    return in_pairs(scenario, pairs, suffixes)
 
 
 def with_twins(scenario: Scenario, arm: str | None) -> Scenario:
     """The scenario with one arm twice, the same both times."""
-    base = _base(scenario, arm, ("", ""))
-    return replace(
-        scenario, arms=tuple(replace(base, name=base.name + suffix) for suffix in SUFFIXES)
+    base = compared_arm(scenario, arm)
+    return in_pairs(scenario, [(base, base)])
+
+
+def in_pairs(
+    scenario: Scenario,
+    pairs: Sequence[tuple[Arm, Arm]],
+    suffixes: tuple[str, str] = SUFFIXES,
+) -> Scenario:
+    """The scenario with only these arms, the two of a pair behind each other and named as such.
+
+    Raises:
+        ScenarioError: Instances grow in this scenario, or two arms would have one name.
+    """
+    _refuse_growth(scenario)
+    arms = [
+        replace(arm, name=arm.name + suffix, repeats=None)
+        for pair in pairs
+        for arm, suffix in zip(pair, suffixes, strict=True)
+    ]
+    names = [arm.name for arm in arms]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        message = f"two arms of the comparison would be called {', '.join(twice)}; rename one"
+        raise ScenarioError((f"{scenario.path}: {message}",))
+    return replace(scenario, arms=tuple(arms))
+
+
+def pairings_of(scenario: Scenario) -> tuple[Pairing, ...]:
+    """What is compared in a scenario whose arms are in pairs."""
+    before, now = scenario.arms[::2], scenario.arms[1::2]
+    return tuple(
+        Pairing(scenario.name, reference.name, arm.name)
+        for reference, arm in zip(before, now, strict=True)
     )
 
 
-def pairing_of(scenario: Scenario) -> Pairing:
-    """What is compared in a scenario with two arms."""
-    reference, arm = scenario.arms
-    return Pairing(scenario.name, reference.name, arm.name)
+def compared_arm(scenario: Scenario, arm: str | None) -> Arm:
+    """The arm to be compared: the one that was typed, or the one that an A/A comparison takes."""
+    return _base(scenario, arm, ("", ""))
 
 
-def _base(scenario: Scenario, arm: str | None, sides: tuple[str, str]) -> Arm:
+def _with_image(arm: Arm, image: str | None) -> Arm:
+    return arm if image is None else replace(arm, image=image)
+
+
+def _refuse_growth(scenario: Scenario) -> None:
     if scenario.scale is not None:
         message = f"{scenario.path}: has a [scale]: a footprint of many instances has no pairs"
         raise ScenarioError((f"{message}; compare in a scenario without",))
+
+
+def _base(scenario: Scenario, arm: str | None, sides: tuple[str, str]) -> Arm:
+    _refuse_growth(scenario)
     if arm is not None:
         return select_arms(scenario, [arm]).arms[0]
     wanted = {

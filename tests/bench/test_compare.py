@@ -22,15 +22,16 @@ import pytest
 
 import runtime
 from harness.backends import get_backend
-from harness.compare import DEFAULT_MOST_BLOCKS, Comparer
+from harness.compare import DEFAULT_MOST_BLOCKS, Comparer, questions_on
 from harness.environment import Environment
 from harness.judgement import Verdict
 from harness.metrics import trial_value
 from harness.records import RunWriter, read_run
 from harness.request import Request
+from harness.rules import Margin
 from harness.runner import Runner
 from harness.scenario import find_scenario, load_scenario
-from harness.sides import pairing_of, with_sides
+from harness.sides import pairings_of, with_sides
 
 pytestmark = [pytest.mark.bench, pytest.mark.privileged, pytest.mark.timeout(4 * 3600)]
 
@@ -88,7 +89,7 @@ class Bench:
         self.number += 1
         images = self.image(0), self.image(delay_us)
         scenario = with_sides(self.scenario, "container", *(f"image={name}" for name in images))
-        comparer = Comparer([pairing_of(scenario)], ["ready"], most=most)
+        comparer = Comparer(questions_on(pairings_of(scenario), ["ready"], Margin(0.05)), most)
         request = Request(
             scenarios=(scenario,), blocks=most, warmup_blocks=1, seed=self.number,
             time_limit_ns=None, required_arms=frozenset(arm.name for arm in scenario.arms),

@@ -83,16 +83,20 @@ def options(home: Path, tree: Path = ROOT) -> dict[str, Any]:
     return {"cwd": home, "env": environment, "text": True}
 
 
-def command(*arguments: str | Path) -> list[str]:
+def command(*arguments: str | Path, word: str = "compare") -> list[str]:
     program = "from harness.cli import main; main()"
-    return [sys.executable, "-P", "-c", program, "compare", *map(str, arguments)]
+    return [sys.executable, "-P", "-c", program, word, *map(str, arguments)]
 
 
 def compare(
-    home: Path, *arguments: str | Path, tree: Path = ROOT
+    home: Path, *arguments: str | Path, tree: Path = ROOT, word: str = "compare"
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(*arguments), capture_output=True, check=False, timeout=200, **options(home, tree)
+        command(*arguments, word=word),
+        capture_output=True,
+        check=False,
+        timeout=200,
+        **options(home, tree),
     )
 
 
@@ -205,6 +209,42 @@ def test_a_mebibyte_in_a_folders_image_is_found_exactly_and_the_images_are_gone(
     missing = compare(tmp_path, *arguments, "--revision", "nosuch", "HEAD")
     assert missing.returncode == 2
     assert "no revision 'nosuch'" in missing.stderr
+    assert [image.digest for image in runtime.ImageStore.default().images()] == before
+
+
+@pytest.mark.privileged
+def test_check_against_a_revision_names_the_layer_that_is_shared_no_longer(
+    tmp_path: Path, sample: Path, nothing_left: None
+) -> None:
+    import runtime
+
+    context = tmp_path / "repository" / "image"
+    context.mkdir(parents=True)
+    (context / "Containerfile").write_text("FROM scratch\nCOPY file /\n")
+    (context / "file").write_bytes(b"1" * 4096)
+    git(context.parent, "init", "--quiet")
+    commit(context.parent, "first")
+    (context / "file").write_bytes(b"2" * (4096 + (1 << 20)))
+    budget = '[budget.container]\ndisk-shared = { times = 1.0, of = "baseline" }\n'
+    sample.write_text(f"{SCENARIO}{budget}")
+    before = [image.digest for image in runtime.ImageStore.default().images()]
+    arguments = ["--run", sample, "--context", context, "--against", "HEAD", "--format", "json"]
+    told = compare(tmp_path, *arguments, "--blocks", "2", word="check")
+    assert told.returncode == 1, told.stderr
+    (finding,) = json.loads(told.stdout)["findings"]
+    assert (finding["arm"], finding["verdict"]) == ("container", "worse")
+    assert finding["value"] - finding["reference"] == 1 << 20
+    assert "1,048,576 bytes (1.05 MB) more than with the image before" in finding["sentence"]
+    assert "only the image before has layer" in finding["sentence"]
+    run = read_run(next((tmp_path / "results").iterdir()))
+    layers = [record.facts["layers"].split("=")[0] for record in run.info.arms]
+    for layer in layers:
+        assert layer.removeprefix("sha256:")[:12] in finding["sentence"]
+    # What is allowed exactly is not worse, and the images are gone.
+    times = (4096 + (1 << 20)) / 4096
+    sample.write_text(f"{SCENARIO}{budget.replace('1.0', f'{times}')}")
+    told = compare(tmp_path, *arguments, "--blocks", "2", word="check")
+    assert told.returncode == 0, told.stderr
     assert [image.digest for image in runtime.ImageStore.default().images()] == before
 
 

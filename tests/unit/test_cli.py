@@ -144,7 +144,7 @@ def test_a_run_is_recorded_told_and_reported(scenario: Path, tmp_path: Path) -> 
     assert run.info.seed == 7
     assert run.info.command[1:] == ("run", str(scenario), "--blocks", "3", "--seed", "7")
     assert len(run.trials) == (3 + 1) * 2
-    for line in ("sample: quick prepared", "warm-up: 2 trials", "block 3 of 3: 2 trials"):
+    for line in ("sample: quick prepared", "warm-up: 2 trials", "blocks 1 to 3 of 3: 6 trials"):
         assert line in told.stdout
     assert run.info.scenarios[0].question in told.stdout
     assert (directory / "report.html").stat().st_size > 1000

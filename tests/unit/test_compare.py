@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from harness.backends import get_backend
-from harness.compare import Comparer, verdict_of
+from harness.compare import Comparer, questions_on
 from harness.environment import Environment
 from harness.errors import ScenarioError
 from harness.evidence import Pairing
@@ -37,9 +37,10 @@ from harness.model import (
 )
 from harness.records import RunWriter, read_run
 from harness.request import Request
+from harness.rules import Margin
 from harness.runner import Runner
-from harness.sequential import ERROR, Look
-from harness.sides import pairing_of, with_images, with_sides
+from harness.sequential import ERROR
+from harness.sides import pairings_of, with_images, with_sides
 from tests.support.scenarios import fake, scenario
 
 PAIRING = Pairing("sample", "x-a", "x-b")
@@ -82,13 +83,24 @@ def pairs(count: int, ratio: float, spread: float = 0.05, seed: int = 1) -> list
     ]
 
 
+def comparer_on(
+    *metrics: str,
+    pairings: Sequence[Pairing] = (PAIRING,),
+    within: float = 0.05,
+    asked: bool = True,
+    **options: Any,
+) -> Comparer:
+    """As `steelyard compare` asks."""
+    return Comparer(questions_on(pairings, metrics, Margin(within), asked=asked), **options)
+
+
 def judged(
     trials: Sequence[Trial],
     metrics: Sequence[str] = ("ready",),
     records: Sequence[ArmRecord] = RECORDS,
     **options: Any,
 ) -> Judgement:
-    comparer = Comparer([PAIRING], metrics, **options)
+    comparer = comparer_on(*metrics, **options)
     return comparer.judgement("is B worse?", trials, records, {"seed": "1"})
 
 
@@ -119,7 +131,7 @@ def blocks_to_decide(comparer: Comparer, trials: Sequence[Trial]) -> int | None:
     ],
 )
 def test_a_look_allows_one_verdict(low: float, high: float, verdict: Verdict) -> None:
-    assert verdict_of(Look(30, 1.0, low, high, 0.98), 0.05) is verdict
+    assert Margin(0.05).verdict(low, high) is verdict
 
 
 @pytest.mark.parametrize(
@@ -134,7 +146,7 @@ def test_the_truth_is_found_and_the_run_ends_early(
     ratio: float, verdict: Verdict, code: ExitCode
 ) -> None:
     trials = pairs(400, ratio)
-    comparer = Comparer([PAIRING], ["ready"])
+    comparer = comparer_on("ready")
     decided_at = blocks_to_decide(comparer, trials)
     assert decided_at is not None
     assert decided_at < 200
@@ -154,7 +166,7 @@ def test_the_truth_is_found_and_the_run_ends_early(
 def test_all_trials_at_once_give_what_was_found_on_the_way() -> None:
     for ratio in (1.0, 1.07, 1.2):
         trials = pairs(300, ratio, spread=0.1, seed=3)
-        comparer = Comparer([PAIRING], ["ready", "disk", "disk-shared"])
+        comparer = comparer_on("ready", "disk", "disk-shared")
         blocks_to_decide(comparer, trials)
         on_the_way = comparer.judgement("is B worse?", trials, RECORDS, {"seed": "1"})
         assert judged(trials, ("ready", "disk", "disk-shared")) == on_the_way
@@ -273,7 +285,7 @@ def test_failures_of_b_alone_are_worse_and_of_both_are_no_evidence() -> None:
     assert finding.verdict is Verdict.WORSE
     assert "fails where A does not" in finding.sentence
     both = [trial(arm, block, math.inf) for block in range(3) for arm in ("x-a", "x-b")]
-    comparer = Comparer([PAIRING], ["ready"])
+    comparer = comparer_on("ready")
     assert comparer.is_decided(both, RECORDS)  # and not after 300 blocks
     judgement = comparer.judgement("", both, RECORDS, {})
     assert judgement.exit_code is ExitCode.CANNOT_TELL
@@ -294,7 +306,7 @@ def test_the_runner_ends_when_it_is_decided(tmp_path: Path) -> None:
     asked = with_sides(
         scenario(fake()), "fake", "delay_ms=0,jitter=0.2,seed=1", "delay_ms=5,jitter=0.2,seed=2"
     )
-    comparer = Comparer([pairing_of(asked)], ["ready"], most=60)
+    comparer = comparer_on("ready", pairings=pairings_of(asked), most=60)
     request = Request(
         scenarios=(asked,), blocks=60, warmup_blocks=1, seed=5, time_limit_ns=None,
         required_arms=frozenset(), command=("steelyard",), run_id="test", steelyard="0",
@@ -326,7 +338,7 @@ def test_two_images_of_one_arm() -> None:
     assert first.image == "busybox:1"
     assert second.image == "registry.example:5000/a/b@sha256:" + "0" * 64
     assert first.backend == second.backend == "fake"
-    images = with_images(scenario(fake()), None, ("sha256:12", "sha256:34"))
+    images = with_images(scenario(fake()), [fake()], ("sha256:12", "sha256:34"))
     assert [arm.image for arm in images.arms] == ["sha256:12", "sha256:34"]
 
 

@@ -19,6 +19,8 @@ HARNESS_ROWS = (
     (
         "run_command",
         "run_options",
+        "paired",
+        "against",
         "report_command",
         "check_command",
         "compare_command",
@@ -54,6 +56,7 @@ HARNESS_ROWS = (
         "readiness",
         "check",
         "compare",
+        "rules",
         "evidence",
         "sides",
         "revisions",

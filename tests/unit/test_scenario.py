@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from harness.backends import BACKENDS, get_backend
 from harness.errors import ScenarioError
+from harness.metrics import METRICS
 from harness.model import Arm, CacheState, Hooks, Limits, Readiness, ReadinessKind, Scale
 from harness.quantities import format_duration, parse_duration, parse_size
 from harness.scenario import (
@@ -385,5 +386,5 @@ def test_the_readme_tells_every_option_of_every_backend() -> None:
 
 def test_the_readme_tells_every_key_of_a_file() -> None:
     text = (Path(__file__).parents[2] / "scenarios/README.md").read_text()
-    keys = [*Hooks.__slots__, *Scale.__slots__, "backend", "cache", "image", "command"]
+    keys = [*Hooks.__slots__, *Scale.__slots__, "backend", "cache", "image", "command", *METRICS]
     assert [key for key in keys if f"`{key}`" not in text] == []
