@@ -316,6 +316,8 @@ def _samples(run: Run, scenario: str, arm: str, metric: Metric) -> dict[int, flo
         trial.block: value
         for trial in run.trials
         if trial.scenario == scenario and trial.arm == arm and trial.block >= 0
+        # Where instances grow in number: the first, as elsewhere.
+        if trial.alive == 0 and trial.together == 1
         if not math.isnan(value := trial_value(metric.name, trial, record))
     }
 

@@ -64,6 +64,7 @@ _METERS = {
     "cgroup-peak": Meter.CGROUP_PEAK_BYTES,
     "available-delta": Meter.AVAILABLE_DELTA_BYTES,
     "image-read": Meter.IMAGE_READ_BYTES,
+    "image-total": Meter.IMAGE_TOTAL_BYTES,
     "left-behind": Meter.LEFT_BEHIND,
 }
 _ALL = (
@@ -83,6 +84,7 @@ _ALL = (
     Metric("cgroup-peak", Unit.BYTES, "most memory charged to the cgroup"),
     Metric("available-delta", Unit.BYTES, "fall of the host's available memory"),
     Metric("image-read", Unit.BYTES, "read of the image until ready"),
+    Metric("image-total", Unit.BYTES, "image that could be read"),
     Metric("disk", Unit.BYTES, "disk of each instance"),
     Metric("disk-growth", Unit.BYTES, "disk written until ready"),
     Metric(
@@ -131,6 +133,8 @@ def _value(metric: str, trial: Trial, record: ArmRecord | None) -> float:
         static = record.disk if record is not None else ()
         return owned + sum(part.exclusive_bytes for part in static)
     if metric == "disk-growth":
+        if not trial.disk:
+            return math.nan  # it has no files of its own: what it writes goes where others write
         # An arm that has nothing before it runs has an empty tuple: then all of it grew.
         return (
             owned - sum(part.exclusive_bytes for part in record.initial_disk) if record else owned

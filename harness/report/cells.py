@@ -76,18 +76,29 @@ def cost_grid(table: ScenarioTable) -> Grid:
 
 
 def footprint_grid(table: ScenarioTable) -> Grid:
-    """Lay out what an arm takes on disk: once for all, for each, and until ready."""
+    """Lay out what an arm takes on disk: once for all, for each, until ready; and what is read."""
     shown = [name for name in ("disk", "disk-growth", "image-read") if _is_known(table, name)]
     heads = {"disk": "each", "disk-growth": "until ready", "image-read": "read of image"}
     rows = tuple(
         (
             row.arm,
             wording.NONE if row.shared_bytes is None else wording.size(row.shared_bytes),
-            *(_cell(row, name) for name in shown),
+            *(
+                _cell(row, name) + (_share_read(row) if name == "image-read" else "")
+                for name in shown
+            ),
         )
         for row in table.rows
     )
     return Grid(("on disk", "shared, once", *(heads[name] for name in shown)), rows)
+
+
+def _share_read(row: ArmRow) -> str:
+    """Spell how much of the image that is, ` (12 %)`; nothing where one of the two is missing."""
+    read, total = row.metrics.get("image-read"), row.metrics.get("image-total")
+    if read is None or total is None or not total.median or not math.isfinite(read.median):
+        return ""
+    return f" ({wording.share(read.median / total.median)})"
 
 
 def memory_grid(table: ScenarioTable) -> Grid:

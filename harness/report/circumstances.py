@@ -51,12 +51,19 @@ def how_often(info: RunInfo, table: ScenarioTable) -> str:
     arms = sum(1 for row in table.rows if row.trials)
     told = (
         f"{wording.count(table.trials, 'trial')} of {wording.count(arms, 'arm')}: "
-        f"{wording.count(table.blocks, 'block')} of the {info.asked_blocks} asked for, each with "
-        f"one trial of every arm in an order drawn with seed {info.seed}"
+        f"{wording.count(table.blocks, 'block')}{_of_how_many(info, table)}, each with one trial "
+        f"of every arm in an order drawn with seed {info.seed}"
     )
     if info.warmup_blocks:
         told += f", after {wording.count(info.warmup_blocks, 'warm-up block')} (in no figure)"
     return f"{told}."
+
+
+def _of_how_many(info: RunInfo, table: ScenarioTable) -> str:
+    if table.blocks == info.asked_blocks < (info.wanted_blocks or 0):
+        # By time, by --until, or because a comparison was decided.
+        return f" (it could have gone on to {info.wanted_blocks})"
+    return f" of the {info.asked_blocks} asked for"
 
 
 def repeat_command(info: RunInfo) -> str:

@@ -213,6 +213,9 @@ def missing(arm: ArmData, found: Mapping[str, stats.Estimate]) -> Mapping[str, s
             if reason is not None:
                 reasons[meter.value][reason] += number
     told = {}
+    went_well = [form for form in arm.forms if form.outcome is Outcome.OK]
+    if "disk-growth" not in found and went_well and not any(f.has_disk for f in went_well):
+        told["disk-growth"] = "its instances have no files of their own"
     for metric in MEASURED:
         if metric.name in found or metric.column not in METERS or not len(arm.taken):
             continue

@@ -200,7 +200,10 @@ def _frame(
     owned[~has_disk[form_of_row]] = math.nan
     found["disk_bytes"] = owned + static[form_of_row]
     # Schema 1 did not say what an instance begins with.
-    found["disk_growth_bytes"] = owned - initial[form_of_row] if info.schema > 1 else nothing
+    growth = owned - initial[form_of_row] if info.schema > 1 else nothing
+    # What has no files of its own writes where others write.
+    own = np.array([form.has_disk for form in forms], bool)
+    found["disk_growth_bytes"] = np.where(own[form_of_row], growth, math.nan)
     found["form"] = form_of_row
     return pd.DataFrame({name: found[name] for name in COLUMNS}, copy=False)
 

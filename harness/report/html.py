@@ -122,7 +122,9 @@ def _more(
     if len(trials.rows) > MOST_LISTED:
         trials = cells.Grid(trials.head, trials.rows[:MOST_LISTED])
         title = f"The first {MOST_LISTED} trials, time since the request; all are in the records"
+    against = f", and as a multiple of {table.reference}'s" if table.reference else ""
     tables = (
+        (f"Every metric{against}", cells.comparison_grid(table)),
         ("Distribution of ready, and how trials ended", cells.quantile_grid(table)),
         ("On disk, part by part", cells.disk_grid(table)),
         (title, trials),

@@ -16,12 +16,14 @@ MEMORY = ("pss", "uss", "cgroup-current", "available-delta")
 
 SHORT = {
     "disk": "disk",
+    "disk-growth": "disk written",
     "pss": "memory (PSS)",
     "uss": "memory (USS)",
     "cgroup-current": "memory (cgroup)",
     "cgroup-peak": "memory (cgroup, most)",
     "available-delta": "memory (MemAvailable)",
     "image-read": "read of the image",
+    "image-total": "image that could be read",
     "cpu": "CPU time",
     "cpu-user": "CPU time, user",
     "cpu-system": "CPU time, system",

@@ -148,7 +148,7 @@ def median_amount(value: Estimate | None, unit: Unit) -> str:
 
 def share(part: float) -> str:
     """Spell a share: `16 %`, `0.4 %`, `0 %`."""
-    percent = part * 100
+    percent = part * 100 + 0.0  # and no minus before a zero
     return f"{percent:.0f} %" if percent >= 9.95 or percent == 0 else f"{percent:.2g} %"
 
 

@@ -28,6 +28,7 @@ from harness.report.cells import (
     start_grid,
     trial_grid,
 )
+from harness.report.circumstances import how_often
 from harness.report.tables import ScenarioTable, Summary, summarise
 from harness.report.verdict import Verdict, verdict
 from tests.support.synthetic import MS, synthetic_run
@@ -249,6 +250,35 @@ def test_interrupted_and_killed_runs_say_so() -> None:
     killed = dataclasses.replace(run.info, interrupted=False, ended_at=None)
     _, _, found = hello(Run(killed, run.trials))
     assert "The run did not end properly: 6 of 9 blocks are complete." in found.certainty
+
+
+def test_a_run_that_ended_early_says_how_long_it_could_have_been() -> None:
+    run = synthetic_run(blocks=9, scenarios=("hello",))
+    for wanted, told in ((None, "of the 9 asked for"), (9, "of the 9 asked for")):
+        info = dataclasses.replace(run.info, wanted_blocks=wanted)
+        table, _, _ = hello(Run(info, run.trials))
+        assert f"9 blocks {told}, each" in how_often(info, table)
+    info = dataclasses.replace(run.info, wanted_blocks=1000)
+    table, _, _ = hello(Run(info, run.trials))
+    assert "9 blocks (it could have gone on to 1000), each" in how_often(info, table)
+
+
+def test_what_has_no_files_of_its_own_has_no_growth_and_the_share_that_is_read_is_told() -> None:
+    run = synthetic_run(blocks=9, scenarios=("hello",), cold=True)
+    without = tuple(
+        dataclasses.replace(trial, disk=()) if trial.arm == "process" else trial
+        for trial in run.trials
+    )
+    table, _, found = hello(Run(run.info, without))
+    (row,) = (row for row in table.rows if row.arm == "process")
+    assert "disk-growth" not in row.metrics
+    told = " ".join(found.certainty)
+    assert re.search(r"No value for disk written in process.*: its instances have no files", told)
+    grid = footprint_grid(table)
+    place = grid.head.index("read of image")
+    cells = [cells[place] for cells in grid.rows if cells[0].endswith("-cold")]
+    assert cells
+    assert all(re.fullmatch(r"[\d.]+ [kM]?B \([\d.]+ %\)", cell) for cell in cells)
 
 
 GRIDS = (
