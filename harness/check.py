@@ -168,7 +168,7 @@ class _Judge:
             if reason is not None:
                 self.refusals.append(reason)
                 return
-            if (reason := self._too_tight(scenario, budget)) is not None:
+            if (reason := self._too_tight(scenario, budget, metric)) is not None:
                 self.refusals.append(f"{where}{reason}")
                 return
         ours = _samples(self.run, scenario, budget.arm, metric)
@@ -185,18 +185,22 @@ class _Judge:
             )
         )  # fmt: skip
 
-    def _too_tight(self, scenario: str, budget: Budget) -> str | None:
+    def _too_tight(self, scenario: str, budget: Budget, metric: Metric) -> str | None:
         floors = [
             floor
             for floor in self.run.info.noise
             if (floor.scenario, floor.metric) == (scenario, budget.metric)
         ]
         own = [floor for floor in floors if floor.arm == budget.arm] or floors
-        if own and abs(budget.most - 1) < own[0].detectable:
+        blocks = len(_samples(self.run, scenario, budget.arm, metric))
+        if not own or not blocks:
+            return None
+        detectable = own[0].detectable_with(blocks)
+        if abs(budget.most - 1) < detectable:
             return (
                 f"a gate of {percent(budget.most)} on {budget.metric} is below what this host can "
-                f"see: {own[0].blocks} blocks of A/A find nothing under "
-                f"{own[0].detectable * 100:.1f} %; widen the budget, take more blocks, or compare "
+                f"see: by its noise ({own[0].blocks} pairs of A/A), {blocks} blocks find nothing "
+                f"under {detectable * 100:.1f} %; widen the budget, take more blocks, or compare "
                 "paired by `steelyard compare`"
             )
         return None

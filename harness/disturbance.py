@@ -10,8 +10,9 @@ A reading takes 0.1 ms, starts nothing and is outside of what is timed. Whose CP
     - our own       this process and its children that have ended (getrusage(2)); instead of the
                     children all that Steelyard's own cgroup ever ran, if that is more: it also has
                     those that a container's init did not wait for
-    = by others     kernel threads that work for us are among them, and so is what escapes from us,
-                    as a container engine's monitor does: the threshold leaves room for that
+    - apart         of a container engine, which leaves its monitor to init: what the control group
+                    that we named for it has counted
+    = by others     kernel threads that work for us are among them: the threshold leaves room
 
 Pressure stall information (PSI, Documentation/accounting/psi.rst) does not say who waits for whom,
 and a trial of ours waits for itself. So it raises a doubt about CPUs and disks only together with
@@ -28,7 +29,7 @@ import re
 import resource
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Self
 
@@ -86,6 +87,7 @@ class Snapshot:
         self_ns: CPU time of this process.
         children_ns: CPU time of its children that have ended.
         group_ns: CPU time of everything in the cgroups of our containers.
+        apart_ns: CPU time of the trial's own that neither of these has.
         stolen_ns: CPU time that a hypervisor gave to others.
         cpu_wait_ns: Time in which some task waited for a CPU (PSI).
         disk_wait_ns: The same for disks.
@@ -104,6 +106,7 @@ class Snapshot:
     self_ns: int = 0
     children_ns: int = 0
     group_ns: int = 0
+    apart_ns: int = 0
     stolen_ns: int | None = None
     cpu_wait_ns: int | None = None
     disk_wait_ns: int | None = None
@@ -214,9 +217,14 @@ class Watch:
         """Read for the first time."""
         return cls(gauges().read())
 
-    def end(self) -> tuple[Diagnostic, ...]:
-        """Read again, and say what disturbed the trial; nothing if nothing did."""
-        return disturbances(self.before, gauges().read())
+    def end(self, apart_ns: int = 0) -> tuple[Diagnostic, ...]:
+        """Read again, and say what disturbed the trial; nothing if nothing did.
+
+        Args:
+            apart_ns: CPU time of the trial's own that no child of this process used.
+        """
+        after = gauges().read()
+        return disturbances(self.before, replace(after, apart_ns=apart_ns))
 
 
 def disturbances(before: Snapshot, after: Snapshot) -> tuple[Diagnostic, ...]:
@@ -233,7 +241,7 @@ def _others(before: Snapshot, after: Snapshot) -> Iterator[Diagnostic]:
         return
     took_ns = after.at_ns - before.at_ns
     children_ns = max(after.children_ns - before.children_ns, after.group_ns - before.group_ns)
-    others_ns = busy_ns - (after.self_ns - before.self_ns) - children_ns
+    others_ns = busy_ns - (after.self_ns - before.self_ns) - children_ns - after.apart_ns
     allowed_ns = max(OTHERS_SHARE * took_ns, min(OTHERS_SHORT_SHARE * took_ns, OTHERS_NS))
     if others_ns > max(allowed_ns, TICKS * after.busy_step_ns):
         detail = f"other processes used {_percent(others_ns / took_ns)} of one CPU meanwhile"

@@ -7,6 +7,7 @@ Milestones count from t0 on the host's `CLOCK_MONOTONIC` (clock_gettime(2)), nev
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -409,6 +410,13 @@ class NoiseFloor:
     floor: float
     detectable: float
     run_id: str
+
+    def detectable_with(self, blocks: int) -> float:
+        """The same of a run of another number of blocks, from 1.
+
+        An interval of a median shrinks with the root of the blocks; ratios do so in logarithms.
+        """
+        return math.expm1(math.log1p(self.detectable) * math.sqrt(self.blocks / blocks))
 
 
 @dataclass(frozen=True, slots=True)

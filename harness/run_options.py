@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from harness.model import NoiseFloor, Scenario
     from harness.request import Request
 
+_FEW_PAIRS = 10
+"""A noise floor that rests on fewer is measured anew by a run that has more blocks."""
 _UNMEASURED = frozenset({"fake", "null"})
 """Backends that put nothing on the host: what they show of its noise is nothing."""
 COMMAND_VARIABLE = "STEELYARD_COMMAND"
@@ -112,8 +114,9 @@ def with_noise(
     for scenario in request.scenarios:
         floors = noise.recall(folder, host, scenario.name)
         known += floors
+        pairs = max((floor.blocks for floor in floors), default=0)
         is_due = (
-            not floors
+            pairs < min(_FEW_PAIRS, request.blocks)
             and request.blocks >= schedule.FEW_BLOCKS
             and reference_arm(scenario).backend not in _UNMEASURED
         )

@@ -70,6 +70,17 @@ class TakesTrials(Protocol):
         """Have one taken; raises as `harness.trial.take_trial`."""
 
 
+@runtime_checkable
+class WorksApart(Protocol):
+    """An instance of which a part runs in processes that are not below this one.
+
+    Attributes:
+        apart_cpu_ns: Their CPU time, once it is removed.
+    """
+
+    apart_cpu_ns: int
+
+
 def take_trial(
     slot: Slot,
     scenario: Scenario,
@@ -226,7 +237,8 @@ class OpenTrial:
             if seen is not None:
                 self._look_for_leftovers(seen)
         if self._watch is not None:
-            self._findings.diagnostics += self._watch.end()
+            apart_ns = self.instance.apart_cpu_ns if isinstance(self.instance, WorksApart) else 0
+            self._findings.diagnostics += self._watch.end(apart_ns)
 
     def record(self) -> Trial:
         """The trial, once it has ended."""

@@ -106,6 +106,11 @@ def _of_instance(accounting: Accounting, proc: str, clock_ns: Clock) -> tuple[st
     return "", (user, system)
 
 
+def group_ns(folder: str) -> int:
+    """CPU time that a control group has counted so far; 0 if it is not there or does not count."""
+    return sum(_of_cgroup(folder) or (0, 0))
+
+
 def _of_cgroup(folder: str) -> tuple[int, int] | None:
     """What a group has counted, in ns; None if this one does not count."""
     try:

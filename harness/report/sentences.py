@@ -99,19 +99,26 @@ def noise(table: ScenarioTable) -> Iterator[str]:
         pairs = wording.listed(
             [f"{wording.share(floor.floor)} ({_short(floor.metric)})" for floor in shown]
         )
+        blocks = table.blocks or shown[0].blocks
         found = wording.listed(
-            [f"{wording.share(floor.detectable)} ({_short(floor.metric)})" for floor in shown]
+            [
+                f"{wording.share(floor.detectable_with(blocks))} ({_short(floor.metric)})"
+                for floor in shown
+            ]
         )
         yield (
             f"Noise of this host, {arm} against itself: 95 % of single pairs differ by less than "
-            f"{pairs}; {wording.count(shown[0].blocks, 'block')} find a difference of medians of "
-            f"{found} in 4 of 5 cases, and smaller ones less often."
+            f"{pairs}, by {wording.count(shown[0].blocks, 'pair')}; "
+            f"{wording.count(blocks, 'block')} find a difference of medians of {found} in 4 of 5 "
+            "cases, and smaller ones less often."
         )
 
 
 def undetectable(table: ScenarioTable) -> Iterator[str]:
-    """Name arms whose distance to the reference is below what this host can tell."""
-    limits = [floor.detectable for floor in table.noise if floor.metric == "ready"]
+    """Name arms whose distance to the reference was not found, and is below what can be."""
+    limits = [
+        floor.detectable_with(table.blocks) for floor in table.noise if floor.metric == "ready"
+    ]
     if not limits:
         return
     small = [
@@ -120,12 +127,14 @@ def undetectable(table: ScenarioTable) -> Iterator[str]:
         if row.ratio is not None
         and row.repeats is None
         and row.ratio.estimate.is_reached
+        and not stays_apart(row.ratio.estimate, 1)
         and abs(row.ratio.estimate.median - 1) < min(limits)
     ]
     if small:
         yield (
             f"Differences of {wording.listed(small)} to {table.reference} are below the smallest "
-            f"that this host tells apart, {wording.share(min(limits))}."
+            f"that {wording.count(table.blocks, 'block')} tell apart on this host, "
+            f"{wording.share(min(limits))}."
         )
 
 

@@ -23,7 +23,7 @@ from harness.diagnostics import DiagnosticCode
 from harness.errors import BackendUnavailableError, LaunchFailedError, PrepareError
 from harness.model import Arm, Limits, Meter, Milestone, Readiness, ReadinessKind, Scenario
 from harness.readiness import wait_ready
-from harness.trial import STOP_PATIENCE_NS
+from harness.trial import STOP_PATIENCE_NS, WorksApart
 from runtime.leftovers import find_leftovers
 from tests.support.scenarios import scenario
 
@@ -239,6 +239,9 @@ def test_what_cannot_be_metered_has_its_own_reason(name: str) -> None:
         assert reason is not None
         assert reason.startswith(f"{name} ")
     assert sum(account.ended_cpu_ns) > 0
+    # What an engine leaves to init is no child of ours, and yet not the work of others.
+    assert isinstance(instance, WorksApart)
+    assert (instance.apart_cpu_ns > 0) == (name == "podman")
 
 
 def test_another_program_can_be_asked_for_by_its_path(tmp_path: Path) -> None:

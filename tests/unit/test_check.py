@@ -253,7 +253,10 @@ def test_refused_a_gate_below_the_noise_floor(run: Run) -> None:
     tight = with_budgets(noisy, Budget("container", "ready", 1.05, of="baseline"))
     text = refusal(tight, run)
     assert "a gate of +5.0 % on ready is below what this host can see" in text
-    assert "widen the budget" in text
+    assert "by its noise (30 pairs of A/A), 40 blocks find nothing under 6.9 %; widen" in text
+    # As fine as the blocks of this run can see, not those that the noise was measured with.
+    finer = with_budgets(noisy, Budget("container", "ready", 1.075, of="baseline"))
+    assert check(finer, run).refusals == ()
     wide = with_budgets(noisy, Budget("container", "ready", 1.5, of="baseline"))
     assert check(wide, run).refusals == ()
 

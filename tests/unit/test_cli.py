@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 import harness
-from harness import schedule
+from harness import noise, schedule
 from harness.backends import BACKENDS
 from harness.environment import Environment
-from harness.model import Arm
+from harness.model import Arm, NoiseFloor
 from harness.records import read_run
 from harness.request import Request
 from harness.run_options import with_noise
@@ -381,6 +381,25 @@ def test_a_twin_is_taken_where_it_is_due(
     )  # fmt: skip
     found = with_noise(asked, aa, tmp_path / "noise", Environment({"cpus": 2}, {}))
     assert [arm.repeats for arm in found.scenarios[0].arms] == [None, *["a"] * has_twin]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "blocks", "is_anew"), [(7, 30, True), (7, 7, False), (20, 30, False)]
+)
+def test_a_noise_floor_of_few_pairs_is_measured_anew_by_more_blocks(
+    tmp_path: Path, pairs: int, blocks: int, is_anew: bool
+) -> None:
+    host = Environment({"cpus": 2}, {})
+    asked = Request(
+        scenarios=(samples.scenario(Arm("a", "container")),), blocks=blocks, warmup_blocks=1,
+        seed=1, time_limit_ns=None, required_arms=frozenset(), command=(), run_id="x",
+        steelyard="0",
+    )  # fmt: skip
+    floor = NoiseFloor("sample", "a", "ready", pairs, 0.2, 0.1, "earlier")
+    noise.remember(tmp_path, noise.host_class(host.facts), [floor])
+    found = with_noise(asked, None, tmp_path, host)
+    assert found.noise == (floor,)
+    assert len(found.scenarios[0].arms) == 1 + is_anew
 
 
 def test_output_that_cannot_be_written_is_told() -> None:

@@ -294,3 +294,10 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(RecordError, match="cannot keep the noise floor in"):
         noise.remember(tmp_path / "file" / "noise", HOST, [FLOOR], NOW)
+
+
+def test_what_can_be_found_shrinks_with_the_root_of_the_blocks() -> None:
+    floor = NoiseFloor("sample", "a", "ready", 10, 0.5, 0.21, "x")
+    assert floor.detectable_with(10) == pytest.approx(0.21)
+    assert floor.detectable_with(40) == pytest.approx(0.1)  # 1.21 ** (1 / 2)
+    assert NoiseFloor("sample", "a", "disk", 10, 0.0, 0.0, "x").detectable_with(3) == 0

@@ -207,8 +207,8 @@ def test_an_arm_against_itself_is_noise_and_no_answer() -> None:
     assert "container-again" not in found.headline
     assert "what noise alone makes" in found.findings[-2 - bool(table.between_vms)]
     assert any(
-        "95 % of single pairs differ by less than 21 % (ready), 0 % (disk) and 2 % (memory (PSS)); "
-        "20 blocks find a difference of medians of 4 % (ready)" in sentence
+        "95 % of single pairs differ by less than 21 % (ready), 0 % (disk) and 2 % (memory (PSS)), "
+        "by 20 pairs; 20 blocks find a difference of medians of 4 % (ready)" in sentence
         for sentence in found.certainty
     )
     assert noise_grid(table).rows[0] == ("ready", "container", "20", "21 %", "4 %")
@@ -220,8 +220,8 @@ def test_a_difference_below_what_the_host_tells_apart_is_named() -> None:
     )
     _, _, found = hello(run)
     assert any(
-        "Differences of process to container are below the smallest that this host tells apart, 4 %"
-        in sentence
+        "Differences of process to container are below the smallest that 40 blocks tell apart on "
+        "this host, 4 %" in sentence
         for sentence in found.certainty
     )
 

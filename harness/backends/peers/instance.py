@@ -26,6 +26,7 @@ from harness.backends.peers.command import (
 from harness.backends.peers.events import WorkloadWatch, exit_of
 from harness.diagnostics import Diagnostic, DiagnosticCode
 from harness.errors import LaunchFailedError
+from harness.meters import cpu
 from harness.model import DiskPart, Milestone
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class PeerInstance:
         self.exit: Exit | None = None
         self.address = address
         self.diagnostics: list[Diagnostic] = []
+        self.apart_cpu_ns = 0
         self._arm = arm
         self._start = start
         self._command = command
@@ -271,6 +273,10 @@ class PeerInstance:
         if self._needs_delete and self._arm.peer.delete:
             # Told by what is left, not by its exit code: it is an error to delete what is gone.
             run_peer(filled(self._arm.peer.delete, self._start), self._arm.environment)
+        if self._arm.peer.is_engine:
+            # The group goes next; its processes were nobody's children here.
+            groups = cgroup_folders(self._start.cgroup, self._arm.hierarchies)
+            self.apart_cpu_ns = cpu.group_ns(groups.get("cpuacct", ""))
         self._take_away()
 
     def console_tail(self) -> str:

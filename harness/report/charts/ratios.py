@@ -138,7 +138,7 @@ def _panel(table: ScenarioTable, metric: str) -> _Panel | None:
         METRICS[metric].title,
         tuple(lines),
         noise.floor if noise is not None else None,
-        noise.detectable if noise is not None else None,
+        noise.detectable_with(table.blocks or noise.blocks) if noise is not None else None,
     )
 
 
