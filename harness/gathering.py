@@ -41,12 +41,19 @@ def gather(
     wanted = tuple(metrics)
     problems: list[str] = []
     runs: list[TakenRun] = []
+    paired = 0
     for place in places:
         for data, folder in _all_in(place, problems):
+            if data.info.paired:
+                paired += 1
+                continue
             try:
                 runs.append(take(data, folder, wanted, commit_of))
             except RecordError as error:
                 problems.append(f"{error}; {_PASSED_OVER}")
+    if paired:
+        many = f"{paired} paired run{'s' * (paired != 1)} (compare, check --against)"
+        problems.append(f"{many} passed over: sides of a comparison are no points of a history")
     return history_of(runs, problems)
 
 

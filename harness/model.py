@@ -471,6 +471,8 @@ class RunInfo:
         wanted_blocks: How many blocks were asked for, at most where there is a time limit or a
             width to be reached; None where an older writer did not say.
         time_limit_ns: What the trials might take in all; None is no limit.
+        paired: Whether it was taken to hold arms against each other until that was decided: then
+            they are sides of a comparison, and no point of a history.
     """
 
     schema: int
@@ -493,6 +495,7 @@ class RunInfo:
     resumed_at: tuple[str, ...] = ()
     wanted_blocks: int | None = None
     time_limit_ns: int | None = None
+    paired: bool = False
 
     @property
     def asked_blocks(self) -> int:

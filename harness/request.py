@@ -80,6 +80,7 @@ def begun(request: Request, environment: Environment) -> RunInfo:
         noise=request.noise,
         wanted_blocks=request.blocks,
         time_limit_ns=request.time_limit_ns,
+        paired=request.decided is not None,
     )
 
 

@@ -161,6 +161,7 @@ def test_what_keeps_its_budget_is_fine_and_recorded_as_a_run(sample: Path) -> No
     run = read_run(Path(document["facts"]["run"]))
     assert [record.arm.name for record in run.info.arms] == ["quick-before", "quick"]
     assert [record.arm.image for record in run.info.arms] == ["old", None]
+    assert run.info.paired
 
 
 def test_what_is_beyond_its_budget_is_told_at_its_line(sample: Path) -> None:

@@ -8,6 +8,7 @@ import math
 import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,16 @@ def test_damaged_and_newer_records_are_passed_over_with_a_sentence(tmp_path: Pat
         assert problem.endswith("passed over, the others count")
     assert "newer Steelyard" in found.problems[0]
     assert "yesterday" in found.problems[4]
+
+
+def test_the_sides_of_a_comparison_are_no_series(tmp_path: Path) -> None:
+    run = one_run(1)
+    write_run(one_run(0), tmp_path / "run")
+    write_run(replace(run, info=replace(run.info, paired=True)), tmp_path / "paired")
+    found = gather([tmp_path], ("ready",))
+    assert [ref.folder for ref in found.runs] == [tmp_path / "run"]
+    (problem,) = found.problems
+    assert problem.startswith("1 paired run (compare, check --against) passed over")
 
 
 def test_nothing_there_is_told(tmp_path: Path) -> None:
