@@ -186,7 +186,7 @@ class Allowance:
 
     def told(self, verdict: Verdict) -> str:  # noqa: ARG002 - the limit is said with each
         """See `Rule`."""
-        return f"; at most {percent(self.most)} is allowed"
+        return f"; {'no more' if self.most == 1 else f'at most {percent(self.most)}'} is allowed"
 
     def advice(self, look: Look) -> str:
         """See `Rule`."""

@@ -181,9 +181,11 @@ def _names(metrics: tuple[str, ...]) -> str:
     names = list(metrics)
     if set(MEMORY) <= set(names):
         names = ["memory", *(name for name in names if name not in (*MEMORY, "cgroup-peak"))]
+    told = []
     if {"cpu-user", "cpu-system"} <= set(names):
-        names = ["cpu", *(name for name in names if not name.startswith("cpu"))]
-    return wording.listed([_short(name) for name in names])
+        told = ["CPU time" if "cpu" in names else "how CPU time divides into user and system"]
+        names = [name for name in names if not name.startswith("cpu")]
+    return wording.listed([*told, *(_short(name) for name in names)])
 
 
 def _short(metric: str) -> str:
