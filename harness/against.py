@@ -86,7 +86,7 @@ def _chosen(name: str, choices: Sequence[str]) -> Scenario:
 def _sides(typed: Against, scenarios: Sequence[Scenario]) -> Iterator[Sides]:
     """Both sides, for as long as what was made for them is there."""
     from harness.backends import get_backend
-    from harness.paired import Sides, images
+    from harness.paired import Sides, images, not_the_images_own
     from harness.revisions import WORKING_TREE
 
     with contextlib.ExitStack() as stack:
@@ -94,7 +94,9 @@ def _sides(typed: Against, scenarios: Sequence[Scenario]) -> Iterator[Sides]:
         told: Two = typed.named, _own_images(scenarios)
         if typed.context is not None:
             both, told = stack.enter_context(images(typed.context, (typed.named, WORKING_TREE)))
-        yield Sides(tuple(_in_pairs(each, both) for each in scenarios), get_backend, told)
+        paired = tuple(_in_pairs(each, both) for each in scenarios)
+        caution = "" if typed.context is None else not_the_images_own(paired)
+        yield Sides(paired, get_backend, told, caution)
 
 
 def _in_pairs(scenario: Scenario, images: tuple[str | None, str | None]) -> Scenario:

@@ -74,8 +74,15 @@ def check(run: Run, baseline: Run | None = None, *, within: float = DEFAULT_WITH
         f"run {run.info.run_id} against its budgets{against}",
         tuple(judge.findings),
         tuple(dict.fromkeys(judge.refusals)),
-        {"run": run.info.run_id, **({"baseline": baseline.info.run_id} if baseline else {})},
+        {"run": _told(run), **({"baseline": _told(baseline)} if baseline else {})},
     )
+
+
+def _told(run: Run) -> str:
+    info = run.info
+    if not info.interrupted:
+        return info.run_id
+    return f"{info.run_id} (interrupted: {info.blocks} of {info.asked_blocks} blocks)"
 
 
 def comparability(run: Run, baseline: Run, scenario: str, arm: str) -> str | None:
@@ -200,8 +207,8 @@ class _Judge:
             return (
                 f"a gate of {percent(budget.most)} on {budget.metric} is below what this host can "
                 f"see: by its noise ({own[0].blocks} pairs of A/A), {blocks} blocks find nothing "
-                f"under {detectable * 100:.1f} %; widen the budget, take more blocks, or compare "
-                "paired by `steelyard compare`"
+                f"under {detectable * 100:.1f} %; widen the budget, take more blocks, or take "
+                "both in one run: `steelyard check --against`"
             )
         return None
 
@@ -367,6 +374,7 @@ def _relative(
     verdict = verdict_on(measured, budget.most, may_be_better=is_baseline)
     told: Callable[[float], str] = percent if is_baseline else _times
     amounts = f"{spell(metric.unit, value)} against {whose} {spell(metric.unit, reference)}"
+    limit = percent(budget.most) if is_baseline else f"{budget.most:g} ×"
     caution = ""
     if is_baseline and measured.interval is not None and verdict is Verdict.WORSE:
         caution = (
@@ -374,7 +382,7 @@ def _relative(
         )
     sentence = (
         f"{metric.title}: {amounts}, {told(measured.middle)}{between(measured, told)}; at most "
-        f"{told(budget.most)} is allowed{what_is_missing(measured, budget.most, verdict)}{caution}"
+        f"{limit} is allowed{what_is_missing(measured, budget.most, verdict)}{caution}"
     )
     return Finding(
         scenario, budget.arm, budget.metric, verdict, sentence,
@@ -384,4 +392,4 @@ def _relative(
 
 
 def _times(ratio: float) -> str:
-    return f"{ratio:.0f} ×" if ratio >= 100 else f"{ratio:.3g} ×"
+    return f"{ratio:.0f} ×" if ratio >= 100 else f"{ratio:#.4g} ×"

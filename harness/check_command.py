@@ -80,12 +80,13 @@ def check(
     2 the question was wrong, 3 it cannot be told.
     """
     from harness.check import check as judge
+    from harness.errors import RecordError
     from harness.records import read_run
 
     allowed = _percent(within)
     if scenarios and folder is not None:
         raise click.UsageError(
-            "RUN and --run exclude each other: a run that is there, or a new one"
+            "--run and a RUN exclude each other: a new run, or one that is there"
         )
     if not scenarios and (arms or blocks):
         raise click.UsageError("--arm and --blocks say how to take a run: give --run SCENARIO too")
@@ -99,6 +100,9 @@ def check(
     before = None if baseline is None else read_run(baseline)
     directory = _take(scenarios, arms, blocks) if scenarios else folder or _newest()
     run = _with_budgets_of_today(read_run(directory))
+    if not run.trials:
+        message = f"{directory} has no trials: trials.jsonl is missing or empty; copy it again"
+        raise RecordError(f"{message}, or take a new run by --run SCENARIO")
     return emit(judge(run, before, within=allowed), formats)
 
 
@@ -130,14 +134,15 @@ def _percent(text: str) -> float:
 
 def _newest() -> Path:
     from harness.errors import RecordError
-    from harness.records import find_runs
+    from harness.records import find_runs, read_info
 
     # A run's identifier begins with its time; others, such as `reference`, were named by somebody.
-    found = [path for path in find_runs(_RESULTS) if path.name[:1].isdecimal()]
-    if not found:
-        message = f"{_RESULTS} holds no run; name one, or take one by --run SCENARIO"
-        raise RecordError(message)
-    return found[-1]
+    for path in reversed(find_runs(_RESULTS)):
+        # The sides of a comparison have no budgets: it was judged when it was taken.
+        if path.name[:1].isdecimal() and not read_info(path).paired:
+            return path
+    message = f"{_RESULTS} holds no run; name one, or take one by --run SCENARIO"
+    raise RecordError(message)
 
 
 def _take(scenarios: tuple[str, ...], arms: tuple[str, ...], blocks: int | None) -> Path:

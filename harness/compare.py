@@ -40,6 +40,8 @@ from harness.stats import Interval, Method
 
 DEFAULT_MOST_BLOCKS = 1000
 """Where trials take long, the time limit ends a run before."""
+_FEWEST_EQUAL = 2
+"""Of a run that is over: as `check` has it."""
 DEFAULT_METRICS = ("ready", "disk", "disk-shared")
 """What is compared where nothing is asked for, as far as both arms have it."""
 
@@ -125,6 +127,9 @@ class Comparer:
         self.is_decided(trials, records)
         evidence = self._evidence
         for each in self._open():
+            if evidence.is_exact(each.pairing, each.metric, _FEWEST_EQUAL):
+                self._findings[each] = _exact(each, evidence)
+                continue
             ratios = evidence.ratios(each.pairing, each.metric)
             if not ratios:
                 self._missing[each] = evidence.why_missing(each.pairing, each.metric)
@@ -259,7 +264,7 @@ def _exact(question: Question, evidence: Evidence) -> Finding:
         reference=theirs,
         ratio=ratio,
         limit=rule.exact_limit,
-        blocks=1 if metric.is_static else FIRST_LOOK,
+        blocks=1 if metric.is_static else min(evidence.blocks, FIRST_LOOK),
         source=rule.source,
     )
 
@@ -302,7 +307,7 @@ def _sentence(
     told = (
         f"{metric.title}: {spell(metric.unit, ours)} against "
         f"{rule.against(spell(metric.unit, theirs))}: "
-        f"{size} [{' to '.join(ends)}] by {look.pairs} blocks"
+        f"{size} [{' to '.join(ends)}] by the median of {look.pairs} pairs"
     )
     if verdict is not Verdict.CANNOT_TELL:
         return told + rule.told(verdict)

@@ -13,7 +13,15 @@ import click
 import harness
 from harness import schedule
 from harness.outputs.emit import emit, format_option
-from harness.paired import Effort, Sides, images, interruptible, revisions, take
+from harness.paired import (
+    Effort,
+    Sides,
+    images,
+    interruptible,
+    not_the_images_own,
+    revisions,
+    take,
+)
 from harness.run_options import parse_time_limit
 
 if TYPE_CHECKING:
@@ -32,8 +40,9 @@ _OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
         },
     ),
     (
-        ("--arm",),
+        ("--arm", "arms"),
         {
+            "multiple": True,
             "metavar": "ARM",
             "help": "Which arm of it: one of the scenario's, or BACKEND[,OPTION=VALUE…]. Default: "
             "container, or the first that knows the settings of A and B.",
@@ -155,7 +164,7 @@ def compare(sides: tuple[str, ...], formats: tuple[tuple[str, str], ...], **type
     from harness.rules import Margin
     from harness.sides import pairings_of
 
-    options = Typed(**typed)
+    options = Typed(arm=_one_arm(typed.pop("arms")), **typed)
     _refuse_nonsense(sides, options)
     metrics, within = _metrics(options.metrics), _margin(options.within)
     limit_ns = parse_time_limit(options.time_limit)
@@ -179,6 +188,13 @@ def _refuse_nonsense(sides: Sequence[str], options: Typed) -> None:
     if options.revision is None and len(sides) != 2:
         message = f"two things are compared, and {len(sides)} given; name A and B, or --revision"
         raise click.UsageError(message)
+
+
+def _one_arm(arms: Sequence[str]) -> str | None:
+    if len(arms) > 1:
+        message = f"one arm is compared, and {len(arms)} were named: {', '.join(arms)}"
+        raise click.UsageError(f"--arm: {message}; ask once for each")
+    return arms[0] if arms else None
 
 
 def _metrics(values: Sequence[str]) -> tuple[str, ...]:
@@ -236,11 +252,11 @@ def _images_of(options: Typed, scenarios: Sequence[Scenario]) -> Iterator[Sides]
     assert options.context is not None
     assert options.revision is not None
     with images(options.context, options.revision) as (both, told):
-        arms = (
+        paired = tuple(
             with_images(scenario, [compared_arm(scenario, options.arm)], both)
             for scenario in scenarios
         )
-        yield Sides(tuple(arms), get_backend, told)
+        yield Sides(paired, get_backend, told, not_the_images_own(paired))
 
 
 @contextlib.contextmanager

@@ -111,8 +111,15 @@ class Evidence:
         """Whether there is a pair among the first blocks."""
         return metric.is_static or bool(self.telling(pairing, metric, GIVE_UP))
 
-    def is_exact(self, pairing: Pairing, metric: Metric) -> bool:
-        """Whether both arms always have the same value, by the blocks before the first look."""
+    def is_exact(self, pairing: Pairing, metric: Metric, fewest: int = FIRST_LOOK) -> bool:
+        """Whether both arms always have the same value, by the blocks before the first look.
+
+        Args:
+            pairing: Which arms.
+            metric: What.
+            fewest: So many blocks must say so; fewer than those of the first look only where no
+                more will come.
+        """
         if metric.is_static:
             return True
         if not metric.is_exact and metric.name not in ("disk", "disk-growth"):
@@ -121,7 +128,7 @@ class Evidence:
             self.values(pairing, arm, metric, FIRST_LOOK)
             for arm in (pairing.arm, pairing.reference)
         ]
-        return all(len(values) == FIRST_LOOK and len(set(values.values())) == 1 for values in both)
+        return all(len(values) >= fewest and len(set(values.values())) == 1 for values in both)
 
     def early_median(self, pairing: Pairing, arm: str, metric: Metric) -> float:
         """Of an arm's values in the blocks before the first look."""

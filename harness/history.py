@@ -33,9 +33,6 @@ METRICS_OF_INTEREST = ("ready", "cpu", "pss", "disk", "disk-shared")
 REVISION = "steelyard_revision"
 """The fact that says which commit a run is of, if no other is named."""
 
-FEWEST_EQUAL = 3
-"""Trials that must agree before what an instance has on disk passes for exact."""
-
 _SETTING_FACTS = ("accelerator", "launcher")
 _DISK = ("disk", "disk-growth")
 
@@ -310,6 +307,7 @@ def _figure(
     found = stats.estimate(values)
     if found is None:
         return None
-    is_same = len(values) >= FEWEST_EQUAL and bool((values == values[0]).all())
+    # Of one trial as well: a series is exact where the trials of every run agree.
+    is_same = bool((values == values[0]).all())
     is_exact = metric.is_exact or (metric.name in _DISK and is_same)
     return found.median, None if is_exact else found.interval, found.count, is_exact

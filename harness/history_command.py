@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from harness.outputs.emit import emit, format_option
 
@@ -98,9 +99,16 @@ def history(
     if formats and not check:
         raise click.UsageError("--format is a form of the verdict: give --check too")
     places = places or (_RESULTS,)
+    if _is_typed("acknowledged") and not acknowledged.exists():
+        message = f"{acknowledged} is not there; name the file, or leave the option out"
+        raise click.BadParameter(message, param_hint="--acknowledged")
     entries = read_acknowledged(acknowledged)  # before the work: a mistake in it is told at once
     small = _percent(within)
-    found = trends_of(gather(places, _metrics(metrics), commit_of), entries, within=small)
+    gathered = gather(places, _metrics(metrics), commit_of)
+    if _is_typed("commit_of") and not any(p.commit for one in gathered.series for p in one.points):
+        message = f"no run has a fact {commit_of!r}; run.json names those that there are"
+        raise click.BadParameter(message, param_hint="--commit-of")
+    found = trends_of(gathered, entries, within=small)
     for sentence in (*found.history.problems, *found.stale):
         click.echo(_printable(f"steelyard: {sentence}"), err=True)
     _write(found, site, charts)
@@ -115,6 +123,11 @@ def history(
         for line in lines_of(found):
             click.echo(_printable(line))
     return 0
+
+
+def _is_typed(name: str) -> bool:
+    source = click.get_current_context().get_parameter_source(name)
+    return source is ParameterSource.COMMANDLINE
 
 
 def _printable(line: str) -> str:

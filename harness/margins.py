@@ -119,7 +119,7 @@ def verdict_between(low: float, high: float, most: float, *, may_be_better: bool
 def between(measured: Measured, told: Callable[[float], str]) -> str:
     """Spell the interval behind a value: ` [4.1 ms to 4.6 ms]`."""
     if measured.interval is None:
-        return " exactly"
+        return " exactly" if math.isfinite(measured.middle) else " by any trial"
     ends = (told(end) if math.isfinite(end) else "?" for end in (measured.low, measured.high))
     return f" [{' to '.join(ends)}]"
 

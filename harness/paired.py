@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -50,11 +51,31 @@ class Sides:
         scenarios: Each with its arms in pairs, see `harness.sides`.
         get_backend: Where backends come from.
         told: What A and B are, for the judgement.
+        caution: What the verdict does not cover; empty if nothing.
     """
 
     scenarios: tuple[Scenario, ...]
     get_backend: GetBackend
     told: Two
+    caution: str = ""
+
+
+def not_the_images_own(scenarios: Sequence[Scenario]) -> str:
+    """A caution for images that are held against each other: what starts in them is not theirs."""
+    own = [
+        f"{scenario.name} starts {shlex.join(command)!r}"
+        for scenario in scenarios
+        for command in dict.fromkeys(
+            arm.command or scenario.workload.command for arm in scenario.arms
+        )
+        if command
+    ]
+    if not own:
+        return ""
+    return (
+        f"{' and '.join(own)} in both images: how their own programs start is not measured; for "
+        "that, leave workload.command out of the scenario"
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,15 +126,29 @@ def images(folder: Path, typed: Two) -> Iterator[tuple[Two, Two]]:
     Raises:
         PrepareError: As `revisions`, or an image cannot be built.
     """
-    from harness.backends import host
-
     with contextlib.ExitStack() as stack:
         trees, told = stack.enter_context(revisions(folder, typed))
         with interruptible():
             first, second = (
-                stack.enter_context(host.temporary_image(tree, _say_step)) for tree in trees
+                stack.enter_context(_image(tree, folder, name))
+                for tree, name in zip(trees, told, strict=True)
             )
         yield (first, second), told
+
+
+@contextlib.contextmanager
+def _image(tree: Path, folder: Path, told: str) -> Iterator[str]:
+    """The image of a copy of a folder; what is wrong with it is told of the folder itself."""
+    from harness.backends import host
+    from harness.errors import PrepareError
+
+    with contextlib.ExitStack() as stack:
+        try:
+            image = stack.enter_context(host.temporary_image(tree, _say_step))
+        except PrepareError as error:
+            where = str(error).replace(str(tree), str(folder))
+            raise PrepareError(f"{told}: {where}") from error
+        yield image
 
 
 @contextlib.contextmanager
@@ -151,6 +186,8 @@ def take(sides: Sides, questions: Sequence[Question], asked: str, effort: Effort
     from harness.request import Request
     from harness.runner import Runner
 
+    if sides.caution:
+        click.echo(f"steelyard: {sides.caution}", err=True)
     most, limit_ns = effort.blocks or DEFAULT_MOST_BLOCKS, effort.time_limit_ns
     if limit_ns is None and effort.blocks is None:
         limit_ns = _TIME_LIMIT_NS
@@ -180,12 +217,13 @@ def take(sides: Sides, questions: Sequence[Question], asked: str, effort: Effort
             raise
         run = read_run(directory)
         write_report(run, directory)
-    return comparer.judgement(
-        asked, run.trials, run.info.arms, _facts(run, sides.told, str(directory))
-    )
+    facts = _facts(run, sides.told, str(directory))
+    if sides.caution:
+        facts["caution"] = sides.caution
+    return comparer.judgement(asked, run.trials, run.info.arms, facts)
 
 
-def _facts(run: Run, told: Two, directory: str) -> Mapping[str, str]:
+def _facts(run: Run, told: Two, directory: str) -> dict[str, str]:
     info = run.info
     names = [record.arm.name for record in info.arms]
     first, second = (", ".join(dict.fromkeys(names[side::2])) for side in (0, 1))

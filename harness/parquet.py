@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
@@ -105,7 +106,8 @@ def _pyarrow(path: Path) -> tuple[Any, Any]:
         # By name: it is not there for everyone, nor for everyone's type checker.
         return import_module("pyarrow"), import_module("pyarrow.parquet")
     except ImportError:
-        text = f"{path}: Parquet tables need pyarrow; install it: pip install 'steelyard[parquet]'"
+        how = f"{sys.executable} -m pip install pyarrow"
+        text = f"{path}: Parquet tables need pyarrow; install it: {how}"
         raise RecordError(text) from None
 
 

@@ -6,14 +6,18 @@ list of worktrees stay as they are. `.` is the working tree as it is now, withou
 
 from __future__ import annotations
 
+import os
 import shutil
+import stat
 import subprocess
 import sysconfig
 import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import PrepareError
+from harness.records import RUN_FILE
 
 WORKING_TREE = "."
 
@@ -83,12 +87,13 @@ def export(revision: Revision, folder: Path, target: Path) -> None:
         _copy_working_tree(folder, target)
         return
     what = revision.commit if inside == Path() else f"{revision.commit}:{inside}"
-    command = ["git", "-C", str(revision.repository), "archive", "--format=tar", what]
+    modes = ("-c", "tar.umask=0022")  # git's own default makes what is written group-writable
+    command = ["git", "-C", str(revision.repository), *modes, "archive", "--format=tar", what]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as git:
         assert git.stdout is not None
         assert git.stderr is not None
         unpacked = subprocess.run(
-            ["tar", "-x", "-C", str(target)],
+            ["tar", "-x", "--preserve-permissions", "-C", str(target)],
             stdin=git.stdout,
             capture_output=True,
             text=True,
@@ -125,13 +130,33 @@ def compile_extensions(tree: Path) -> None:
 
 
 def _copy_working_tree(folder: Path, target: Path) -> None:
+    """Copy what git would commit, with the modes that it would give it back with.
+
+    But for runs that it does not know: Steelyard records them where its user stands, and so perhaps
+    in the folder whose image it compares.
+    """
     listed = _git(folder, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    known = set(_git(folder, "ls-files", "-z", "--cached").split("\0"))
     for name in filter(None, listed.split("\0")):
         source, copy = folder / name, target / name
         if not source.exists() and not source.is_symlink():
             continue  # deleted, and not yet committed
+        if name not in known and any((up / RUN_FILE).exists() for up in _between(source, folder)):
+            continue
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(source, copy, follow_symlinks=False)
+        if not copy.is_symlink():
+            copy.chmod(0o755 if copy.stat().st_mode & stat.S_IXUSR else 0o644)
+    for directory, _, _ in os.walk(target):
+        os.chmod(directory, 0o755)  # noqa: S103 - what git gives back, whatever the umask here
+
+
+def _between(source: Path, folder: Path) -> Iterator[Path]:
+    """Yield the folders of a file, up to but without `folder`."""
+    for up in source.parents:
+        if up == folder:
+            return
+        yield up
 
 
 def _git(folder: Path, *arguments: str) -> str:

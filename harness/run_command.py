@@ -300,8 +300,10 @@ def _report(directory: Path, console: Console) -> int:
 
     result = read_run(directory)
     summary = summarise(result)
-    print_summary(summary, console)
-    written = write_report(summary, directory)
+    try:
+        print_summary(summary, console)
+    finally:
+        written = write_report(summary, directory)  # also when nobody reads any more
     console.print()
     for path in written:
         if path.suffix in (".html", ".md"):

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 _READ_BYTES = 65536
 _TAIL_LINES = 20
+_OF_ANY_ARM = ("cache", "command", "image")
+"""Keys that are the arm's own, whatever its backend."""
 _WRITABLE_LAYER = "writable layer"
 
 
@@ -331,10 +333,9 @@ def unknown_options(backend: Backend, options: Mapping[str, Any]) -> tuple[str, 
     """A sentence for each option that the backend does not have."""
     from harness.words import did_you_mean
 
-    if not backend.options:
-        return tuple(f"unknown option {name!r}: {backend.name} has none" for name in options)
+    known = [*backend.options, *_OF_ANY_ARM]
     return tuple(
-        f"unknown option {name!r}; {did_you_mean(name, [*backend.options])}"
+        f"unknown option {name!r}; {did_you_mean(name, known)}"
         for name in options
         if name not in backend.options
     )

@@ -5,7 +5,15 @@ from __future__ import annotations
 import re
 
 from harness.judgement import Finding, Judgement, Verdict
-from harness.outputs.words import MARKS, headline, interval, name_of, percent, quantity
+from harness.outputs.words import (
+    MARKS,
+    headline,
+    interval,
+    name_of,
+    percent,
+    quantity,
+    verdict_of,
+)
 
 _ICONS = {
     Verdict.BETTER: "🟢",
@@ -37,7 +45,7 @@ def _is_news(finding: Finding) -> bool:
 
 def _told(finding: Finding) -> str:
     icon, name = _ICONS[finding.verdict], _text(name_of(finding))
-    return f"{icon} **{name}: {finding.verdict}.** {_text(finding.sentence)}"
+    return f"{icon} **{name}: {verdict_of(finding)}.** {_text(finding.sentence)}"
 
 
 def _table(judgement: Judgement) -> str:
@@ -47,7 +55,7 @@ def _table(judgement: Judgement) -> str:
     ]
     for finding in judgement.findings:
         cells = (
-            f"{MARKS[finding.verdict]} {finding.verdict}",
+            f"{MARKS[finding.verdict]} {verdict_of(finding)}",
             finding.scenario,
             finding.arm,
             finding.metric,

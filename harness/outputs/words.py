@@ -31,13 +31,21 @@ MARKS: Mapping[Verdict, str] = MappingProxyType(
 """A shape for each verdict, so that none is told by colour alone; ▲ is more, which is worse."""
 
 
+WITHIN = "within"
+"""Said in place of `same` of a budget that is no earlier value: there it is the same as nothing."""
+
+
+def verdict_of(finding: Finding) -> str:
+    """The verdict in a word."""
+    is_budget = finding.reference is None and finding.limit is not None
+    return WITHIN if is_budget and finding.verdict is Verdict.SAME else finding.verdict.value
+
+
 def headline(judgement: Judgement) -> str:
     """One line: `regressed: 1 worse, 2 same`."""
-    counts = [
-        f"{number} {verdict}"
-        for verdict in (Verdict.WORSE, Verdict.CANNOT_TELL, Verdict.BETTER, Verdict.SAME)
-        if (number := sum(finding.verdict is verdict for finding in judgement.findings))
-    ]
+    words = (Verdict.WORSE, Verdict.CANNOT_TELL, Verdict.BETTER, Verdict.SAME, WITHIN)
+    found = [verdict_of(finding) for finding in judgement.findings]
+    counts = [f"{found.count(word)} {word}" for word in words if word in found]
     if judgement.refusals:
         counts.append(f"{len(judgement.refusals)} not judged")
     told = ", ".join(counts) or "nothing was judged"

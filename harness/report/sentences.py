@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from harness import stats
 from harness.metrics import METRICS, Unit
+from harness.model import NoiseFloor
 from harness.report import wording
 from harness.report.curves import GrowthCurve
 from harness.report.tables import ArmRow, ScenarioTable
@@ -108,10 +109,16 @@ def noise(table: ScenarioTable) -> Iterator[str]:
         )
         yield (
             f"Noise of this host, {arm} against itself: 95 % of single pairs differ by less than "
-            f"{pairs}, by {wording.count(shown[0].blocks, 'pair')}; "
-            f"{wording.count(blocks, 'block')} find a difference of medians of {found} in 4 of 5 "
-            "cases, and smaller ones less often."
+            f"{pairs}, by {wording.count(shown[0].blocks, 'pair')}"
+            f"{_of_which_run(table, shown[0])}; {wording.count(blocks, 'block')} find a difference "
+            f"of medians of {found} in 4 of 5 cases, and smaller ones less often."
         )
+
+
+def _of_which_run(table: ScenarioTable, floor: NoiseFloor) -> str:
+    """Name the run, where it is not this one."""
+    is_here = any(row.repeats is not None for row in table.rows)
+    return "" if is_here else f" of the earlier run {floor.run_id}"
 
 
 def undetectable(table: ScenarioTable) -> Iterator[str]:

@@ -304,6 +304,7 @@ def _spread(
         "short disturbance still falls on one of them."
     )
     against = _named(reference, inside=True)
+    has_twin = any(row.repeats is not None for row in table.rows)
     unclear = [row.arm for row in table.rows if _is_unclear(row) and row.repeats is None]
     if unclear:
         yield (
@@ -313,8 +314,8 @@ def _spread(
         )
     elif any(row.ratio is not None for row in table.rows):
         yield (
-            f"No interval contains 1 ×: chance alone would make such a difference to {against} in "
-            "less than 1 of 20 comparisons."
+            f"No interval{' of another arm' * has_twin} contains 1 ×: chance alone would make such "
+            f"a difference to {against} in less than 1 of 20 comparisons."
         )
 
 

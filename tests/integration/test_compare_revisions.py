@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -205,7 +206,9 @@ def test_a_mebibyte_in_a_folders_image_is_found_exactly_and_the_images_are_gone(
     assert finding["value"] - finding["reference"] == 1 << 20
     # The working tree is a revision too, and equal files make equal layers whatever their times.
     same = compare(tmp_path, *arguments, "--revision", "HEAD", ".")
-    assert json.loads(same.stdout)["findings"][0]["verdict"] == "same"
+    (finding,) = json.loads(same.stdout)["findings"]
+    assert finding["verdict"] == "same"
+    assert "layer" not in finding["sentence"]
     missing = compare(tmp_path, *arguments, "--revision", "nosuch", "HEAD")
     assert missing.returncode == 2
     assert "no revision 'nosuch'" in missing.stderr
@@ -288,6 +291,28 @@ def test_a_folder_is_exported_as_it_was(
     assert {path.name for path in (tmp_path / "target").iterdir()} == files
     assert (tmp_path / "target" / "file").read_text() == content
     assert (repository / "part" / "file").read_text() == "newest"
+
+
+def test_the_working_tree_has_the_modes_of_git_and_no_runs_of_ours(
+    repository: Path, tmp_path: Path
+) -> None:
+    part = repository / "part"
+    git(repository, "stash", "--quiet", "--include-untracked")
+    (part / "file").chmod(0o600)
+    run = part / "results" / "20261128T101114Z-064bb6"
+    (run / "charts").mkdir(parents=True)
+    for name in ("run.json", "charts/start.svg"):
+        (run / name).write_text("{}")
+    trees = {}
+    for name in ("HEAD", "."):
+        tree = tmp_path / f"tree{name}"
+        tree.mkdir(mode=0o700)
+        export(find_revision(repository, name), part, tree)
+        trees[name] = {
+            path.relative_to(tree): path.lstat().st_mode for path in sorted(tree.rglob("*"))
+        }
+    assert trees["HEAD"] == trees["."]
+    assert {oct(mode) for mode in trees["."].values() if stat.S_ISREG(mode)} == {"0o100644"}
 
 
 def test_a_folder_that_was_not_there_then_is_told(repository: Path, tmp_path: Path) -> None:

@@ -13,10 +13,11 @@ from click.testing import CliRunner, Result
 
 from harness.against import questions_of
 from harness.check_command import check as command
-from harness.errors import ScenarioError
+from harness.errors import RecordError, ScenarioError
 from harness.evidence import Pairing
 from harness.judgement import Verdict
 from harness.model import BASELINE, Budget, Scale
+from harness.paired import not_the_images_own
 from harness.records import read_run
 from harness.rules import Allowance, Margin
 from harness.sequential import Look
@@ -207,3 +208,29 @@ def test_a_refusal_says_what_to_do(sample: Path, arguments: list[str], sentence:
     said = getattr(told.exception, "message", None) or str(told.exception)
     assert sentence in said
     assert not Path("results").exists()
+
+
+def test_what_starts_in_both_images_is_said_where_it_is_not_theirs() -> None:
+    asked = scenario(fake(), command=("echo", "hello"))
+    assert "sample starts 'echo hello' in both images" in not_the_images_own([asked])
+    assert not_the_images_own([scenario(fake(), command=())]) == ""
+
+
+def test_few_blocks_that_agree_on_disk_are_exact_once_no_more_will_come(sample: Path) -> None:
+    sample.write_text(SCENARIO.format(times=9).replace("ready =", "disk ="))
+    text = sample.read_text().replace(', "1h"', "")
+    sample.write_text(text)
+    told = check("--run", sample, "--against", "old", "--blocks", "2", "--format", "json")
+    (finding,) = json.loads(told.stdout)["findings"]
+    assert (told.return_value, finding["verdict"], finding["interval"]) == (0, "same", None)
+
+
+def test_the_newest_run_is_no_comparison(sample: Path) -> None:
+    assert check("--run", sample, "--against", "old", "--blocks", "2").return_value == 3
+    with pytest.raises(RecordError, match="holds no run"):
+        raise_from(check())
+
+
+def raise_from(told: Result) -> None:
+    assert told.exception is not None
+    raise told.exception

@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from harness.check import check, comparability, layers_of
 from harness.check_command import check as command
+from harness.errors import RecordError
 from harness.judgement import ExitCode, Finding, Judgement, Verdict
 from harness.model import (
     Budget,
@@ -302,6 +303,18 @@ def test_the_newest_run_is_judged_by_the_budgets_of_today(
     assert result.return_value == ExitCode.FINE
     assert json.loads((tmp_path / "out/x.json").read_text())["verdict"] == "fine"
     assert "fine" in (tmp_path / "out/x.svg").read_text()
+
+
+def test_a_run_that_has_lost_its_trials_is_told_and_an_interrupted_one_named(
+    run: Run, tmp_path: Path
+) -> None:
+    folder = recorded(run, tmp_path / "r")
+    (folder / "trials.jsonl").unlink()
+    with pytest.raises(RecordError, match=r"r has no trials: trials.jsonl is missing or empty"):
+        raise invoke(folder).exception
+    cut = replace(run, info=replace(run.info, interrupted=True, wanted_blocks=100))
+    told = check(with_budgets(cut, Budget("container", "ready", 1e12)))
+    assert told.facts["run"].endswith("(interrupted: 40 of 100 blocks)")
 
 
 def test_the_summary_of_a_step_is_added_to(

@@ -177,7 +177,7 @@ def test_too_few_blocks_cannot_tell_and_say_what_would() -> None:
     finding = only(judgement)
     assert finding.verdict is Verdict.CANNOT_TELL
     assert judgement.exit_code is ExitCode.CANNOT_TELL
-    assert "20 blocks" in finding.sentence
+    assert "20 pairs" in finding.sentence
     assert "--blocks" in finding.sentence
     assert "--within" in finding.sentence
     # What it advises is enough, or nearly: the advice is an estimate.
