@@ -48,13 +48,15 @@ def judge_against(typed: Against) -> Judgement:
         click.UsageError: A revision without a folder.
         HarnessError: The scenario, an arm, an image or a revision cannot be had.
     """
-    from harness.paired import Effort, take
+    from harness.paired import Effort, interruptible, take
 
     if typed.context is None and _ONLY_A_REVISION.fullmatch(typed.named):
         message = f"{typed.named} is a revision, and of what is not said; add --context DIR"
         raise click.UsageError(f"--against: {message}, the folder with the Containerfile")
     chosen = [_chosen(name, typed.arms) for name in dict.fromkeys(typed.scenarios)]
-    with _sides(typed, chosen) as sides:
+    for scenario in chosen:
+        _in_pairs(scenario, (typed.named, None))  # what is wrong with it is told before the work
+    with interruptible(), _sides(typed, chosen) as sides:
         before, now = sides.told
         questions = [
             question
@@ -95,14 +97,32 @@ def _sides(typed: Against, scenarios: Sequence[Scenario]) -> Iterator[Sides]:
         if typed.context is not None:
             both, told = stack.enter_context(images(typed.context, (typed.named, WORKING_TREE)))
         paired = tuple(_in_pairs(each, both) for each in scenarios)
-        caution = "" if typed.context is None else not_the_images_own(paired)
-        yield Sides(paired, get_backend, told, caution)
+        cautions = [_not_judged(scenarios)]
+        if typed.context is not None:
+            cautions.append(not_the_images_own(paired))
+        yield Sides(paired, get_backend, told, tuple(filter(None, cautions)))
 
 
 def _in_pairs(scenario: Scenario, images: tuple[str | None, str | None]) -> Scenario:
     from harness.sides import BEFORE_AND_NOW, with_images
 
     return with_images(scenario, scenario.arms, images, BEFORE_AND_NOW)
+
+
+def _not_judged(scenarios: Sequence[Scenario]) -> str:
+    """A caution for the budgets that a paired run is not asked for."""
+    from harness.model import BASELINE
+
+    names = {(scenario.name, arm.name) for scenario in scenarios for arm in scenario.arms}
+    number = sum(
+        budget.of != BASELINE and (scenario.name, budget.arm) in names
+        for scenario in scenarios
+        for budget in scenario.budgets
+    )
+    if not number:
+        return ""
+    many = f"{number} budget{'s' * (number != 1)} not of the baseline"
+    return f"{many}: not judged here, but by a `check --run` without --against"
 
 
 def _own_images(scenarios: Sequence[Scenario]) -> str:

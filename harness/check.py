@@ -36,6 +36,7 @@ from harness.spelling import spell
 
 DEFAULT_WITHIN = 0.05
 """Without a budget: how much more than the baseline's a metric may be."""
+_WITHIN = "within"
 BASELINE_METRICS = ("ready", "cpu", "pss", "disk", "disk-shared")
 """Without budgets: what is held against a baseline, as far as both runs have it."""
 
@@ -356,7 +357,7 @@ def _absolute(
     return Finding(
         scenario.name, budget.arm, budget.metric, verdict, sentence,
         value=measured.middle, interval=measured.interval, limit=budget.most,
-        blocks=measured.blocks, source=source,
+        blocks=measured.blocks, source=source, same=_WITHIN,
     )  # fmt: skip
 
 
@@ -388,6 +389,7 @@ def _relative(
         scenario, budget.arm, budget.metric, verdict, sentence,
         value=value, reference=reference, ratio=measured.middle, interval=measured.interval,
         limit=budget.most, blocks=measured.blocks, source=source,
+        same=Verdict.SAME.value if is_baseline else _WITHIN,
     )  # fmt: skip
 
 

@@ -114,6 +114,8 @@ def _refuse_half_a_pair(
 ) -> None:
     if against is None and context is not None:
         raise click.UsageError("--context says where a revision is: give --against REV too")
+    if against == "":
+        raise click.UsageError("--against is empty: name a revision or an image")
     if against is not None and not scenarios:
         message = "--against takes a new run with both: say of which scenario by --run SCENARIO"
         raise click.UsageError(message)

@@ -127,7 +127,8 @@ class Comparer:
         self.is_decided(trials, records)
         evidence = self._evidence
         for each in self._open():
-            if evidence.is_exact(each.pairing, each.metric, _FEWEST_EQUAL):
+            is_short = evidence.blocks < FIRST_LOOK
+            if is_short and evidence.is_exact(each.pairing, each.metric, _FEWEST_EQUAL):
                 self._findings[each] = _exact(each, evidence)
                 continue
             ratios = evidence.ratios(each.pairing, each.metric)
@@ -307,7 +308,7 @@ def _sentence(
     told = (
         f"{metric.title}: {spell(metric.unit, ours)} against "
         f"{rule.against(spell(metric.unit, theirs))}: "
-        f"{size} [{' to '.join(ends)}] by the median of {look.pairs} pairs"
+        f"{size} [{' to '.join(ends)}] estimated from {look.pairs} pairs"
     )
     if verdict is not Verdict.CANNOT_TELL:
         return told + rule.told(verdict)

@@ -169,7 +169,7 @@ def compare(sides: tuple[str, ...], formats: tuple[tuple[str, str], ...], **type
     metrics, within = _metrics(options.metrics), _margin(options.within)
     limit_ns = parse_time_limit(options.time_limit)
     effort = Effort(options.blocks, limit_ns, options.warmup, options.seed, options.output)
-    with _sides(sides, options, _load(options.scenarios)) as both:
+    with interruptible(), _sides(sides, options, _load(options.scenarios)) as both:
         pairings = [pairing for scenario in both.scenarios for pairing in pairings_of(scenario)]
         questions = questions_on(
             pairings, metrics or DEFAULT_METRICS, Margin(within), asked=bool(metrics)
@@ -251,12 +251,15 @@ def _images_of(options: Typed, scenarios: Sequence[Scenario]) -> Iterator[Sides]
 
     assert options.context is not None
     assert options.revision is not None
+    # Before the images: what is wrong with an arm is told at once.
+    arms = [compared_arm(scenario, options.arm) for scenario in scenarios]
     with images(options.context, options.revision) as (both, told):
         paired = tuple(
-            with_images(scenario, [compared_arm(scenario, options.arm)], both)
-            for scenario in scenarios
+            with_images(scenario, [arm], both)
+            for scenario, arm in zip(scenarios, arms, strict=True)
         )
-        yield Sides(paired, get_backend, told, not_the_images_own(paired))
+        caution = not_the_images_own(paired)
+        yield Sides(paired, get_backend, told, (caution,) if caution else ())
 
 
 @contextlib.contextmanager
@@ -272,10 +275,9 @@ def _workers_of(options: Typed, scenarios: Sequence[Scenario]) -> Iterator[Sides
     with contextlib.ExitStack() as stack:
         trees, told = stack.enter_context(revisions(here, options.revision))
         processes = []
-        with interruptible():
-            for tree, name in zip(trees, told, strict=True):
-                compile_extensions(tree)
-                processes.append(stack.enter_context(worker(tree, name)))
+        for tree, name in zip(trees, told, strict=True):
+            compile_extensions(tree)
+            processes.append(stack.enter_context(worker(tree, name)))
         arms = tuple(with_twins(scenario, options.arm) for scenario in scenarios)
         workers = {
             arm.name: processes[SUFFIXES.index(arm.name[-len(SUFFIXES[0]) :])]

@@ -87,7 +87,7 @@ class Snapshot:
         self_ns: CPU time of this process.
         children_ns: CPU time of its children that have ended.
         group_ns: CPU time of everything in the cgroups of our containers.
-        apart_ns: CPU time of the trial's own that neither of these has.
+        apart_ns: CPU time of the trial's own that its children do not have; the cgroups may.
         stolen_ns: CPU time that a hypervisor gave to others.
         cpu_wait_ns: Time in which some task waited for a CPU (PSI).
         disk_wait_ns: The same for disks.
@@ -240,8 +240,9 @@ def _others(before: Snapshot, after: Snapshot) -> Iterator[Diagnostic]:
     if busy_ns is None:
         return
     took_ns = after.at_ns - before.at_ns
-    children_ns = max(after.children_ns - before.children_ns, after.group_ns - before.group_ns)
-    others_ns = busy_ns - (after.self_ns - before.self_ns) - children_ns - after.apart_ns
+    children_ns = after.children_ns - before.children_ns + after.apart_ns
+    below_ns = max(children_ns, after.group_ns - before.group_ns)
+    others_ns = busy_ns - (after.self_ns - before.self_ns) - below_ns
     allowed_ns = max(OTHERS_SHARE * took_ns, min(OTHERS_SHORT_SHARE * took_ns, OTHERS_NS))
     if others_ns > max(allowed_ns, TICKS * after.busy_step_ns):
         detail = f"other processes used {_percent(others_ns / took_ns)} of one CPU meanwhile"

@@ -53,6 +53,8 @@ class Finding:
         detectable: Smallest relative difference that this much evidence finds in 80 % of cases.
         blocks: Pairs or trials that it rests on.
         source: `scenarios/hello.toml:12` of the budget, for annotations; empty if none.
+        same: What SAME is called: `within` of a budget that is not about an earlier value, where
+            the value is the same as nothing.
     """
 
     scenario: str
@@ -68,6 +70,12 @@ class Finding:
     detectable: float | None = None
     blocks: int = 0
     source: str = ""
+    same: str = Verdict.SAME.value
+
+    @property
+    def word(self) -> str:
+        """The verdict in a word."""
+        return self.same if self.verdict is Verdict.SAME else self.verdict.value
 
     @property
     def quantity(self) -> Metric:

@@ -7,7 +7,8 @@ revisions   a folder of a git repository at both revisions -> two folders
 images      the same, built by their Containerfile         -> two images
 take        run, report, judgement
 
-What was made for a comparison is gone when its context ends.
+What was made for a comparison is gone when its context ends; a caller holds `interruptible` around
+all of them, so that a signal is no way around that.
 """
 
 from __future__ import annotations
@@ -51,13 +52,13 @@ class Sides:
         scenarios: Each with its arms in pairs, see `harness.sides`.
         get_backend: Where backends come from.
         told: What A and B are, for the judgement.
-        caution: What the verdict does not cover; empty if nothing.
+        cautions: What the verdict does not cover, a sentence each.
     """
 
     scenarios: tuple[Scenario, ...]
     get_backend: GetBackend
     told: Two
-    caution: str = ""
+    cautions: tuple[str, ...] = ()
 
 
 def not_the_images_own(scenarios: Sequence[Scenario]) -> str:
@@ -111,11 +112,10 @@ def revisions(folder: Path, typed: Two) -> Iterator[tuple[tuple[Path, Path], Two
     first, second = (find_revision(repository, name) for name in typed)
     with contextlib.ExitStack() as stack:
         trees = []
-        with interruptible():
-            for revision in (first, second):
-                tree = stack.enter_context(temporary_folder("revision"))
-                export(revision, folder, tree)
-                trees.append(tree)
+        for revision in (first, second):
+            tree = stack.enter_context(temporary_folder("revision"))
+            export(revision, folder, tree)
+            trees.append(tree)
         yield (trees[0], trees[1]), (first.told, second.told)
 
 
@@ -128,11 +128,10 @@ def images(folder: Path, typed: Two) -> Iterator[tuple[Two, Two]]:
     """
     with contextlib.ExitStack() as stack:
         trees, told = stack.enter_context(revisions(folder, typed))
-        with interruptible():
-            first, second = (
-                stack.enter_context(_image(tree, folder, name))
-                for tree, name in zip(trees, told, strict=True)
-            )
+        first, second = (
+            stack.enter_context(_image(tree, folder, name))
+            for tree, name in zip(trees, told, strict=True)
+        )
         yield (first, second), told
 
 
@@ -153,7 +152,7 @@ def _image(tree: Path, folder: Path, told: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Every signal to end is an exception while things are made, so that they are removed."""
+    """Every signal to end is an exception, so that what was made for a comparison is removed."""
     from harness.interruption import Interruption
 
     with Interruption() as interruption, interruption.safe():
@@ -186,8 +185,8 @@ def take(sides: Sides, questions: Sequence[Question], asked: str, effort: Effort
     from harness.request import Request
     from harness.runner import Runner
 
-    if sides.caution:
-        click.echo(f"steelyard: {sides.caution}", err=True)
+    for caution in sides.cautions:
+        click.echo(f"steelyard: {caution}", err=True)
     most, limit_ns = effort.blocks or DEFAULT_MOST_BLOCKS, effort.time_limit_ns
     if limit_ns is None and effort.blocks is None:
         limit_ns = _TIME_LIMIT_NS
@@ -218,8 +217,8 @@ def take(sides: Sides, questions: Sequence[Question], asked: str, effort: Effort
         run = read_run(directory)
         write_report(run, directory)
     facts = _facts(run, sides.told, str(directory))
-    if sides.caution:
-        facts["caution"] = sides.caution
+    if sides.cautions:
+        facts["caution"] = "; ".join(sides.cautions)
     return comparer.judgement(asked, run.trials, run.info.arms, facts)
 
 

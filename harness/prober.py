@@ -15,7 +15,7 @@ waking up: 10 % of one core in the first tenth of a second, 1 to 2 % from the se
 
 The first attempt is made by whoever asks, on a socket that the thread keeps ready: a socket belongs
 for good to the namespace it was made in, whoever uses it (network_namespaces(7)). So a box that
-answers at once is not charged with the waking of a thread.
+answers at once is not charged with the waking of a thread (for `http`: before it is connected).
 
 For `http` the stamp is taken when the full header with the wanted status has arrived. The body is
 read to its end afterwards and kept, so that arms can be compared by what they served. Any other
@@ -79,7 +79,7 @@ class Probe:
         self._lock = threading.Lock()
 
     def finish(self) -> None:
-        """Say that nothing more will happen. Called by the prober's thread."""
+        """Say that nothing more will happen. Called by the prober's thread, or by who asked it."""
         with self._lock:
             self.finished = True
             if self.wake_fd >= 0:
@@ -314,7 +314,10 @@ def _is_connected_to_itself(connection: socket.socket) -> bool:
 
     That happens on a port of the local range (simultaneous open, RFC 9293 3.5).
     """
-    return bool(connection.getsockname() == connection.getpeername())
+    try:
+        return bool(connection.getsockname() == connection.getpeername())
+    except OSError:
+        return False  # it was reset already: what reads from it finds out
 
 
 def parse_header(header: bytes) -> tuple[int | None, int | None]:

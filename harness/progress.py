@@ -17,6 +17,7 @@ from harness.events import (
     ImagePrepared,
     InstancesAlive,
     Listener,
+    RunFinished,
     RunStarted,
     TrialFinished,
     TrialStarted,
@@ -102,6 +103,9 @@ class PlainListener:
                 self.instances_alive(event)
             case TrialFinished(trial):
                 self._finished(trial)
+            case RunFinished():
+                if self._block is not None and self._untold_blocks:
+                    self.blocks_passed(self._block)
             case _:
                 self._before_trials(event)
 
@@ -157,6 +161,11 @@ class PlainListener:
         is_quick = self._untold_ns < _TOLD_TOGETHER_NS
         if 0 <= event.block < expected - 1 and is_quick and not self._failed:
             return
+        self.blocks_passed(event)
+
+    def blocks_passed(self, event: BlockStarted) -> None:
+        """Tell of those that were not told yet, up to this one."""
+        expected = event.expected or event.blocks
         of = ""
         if event.block >= 0:
             about = "about " if self._request.time_limit_ns is not None else ""

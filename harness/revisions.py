@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import PrepareError
-from harness.records import RUN_FILE
+from harness.records import RUN_FILE, TRIALS_FILE
 
 WORKING_TREE = "."
 
@@ -141,7 +141,11 @@ def _copy_working_tree(folder: Path, target: Path) -> None:
         source, copy = folder / name, target / name
         if not source.exists() and not source.is_symlink():
             continue  # deleted, and not yet committed
-        if name not in known and any((up / RUN_FILE).exists() for up in _between(source, folder)):
+        if name not in known and any(map(_is_run, _between(source, folder))):
+            continue
+        if source.is_dir() and not source.is_symlink():
+            # A repository of its own: git-archive(1) gives back no more than its folder.
+            (target / name).mkdir(parents=True, exist_ok=True)
             continue
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(source, copy, follow_symlinks=False)
@@ -149,6 +153,10 @@ def _copy_working_tree(folder: Path, target: Path) -> None:
             copy.chmod(0o755 if copy.stat().st_mode & stat.S_IXUSR else 0o644)
     for directory, _, _ in os.walk(target):
         os.chmod(directory, 0o755)  # noqa: S103 - what git gives back, whatever the umask here
+
+
+def _is_run(folder: Path) -> bool:
+    return (folder / RUN_FILE).exists() and (folder / TRIALS_FILE).exists()
 
 
 def _between(source: Path, folder: Path) -> Iterator[Path]:
@@ -172,7 +180,7 @@ def _git(folder: Path, *arguments: str) -> str:
         typed = arguments[-1].removesuffix("^{commit}")
         raise PrepareError(f"{folder} has no revision {typed!r}; see git log")
     message = f"git in {folder}: {_last(result.stderr).removeprefix('fatal: ')}"
-    raise PrepareError(f"{message}; --revision needs a git repository")
+    raise PrepareError(f"{message}; only a git repository has revisions")
 
 
 def _last(text: str) -> str:

@@ -101,7 +101,7 @@ def with_noise(
     Args:
         request: As typed.
         aa: Whether each scenario gets an arm that repeats another; None: only where no noise floor
-            is known, and where there are blocks enough to find one.
+            is known, or one of few pairs, and where there are blocks enough to find one.
         folder: Where noise floors are kept.
         environment: This host.
     """
@@ -115,8 +115,10 @@ def with_noise(
         floors = noise.recall(folder, host, scenario.name)
         known += floors
         pairs = max((floor.blocks for floor in floors), default=0)
+        # With a time limit it is not known how many blocks there will be.
+        has_more = request.time_limit_ns is None and pairs < min(_FEW_PAIRS, request.blocks)
         is_due = (
-            pairs < min(_FEW_PAIRS, request.blocks)
+            (not floors or has_more)
             and request.blocks >= schedule.FEW_BLOCKS
             and reference_arm(scenario).backend not in _UNMEASURED
         )

@@ -61,7 +61,7 @@ def _case(finding: Finding) -> ET.Element:
         told = ET.SubElement(case, kind, message=message, type=finding.verdict.value)
         told.text = f"{finding.source}: {message}" if finding.source else message
     else:
-        ET.SubElement(case, "system-out").text = f"{finding.verdict}: {finding.sentence}"
+        ET.SubElement(case, "system-out").text = f"{finding.word}: {finding.sentence}"
     return case
 
 

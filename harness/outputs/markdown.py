@@ -12,7 +12,6 @@ from harness.outputs.words import (
     name_of,
     percent,
     quantity,
-    verdict_of,
 )
 
 _ICONS = {
@@ -45,7 +44,7 @@ def _is_news(finding: Finding) -> bool:
 
 def _told(finding: Finding) -> str:
     icon, name = _ICONS[finding.verdict], _text(name_of(finding))
-    return f"{icon} **{name}: {verdict_of(finding)}.** {_text(finding.sentence)}"
+    return f"{icon} **{name}: {finding.word}.** {_text(finding.sentence)}"
 
 
 def _table(judgement: Judgement) -> str:
@@ -55,7 +54,7 @@ def _table(judgement: Judgement) -> str:
     ]
     for finding in judgement.findings:
         cells = (
-            f"{MARKS[finding.verdict]} {verdict_of(finding)}",
+            f"{MARKS[finding.verdict]} {finding.word}",
             finding.scenario,
             finding.arm,
             finding.metric,

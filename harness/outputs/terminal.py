@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from harness.judgement import Judgement
-from harness.outputs.words import MARKS, headline, name_of, verdict_of
+from harness.outputs.words import MARKS, headline, name_of
 
 
 def render(judgement: Judgement) -> str:
     """See `harness.outputs.render`."""
     lines = [judgement.question, ""]
     for finding in judgement.findings:
-        lines.append(
-            f"  {MARKS[finding.verdict]} {name_of(finding)}: {verdict_of(finding).upper()}"
-        )
+        lines.append(f"  {MARKS[finding.verdict]} {name_of(finding)}: {finding.word.upper()}")
         lines.append(f"      {finding.sentence}")
     lines += [f"  ! not judged: {refusal}" for refusal in judgement.refusals]
     if judgement.findings or judgement.refusals:

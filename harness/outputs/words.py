@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -31,21 +32,12 @@ MARKS: Mapping[Verdict, str] = MappingProxyType(
 """A shape for each verdict, so that none is told by colour alone; ▲ is more, which is worse."""
 
 
-WITHIN = "within"
-"""Said in place of `same` of a budget that is no earlier value: there it is the same as nothing."""
-
-
-def verdict_of(finding: Finding) -> str:
-    """The verdict in a word."""
-    is_budget = finding.reference is None and finding.limit is not None
-    return WITHIN if is_budget and finding.verdict is Verdict.SAME else finding.verdict.value
-
-
 def headline(judgement: Judgement) -> str:
     """One line: `regressed: 1 worse, 2 same`."""
-    words = (Verdict.WORSE, Verdict.CANNOT_TELL, Verdict.BETTER, Verdict.SAME, WITHIN)
-    found = [verdict_of(finding) for finding in judgement.findings]
-    counts = [f"{found.count(word)} {word}" for word in words if word in found]
+    order = (Verdict.WORSE, Verdict.CANNOT_TELL, Verdict.BETTER, Verdict.SAME)
+    sorted_by_gravity = sorted(judgement.findings, key=lambda one: order.index(one.verdict))
+    found = Counter(finding.word for finding in sorted_by_gravity)
+    counts = [f"{number} {word}" for word, number in found.items()]
     if judgement.refusals:
         counts.append(f"{len(judgement.refusals)} not judged")
     told = ", ".join(counts) or "nothing was judged"

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkProcess
 
 from harness.report.drawing import Chart
 
@@ -28,8 +29,8 @@ def draw_ahead(charts: Sequence[Chart], forms: Sequence[str]) -> None:
     """
     # A place in the queue is a byte.
     charts = charts[:256]
-    helpers = min(len(os.sched_getaffinity(0)), MOST_PROCESSES, len(charts)) - 1
-    if helpers < 1 or not forms or threading.active_count() > 1:
+    many = min(len(os.sched_getaffinity(0)), MOST_PROCESSES, len(charts)) - 1
+    if many < 1 or not forms or threading.active_count() > 1:
         return
     import matplotlib.backends.backend_agg
     import matplotlib.backends.backend_svg  # noqa: F401  # once, and not in each helper
@@ -38,27 +39,42 @@ def draw_ahead(charts: Sequence[Chart], forms: Sequence[str]) -> None:
     queue, filling = os.pipe()  # of charts: whoever is free takes the next
     os.write(filling, bytes(range(len(charts))))
     os.close(filling)
-    started = []
+    helpers: list[ForkProcess] = []
+    started: list[Connection] = []
     try:
-        for _ in range(helpers):
+        for _ in range(many):
             ours, theirs = context.Pipe(duplex=False)
-            helper = context.Process(target=_help, args=(queue, charts, forms, theirs), daemon=True)
+            started.append(ours)
+            helper = context.Process(
+                target=_help, args=(queue, charts, forms, theirs, started), daemon=True
+            )
             helper.start()
             theirs.close()
-            started.append((helper, ours))
+            helpers.append(helper)
         _draw_from(queue, charts, forms)
-        for _, ours in started:
+        for ours in started:
             _take(ours, charts)
     finally:
         os.close(queue)
-        for helper, ours in started:
+        for ours in started:
             ours.close()
+        for helper in helpers:
             helper.kill()
             helper.join()
             helper.close()
 
 
-def _help(queue: int, charts: Sequence[Chart], forms: Sequence[str], result: Connection) -> None:
+def _help(
+    queue: int,
+    charts: Sequence[Chart],
+    forms: Sequence[str],
+    result: Connection,
+    ends: Sequence[Connection],
+) -> None:
+    # Who holds the reading end itself is never told that nobody reads: it would wait for ever to be
+    # read by a parent that was killed.
+    for end in ends:
+        end.close()
     # An interrupt from the keyboard reaches the helpers too; it is the parent's to answer it.
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 from harness import stats
 from harness.metrics import METRICS, Unit
-from harness.model import NoiseFloor
 from harness.report import wording
 from harness.report.curves import GrowthCurve
 from harness.report.tables import ArmRow, ScenarioTable
@@ -88,7 +87,7 @@ def stays_apart(found: stats.Estimate, value: float) -> bool:
     return interval is not None and not interval.low <= value <= interval.high
 
 
-def noise(table: ScenarioTable) -> Iterator[str]:
+def noise(table: ScenarioTable, run_id: str) -> Iterator[str]:
     """Say what an arm against itself showed: what this host can tell apart, and what it cannot."""
     for arm in dict.fromkeys(floor.arm for floor in table.noise):
         floors = {floor.metric: floor for floor in table.noise if floor.arm == arm}
@@ -110,15 +109,10 @@ def noise(table: ScenarioTable) -> Iterator[str]:
         yield (
             f"Noise of this host, {arm} against itself: 95 % of single pairs differ by less than "
             f"{pairs}, by {wording.count(shown[0].blocks, 'pair')}"
-            f"{_of_which_run(table, shown[0])}; {wording.count(blocks, 'block')} find a difference "
+            f"{'' if shown[0].run_id == run_id else f' of the earlier run {shown[0].run_id}'}; "
+            f"{wording.count(blocks, 'block')} find a difference "
             f"of medians of {found} in 4 of 5 cases, and smaller ones less often."
         )
-
-
-def _of_which_run(table: ScenarioTable, floor: NoiseFloor) -> str:
-    """Name the run, where it is not this one."""
-    is_here = any(row.repeats is not None for row in table.rows)
-    return "" if is_here else f" of the earlier run {floor.run_id}"
 
 
 def undetectable(table: ScenarioTable) -> Iterator[str]:

@@ -68,7 +68,7 @@ def verdict(table: ScenarioTable, summary: Summary) -> Verdict:
         ),
         certainty=(
             *_spread(table, compared, reference),
-            *sentences.noise(table),
+            *sentences.noise(table, summary.run.info.run_id),
             *sentences.undetectable(table),
             *_failures(table, reference),
             *_emulation(table, reference),

@@ -301,7 +301,7 @@ def test_the_working_tree_has_the_modes_of_git_and_no_runs_of_ours(
     (part / "file").chmod(0o600)
     run = part / "results" / "20261128T101114Z-064bb6"
     (run / "charts").mkdir(parents=True)
-    for name in ("run.json", "charts/start.svg"):
+    for name in ("run.json", "trials.jsonl", "charts/start.svg"):
         (run / name).write_text("{}")
     trees = {}
     for name in ("HEAD", "."):
@@ -321,7 +321,7 @@ def test_a_folder_that_was_not_there_then_is_told(repository: Path, tmp_path: Pa
     (tmp_path / "target").mkdir()
     with pytest.raises(PrepareError, match="later cannot be had at revision HEAD"):
         export(find_revision(repository, "HEAD"), later, tmp_path / "target")
-    with pytest.raises(PrepareError, match="--revision needs a git repository"):
+    with pytest.raises(PrepareError, match="only a git repository has revisions"):
         repository_of(Path("/proc"))
     with pytest.raises(PrepareError, match="no revision '--help'"):
         find_revision(repository, "--help")

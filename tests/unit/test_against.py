@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -163,6 +164,8 @@ def test_what_keeps_its_budget_is_fine_and_recorded_as_a_run(sample: Path) -> No
     assert [record.arm.name for record in run.info.arms] == ["quick-before", "quick"]
     assert [record.arm.image for record in run.info.arms] == ["old", None]
     assert run.info.paired
+    assert re.search(r"^blocks? .*of at most 1000: \d+ trials", told.stderr, re.MULTILINE)
+    assert "1 budget not of the baseline: not judged here" in told.stderr
 
 
 def test_what_is_beyond_its_budget_is_told_at_its_line(sample: Path) -> None:
@@ -199,7 +202,8 @@ def test_without_such_budgets_all_is_held_against_within(sample: Path) -> None:
         (["--run", "s", "--against", "old", "--context", "/nowhere"], "does not exist"),
         (["--run", "nosuch", "--against", "old"], "nosuch"),
         (["--run", "sample.toml", "--arm", "nosuch", "--against", "old"], "nosuch"),
-        (["--run", "sample.toml", "--against", "HEAD", "--context", "/proc"], "git repository"),
+        (["--run", "sample.toml", "--against", "HEAD", "--context", "/proc"], "has revisions"),
+        (["--run", "s", "--against", ""], "is empty: name a revision or an image"),
     ],
 )
 def test_a_refusal_says_what_to_do(sample: Path, arguments: list[str], sentence: str) -> None:

@@ -144,8 +144,12 @@ def test_a_run_is_recorded_told_and_reported(scenario: Path, tmp_path: Path) -> 
     assert run.info.seed == 7
     assert run.info.command[1:] == ("run", str(scenario), "--blocks", "3", "--seed", "7")
     assert len(run.trials) == (3 + 1) * 2
-    for line in ("sample: quick prepared", "warm-up: 2 trials", "blocks 1 to 3 of 3: 6 trials"):
+    for line in ("sample: quick prepared", "warm-up: 2 trials"):
         assert line in told.stdout
+    # Quick blocks share a line; how many do depends on the host.
+    passed = re.findall(r"^blocks? (?:\d+ to )?(\d+) of 3: (\d+) trials", told.stdout, re.MULTILINE)
+    assert passed[-1][0] == "3"
+    assert sum(int(trials) for _, trials in passed) == 6
     assert run.info.scenarios[0].question in told.stdout
     assert (directory / "report.html").stat().st_size > 1000
     assert (directory / "summary.md").exists()

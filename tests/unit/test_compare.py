@@ -177,12 +177,29 @@ def test_too_few_blocks_cannot_tell_and_say_what_would() -> None:
     finding = only(judgement)
     assert finding.verdict is Verdict.CANNOT_TELL
     assert judgement.exit_code is ExitCode.CANNOT_TELL
-    assert "20 pairs" in finding.sentence
+    assert "estimated from 20 pairs" in finding.sentence
     assert "--blocks" in finding.sentence
     assert "--within" in finding.sentence
     # What it advises is enough, or nearly: the advice is an estimate.
     advised = int(finding.sentence.split("take about ")[1].split()[0])
     assert only(judged(pairs(advised * 2, 1.01, spread=0.1))).verdict is Verdict.SAME
+
+
+def test_disk_is_exact_by_few_blocks_only_where_they_are_all() -> None:
+    def of(disk: int, block: int) -> list[Trial]:
+        return [trial(arm, block, 1e6, disk=disk) for arm in ("x-a", "x-b")]
+
+    few = [one for block in range(2) for one in of(4096, block)]
+    assert only(judged(few, ("disk",))).interval is None
+    assert only(judged(few[:2], ("disk",))).verdict is Verdict.CANNOT_TELL
+    # One failed among the first, so they are no proof; and the later ones differ.
+    broken = [
+        replace(one, outcome=Outcome.FAILED, disk=(), milestones_ns={}) if one.block == 5 else one
+        for block in range(40)
+        for one in of(4096 if block < 12 else 1 << 20, block)
+    ]
+    finding = only(judged(broken, ("disk",)))
+    assert finding.interval is not None
 
 
 def test_three_blocks_say_nothing() -> None:

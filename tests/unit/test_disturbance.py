@@ -51,7 +51,9 @@ QUIET = {
     "in both counts": after(
         busy_ns=78 * MS, self_ns=10 * MS, children_ns=65 * MS, group_ns=66 * MS
     ),
-    "an engine's monitor": after(busy_ns=160 * MS, children_ns=90 * MS, apart_ns=60 * MS),
+    "an engine's monitor": after(
+        busy_ns=160 * MS, children_ns=90 * MS, group_ns=60 * MS, apart_ns=60 * MS
+    ),
     "short and little": after(took_ms=5, busy_ns=4 * MS, self_ns=2 * MS, children_ns=1 * MS),
     "long and little": after(took_ms=4000, busy_ns=4300 * MS, children_ns=4000 * MS),
     # A cold start waits for the disk, and reads what it waits for.

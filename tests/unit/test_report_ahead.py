@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,9 @@ class Draw:
 
     def __call__(self, width: float):  # type: ignore[no-untyped-def]
         (self.folder / f"{os.getpid()}").touch()
+        until = time.monotonic() + 30
+        while len(list(self.folder.iterdir())) < 2 and time.monotonic() < until:
+            time.sleep(0.005)  # the parent leaves something to do for a helper
         if self.dies and os.getpid() != self.parent:
             os._exit(1)
         figure = new_figure(width, 1.5)
@@ -57,16 +61,20 @@ def another_thread() -> Iterator[None]:
 
 
 def test_what_is_drawn_ahead_is_what_a_chart_draws_itself(tmp_path: Path) -> None:
-    ahead, alone = charts(Draw(tmp_path)), charts(Draw(tmp_path))
+    draw = Draw(tmp_path)
+    ahead, alone = charts(draw), charts(draw)
     draw_ahead(ahead, FORMS)
     for first, second in zip(ahead, alone, strict=True):
         assert set(FORMS) <= vars(first).keys(), "nothing is left to be drawn"
         assert [getattr(first, form) for form in FORMS] == [getattr(second, form) for form in FORMS]
+    assert len(list(tmp_path.iterdir())) > 1, "a helper has drawn too"
 
 
 def test_a_helper_that_dies_costs_time_and_nothing_else(tmp_path: Path) -> None:
     ahead = charts(Draw(tmp_path, dies_in_helpers=True))
     draw_ahead(ahead, ["svg"])
+    assert len(list(tmp_path.iterdir())) > 1, "there was one"
+    assert any("svg" not in vars(chart) for chart in ahead), "it took one chart with it"
     assert all(chart.svg.startswith(b"<?xml") for chart in ahead)
 
 
