@@ -199,11 +199,14 @@ class _Pattern:
         """Hand the numbers over to the columns."""
         import numpy as np
 
+        if not self._rows:
+            return
         rows = np.array(self._rows, np.int64)
         width = len(self._names)
         if self._body is not None:
             del self._numbers[self._body :: width + 1]
-        numbers = np.fromiter(map(int, self._numbers), np.float64, len(self._numbers))
+        # One text read in one go: a third of what as many int() cost. A hole has 18 digits at most.
+        numbers = np.fromstring(b" ".join(self._numbers), np.int64, sep=" ").astype(np.float64)
         for name, values in zip(self._names, numbers.reshape(-1, width).T, strict=True):
             self._columns.fill(rows, name, np.ascontiguousarray(values))
         for name, value in self._constant:
