@@ -22,7 +22,7 @@ import click
 if TYPE_CHECKING:
     from harness.compare import Question
     from harness.judgement import Judgement
-    from harness.model import Arm, Scenario
+    from harness.model import Scenario
     from harness.paired import Sides, Two
 
 _ONLY_A_REVISION = re.compile(r"HEAD\b.*|.*[~^].*|.*@\{.*", re.DOTALL)
@@ -126,10 +126,9 @@ def _not_judged(scenarios: Sequence[Scenario]) -> str:
 
 
 def _own_images(scenarios: Sequence[Scenario]) -> str:
-    def image(scenario: Scenario, arm: Arm) -> str:
-        return arm.image or scenario.image
+    from harness.scenario import scenario_of
 
-    found = (image(scenario, arm) for scenario in scenarios for arm in scenario.arms)
+    found = (scenario_of(each, arm).image for each in scenarios for arm in each.arms)
     return ", ".join(dict.fromkeys(found))
 
 

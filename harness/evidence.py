@@ -136,22 +136,21 @@ class Evidence:
 
     def always_fails(self, pairing: Pairing) -> bool:
         """Whether no trial of either arm came to its end."""
-        both = [
-            self._trials.get((pairing.scenario, arm), {})
-            for arm in (pairing.reference, pairing.arm)
-        ]
         return all(
-            trials and all(trial.outcome is not Outcome.OK for trial in trials.values())
-            for trials in both
+            self._only_failures(pairing.scenario, arm) for arm in (pairing.reference, pairing.arm)
         )
+
+    def _only_failures(self, scenario: str, arm: str) -> list[Trial]:
+        """The trials of an arm, where every one of them failed; else none."""
+        trials = list(self._trials.get((scenario, arm), {}).values())
+        return [] if any(trial.outcome is Outcome.OK for trial in trials) else trials
 
     def why_missing(self, pairing: Pairing, metric: Metric) -> str:
         """Why no block has a pair of this metric, and what to do."""
         for arm in (pairing.reference, pairing.arm):
-            trials = self._trials.get((pairing.scenario, arm), {})
-            failed = [trial for trial in trials.values() if trial.outcome is not Outcome.OK]
-            if trials and len(failed) == len(trials):
+            if failed := self._only_failures(pairing.scenario, arm):
                 return f"every trial of {arm} failed: {failed[0].error}; run it alone and mend it"
+            trials = self._trials.get((pairing.scenario, arm), {})
             if not self.values(pairing, arm, metric):
                 reasons = (
                     reading.missing

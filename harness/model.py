@@ -117,6 +117,10 @@ class CacheState(StrEnum):
     """Nothing: the files are evicted before t0 (posix_fadvise(2)), and that is checked."""
 
 
+ARM_SETTINGS = ("cache", "command", "image")
+"""What an arm has of its own beside the options of its backend."""
+
+
 @dataclass(frozen=True, slots=True)
 class Arm:
     """A backend with its options in a run.

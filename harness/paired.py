@@ -63,11 +63,13 @@ class Sides:
 
 def not_the_images_own(scenarios: Sequence[Scenario]) -> str:
     """A caution for images that are held against each other: what starts in them is not theirs."""
+    from harness.scenario import scenario_of
+
     own = [
         f"{scenario.name} starts {shlex.join(command)!r}"
         for scenario in scenarios
         for command in dict.fromkeys(
-            arm.command or scenario.workload.command for arm in scenario.arms
+            scenario_of(scenario, arm).workload.command for arm in scenario.arms
         )
         if command
     ]

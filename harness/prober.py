@@ -299,12 +299,11 @@ def _begin_attempt(connection: socket.socket, endpoint: tuple[str, int], now_ns:
     if number == errno.EALREADY:
         return attempt
     if number in (0, errno.EISCONN):
-        attempt.connected_at_ns = answered_at_ns
         if not _is_connected_to_itself(connection):
+            attempt.connected_at_ns = answered_at_ns
             return attempt
         number = errno.ECONNREFUSED
     connection.close()
-    attempt.connected_at_ns = None
     attempt.refusal = os.strerror(number).lower()
     return attempt
 

@@ -24,6 +24,7 @@ from harness.events import (
 )
 from harness.model import Milestone, Outcome, Trial
 from harness.quantities import format_duration
+from harness.report.wording import share
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -251,15 +252,9 @@ def _intention(request: Request) -> str:
 def _widths(widths: Mapping[str, float], verb: str = "is within") -> str:
     """How sure the medians are, or are to be: `ready is within 3.1 %`."""
     return ", ".join(
-        f"{metric} {verb} {_percent(width)}"
-        if width < float("inf")
-        else f"{metric} is not known yet"
+        f"{metric} {verb} {share(width)}" if width < float("inf") else f"{metric} is not known yet"
         for metric, width in widths.items()
     )
-
-
-def _percent(share: float) -> str:
-    return f"{share * 100:.2g} %" if share < 0.995 else f"{share * 100:.0f} %"
 
 
 def _block_name(block: int) -> str:

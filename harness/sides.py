@@ -17,13 +17,12 @@ from harness.backends import BACKENDS, get_backend
 from harness.choices import changed_arm, reference_arm, select_arms
 from harness.errors import ScenarioError
 from harness.evidence import Pairing
-from harness.model import Arm, Scenario
+from harness.model import ARM_SETTINGS, Arm, Scenario
 
 SUFFIXES = ("-a", "-b")
 """Of the names of the two arms of a pair."""
 BEFORE_AND_NOW = ("-before", "")
 """The same, where what is now keeps its name: the one that its budgets know it by."""
-_OWN_SETTINGS = frozenset({"image", "command", "cache"})
 
 
 def with_sides(scenario: Scenario, arm: str | None, first: str, second: str) -> Scenario:
@@ -128,7 +127,7 @@ def _base(scenario: Scenario, arm: str | None, sides: tuple[str, str]) -> Arm:
         if "=" in side.partition(",")[0]
         for part in side.split(",")
         if "=" in part
-    } - _OWN_SETTINGS
+    }.difference(ARM_SETTINGS)
     usual = reference_arm(scenario)
     for candidate in (usual, *scenario.arms):
         if wanted <= set(get_backend(candidate.backend).options):

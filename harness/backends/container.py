@@ -25,15 +25,13 @@ from harness.backend import (
 from harness.diagnostics import Diagnostic, DiagnosticCode
 from harness.errors import BackendUnavailableError, LaunchFailedError, PrepareError
 from harness.meters.disk import measure
-from harness.model import Arm, DiskPart, Milestone, Scenario, Sharing
+from harness.model import ARM_SETTINGS, Arm, DiskPart, Milestone, Scenario, Sharing
 
 if TYPE_CHECKING:
     from harness.lab import Lab, Lease
 
 _READ_BYTES = 65536
 _TAIL_LINES = 20
-_OF_ANY_ARM = ("cache", "command", "image")
-"""Keys that are the arm's own, whatever its backend."""
 _WRITABLE_LAYER = "writable layer"
 
 
@@ -333,7 +331,7 @@ def unknown_options(backend: Backend, options: Mapping[str, Any]) -> tuple[str, 
     """A sentence for each option that the backend does not have."""
     from harness.words import did_you_mean
 
-    known = [*backend.options, *_OF_ANY_ARM]
+    known = [*backend.options, *ARM_SETTINGS]
     return tuple(
         f"unknown option {name!r}; {did_you_mean(name, known)}"
         for name in options

@@ -79,6 +79,19 @@ def sample(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def context(tmp_path: Path) -> Path:
+    """A folder of an image in a repository, with a file that has grown by 1 MiB since."""
+    folder = tmp_path / "repository" / "image"
+    folder.mkdir(parents=True)
+    (folder / "Containerfile").write_text("FROM scratch\nCOPY file /\n")
+    (folder / "file").write_bytes(b"1" * 4096)
+    git(folder.parent, "init", "--quiet")
+    commit(folder.parent, "first")
+    (folder / "file").write_bytes(b"2" * (4096 + (1 << 20)))
+    return folder
+
+
 def options(home: Path, tree: Path = ROOT) -> dict[str, Any]:
     environment = {**os.environ, "PYTHONPATH": str(tree)}
     return {"cwd": home, "env": environment, "text": True}
@@ -183,17 +196,10 @@ def test_a_launcher_that_does_not_compile_is_told(copy: Path, tmp_path: Path) ->
 
 @pytest.mark.privileged
 def test_a_mebibyte_in_a_folders_image_is_found_exactly_and_the_images_are_gone(
-    tmp_path: Path, sample: Path
+    tmp_path: Path, sample: Path, context: Path
 ) -> None:
     import runtime
 
-    context = tmp_path / "repository" / "image"
-    context.mkdir(parents=True)
-    (context / "Containerfile").write_text("FROM scratch\nCOPY file /\n")
-    (context / "file").write_bytes(b"1" * 4096)
-    git(context.parent, "init", "--quiet")
-    commit(context.parent, "first")
-    (context / "file").write_bytes(b"2" * (4096 + (1 << 20)))
     commit(context.parent, "second")
     before = [image.digest for image in runtime.ImageStore.default().images()]
     arguments = (
@@ -217,17 +223,10 @@ def test_a_mebibyte_in_a_folders_image_is_found_exactly_and_the_images_are_gone(
 
 @pytest.mark.privileged
 def test_check_against_a_revision_names_the_layer_that_is_shared_no_longer(
-    tmp_path: Path, sample: Path, nothing_left: None
+    tmp_path: Path, sample: Path, context: Path, nothing_left: None
 ) -> None:
     import runtime
 
-    context = tmp_path / "repository" / "image"
-    context.mkdir(parents=True)
-    (context / "Containerfile").write_text("FROM scratch\nCOPY file /\n")
-    (context / "file").write_bytes(b"1" * 4096)
-    git(context.parent, "init", "--quiet")
-    commit(context.parent, "first")
-    (context / "file").write_bytes(b"2" * (4096 + (1 << 20)))
     budget = '[budget.container]\ndisk-shared = { times = 1.0, of = "baseline" }\n'
     sample.write_text(f"{SCENARIO}{budget}")
     before = [image.digest for image in runtime.ImageStore.default().images()]
