@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from harness.errors import RecordError
 from harness.history import Point, Series
-from harness.toml_lines import KeyLines
-from harness.words import did_you_mean
+from harness.model.errors import RecordError
+from harness.model.suggestions import did_you_mean
+from harness.model.toml_positions import KeyLines
 
 FILE = "steelyard-acknowledged.toml"
 NEAR = 2

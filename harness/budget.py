@@ -16,11 +16,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from harness.metrics import METRICS, Metric, Unit
 from harness.model import BASELINE, Budget
-from harness.quantities import parse_duration, parse_size
-from harness.toml_lines import KeyLines
-from harness.words import did_you_mean
+from harness.model.metrics import METRICS, Metric, Unit
+from harness.model.suggestions import did_you_mean
+from harness.model.toml_positions import KeyLines
+from harness.model.units import parse_duration, parse_size
 
 Field = tuple[str | int, ...]
 

@@ -29,10 +29,10 @@ from harness.margins import (
     verdict_on,
     what_is_missing,
 )
-from harness.metrics import METRICS, Metric, Unit, static_value, trial_value
 from harness.model import BASELINE, ArmRecord, Budget, Run, Scenario
+from harness.model.metrics import METRICS, Metric, Unit, static_value, trial_value
+from harness.model.spelling import spell
 from harness.noise import host_class
-from harness.spelling import spell
 
 DEFAULT_WITHIN = 0.05
 """Without a budget: how much more than the baseline's a metric may be."""

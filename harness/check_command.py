@@ -80,7 +80,7 @@ def check(
     2 the question was wrong, 3 it cannot be told.
     """
     from harness.check import check as judge
-    from harness.errors import RecordError
+    from harness.model.errors import RecordError
     from harness.records import read_run
 
     allowed = _percent(within)
@@ -126,7 +126,7 @@ def _refuse_half_a_pair(
 
 
 def _percent(text: str) -> float:
-    from harness.quantities import parse_percent
+    from harness.model.units import parse_percent
 
     try:
         return parse_percent(text)
@@ -135,7 +135,7 @@ def _percent(text: str) -> float:
 
 
 def _newest() -> Path:
-    from harness.errors import RecordError
+    from harness.model.errors import RecordError
     from harness.records import find_runs, read_info
 
     # A run's identifier begins with its time; others, such as `reference`, were named by somebody.
@@ -149,7 +149,7 @@ def _newest() -> Path:
 
 def _take(scenarios: tuple[str, ...], arms: tuple[str, ...], blocks: int | None) -> Path:
     """Take a run as `steelyard run` does; failed trials are judged too."""
-    from harness.errors import RecordError
+    from harness.model.errors import RecordError
     from harness.records import find_runs
     from harness.run_command import run
 

@@ -13,12 +13,12 @@ from types import MappingProxyType
 from typing import Any
 
 from harness.backends import BACKENDS, known_names
-from harness.errors import ScenarioError
 from harness.model import Arm, CacheState, Hooks, Scale, Scenario
-from harness.scale import scale_problems
+from harness.model.errors import ScenarioError
+from harness.model.scale import scale_problems
+from harness.model.suggestions import did_you_mean
+from harness.model.toml_positions import KeyLines
 from harness.scenario import ARM_NAME, ARM_NAME_RULE, option_problems
-from harness.toml_lines import KeyLines
-from harness.words import did_you_mean
 
 TWIN_SUFFIX = "-again"
 COLD_SUFFIX = "-cold"

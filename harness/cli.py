@@ -27,7 +27,7 @@ from typing import cast
 import click
 
 import harness
-from harness.errors import HarnessError, RecordError, ScenarioError
+from harness.model.errors import HarnessError, RecordError, ScenarioError
 
 _EXIT_FAILED, _EXIT_USAGE, _EXIT_INTERRUPTED, _EXIT_BROKEN_PIPE = 1, 2, 130, 141
 

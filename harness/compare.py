@@ -21,8 +21,9 @@ from harness.check import layers_of
 from harness.evidence import GIVE_UP, Evidence, Pairing
 from harness.judgement import Finding, Judgement, Verdict
 from harness.margins import percent
-from harness.metrics import METRICS, Metric, Unit
 from harness.model import ArmRecord, Trial
+from harness.model.metrics import METRICS, Metric, Unit
+from harness.model.spelling import spell
 from harness.rules import Rule
 from harness.sequential import (
     ERROR,
@@ -35,7 +36,6 @@ from harness.sequential import (
     look_at,
     looks,
 )
-from harness.spelling import spell
 from harness.stats import Interval, Method
 
 DEFAULT_MOST_BLOCKS = 1000

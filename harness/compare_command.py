@@ -25,8 +25,8 @@ from harness.paired import (
 from harness.run_options import parse_time_limit
 
 if TYPE_CHECKING:
-    from harness.backend import Backend
     from harness.model import Scenario
+    from harness.model.backend import Backend
 
 _OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (
@@ -199,8 +199,8 @@ def _one_arm(arms: Sequence[str]) -> str | None:
 
 def _metrics(values: Sequence[str]) -> tuple[str, ...]:
     """Those that were asked for; none: empty."""
-    from harness.metrics import METRICS
-    from harness.words import did_you_mean
+    from harness.model.metrics import METRICS
+    from harness.model.suggestions import did_you_mean
 
     names = [name.strip() for value in values for name in value.split(",")]
     for name in names:

@@ -33,9 +33,9 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Self
 
-from harness.diagnostics import Diagnostic, DiagnosticCode
 from harness.environment.registry import place
 from harness.environment.settings import cgroup_mountpoint, limited_cgroups
+from harness.model.diagnostics import Diagnostic, DiagnosticCode
 
 _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
 """Unit of /proc/stat: 10 ms nearly everywhere."""

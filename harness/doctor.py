@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.backend import Availability
 from harness.backends import BACKENDS, NOT_FOR_COMPARISON, get_backend
+from harness.model.backend import Availability
 
 STALE_AFTER_S = 3600
 """A temporary file in the cache that was not written to for so long belongs to nobody."""

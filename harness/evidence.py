@@ -11,8 +11,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.metrics import Metric, static_value, trial_value
 from harness.model import ArmRecord, Outcome, Trial
+from harness.model.metrics import Metric, static_value, trial_value
 from harness.sequential import FIRST_LOOK
 
 GIVE_UP = 3

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import RecordError
 from harness.history import METRICS_OF_INTEREST, REVISION, History, TakenRun, history_of, take
+from harness.model.errors import RecordError
 from harness.records import RUN_FILE, TRIALS_FILE
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ An instance dies with the thread that launched it (PR_SET_PDEATHSIG, prctl(2)), 
 the second stage stays until its instance is removed.
 
 A failure is data: a trial with its outcome, after which the ramp goes no further. Nothing outlives
-`grow`, however it ends. What an arm is asked for, and what it cannot be, is in `harness.scale`.
+`grow`, however it ends. What an arm is asked for, and what it cannot be, is in `harness.model.scale`.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from harness.backend import PreparedArm
-from harness.diagnostics import Diagnostic, DiagnosticCode
-from harness.errors import HarnessError
 from harness.footprint import read_footprint
 from harness.interruption import Interruption
 from harness.model import GrowthPoint, Scenario, Trial
+from harness.model.backend import PreparedArm
+from harness.model.diagnostics import Diagnostic, DiagnosticCode
+from harness.model.errors import HarnessError
+from harness.model.scale import stages
 from harness.readiness import unexpected_exit
 from harness.room import MemoryRoom, enough_descriptors, with_remedy
-from harness.scale import stages
 from harness.schedule import Slot
 from harness.together import SHOULD_RUN_ON, start_together
 from harness.trial import OpenTrial

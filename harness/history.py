@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 from harness import stats
 from harness.changes import SHORTEST
-from harness.errors import RecordError
-from harness.metrics import METRICS, Metric, static_value
 from harness.model import ArmRecord, CacheState, RunInfo
+from harness.model.errors import RecordError
+from harness.model.metrics import METRICS, Metric, static_value
 from harness.noise import host_class
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class SeriesId:
     Attributes:
         scenario: Scenario name.
         arm: Arm name.
-        metric: A key of `harness.metrics.METRICS`.
+        metric: A key of `harness.model.metrics.METRICS`.
         setting: Class of host (`harness.noise.host_class`), accelerator, launcher, `cold`: joined
             by hyphens, as far as the arm has them.
     """
@@ -182,7 +182,7 @@ def take(
     Args:
         data: The run, its trials as columns.
         folder: Where its records are, or None.
-        metrics: Keys of `harness.metrics.METRICS`.
+        metrics: Keys of `harness.model.metrics.METRICS`.
         commit_of: The fact that says which commit it is a run of: of the run's environment, or
             else of the arm (`image` tells versions of an image apart).
 

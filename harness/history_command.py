@@ -137,8 +137,8 @@ def _printable(line: str) -> str:
 
 def _metrics(names: tuple[str, ...]) -> tuple[str, ...]:
     from harness.history import METRICS_OF_INTEREST
-    from harness.metrics import METRICS
-    from harness.words import did_you_mean
+    from harness.model.metrics import METRICS
+    from harness.model.suggestions import did_you_mean
 
     if _ALL in names:
         return tuple(METRICS)
@@ -150,7 +150,7 @@ def _metrics(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _percent(text: str) -> float:
-    from harness.quantities import parse_percent
+    from harness.model.units import parse_percent
 
     try:
         return parse_percent(text)
@@ -215,7 +215,7 @@ def _table(trends: Sequence[Trend]) -> Iterator[str]:
 
 
 def _row(trend: Trend) -> tuple[str, ...]:
-    from harness.spelling import spell
+    from harness.model.spelling import spell
     from harness.trends import change_in_words
 
     series: Series = trend.series

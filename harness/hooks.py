@@ -22,9 +22,9 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.errors import HarnessError
 from harness.interruption import Interruption
 from harness.model import Scenario
+from harness.model.errors import HarnessError
 from harness.records import HOOKS_FILE
 from harness.schedule import Slot
 

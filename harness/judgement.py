@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from types import MappingProxyType
 
-from harness.metrics import METRICS, Metric
+from harness.model.metrics import METRICS, Metric
 from harness.stats import Interval
 
 
@@ -42,7 +42,7 @@ class Finding:
     Attributes:
         scenario: Scenario name.
         arm: Arm name.
-        metric: A key of `harness.metrics.METRICS`.
+        metric: A key of `harness.model.metrics.METRICS`.
         verdict: What the evidence says.
         sentence: The same in plain words, with its figures; what to do if it cannot be told.
         value: Median of what was judged, in the metric's unit; None if there is none.

@@ -38,8 +38,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
-from harness.errors import HarnessError
 from harness.model import Readiness
+from harness.model.errors import HarnessError
 from harness.netlink import Netlink
 from harness.prober import Probe, Prober
 

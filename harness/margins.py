@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from harness import stats
 from harness.judgement import Verdict
-from harness.metrics import Metric
+from harness.model.metrics import Metric
 
 
 @dataclass(frozen=True, slots=True)

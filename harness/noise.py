@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from harness import stats
-from harness.errors import RecordError
 from harness.json_form import ShapeError, decode, encode
-from harness.metrics import METRICS, trial_value
 from harness.model import NoiseFloor, Run, Trial
+from harness.model.errors import RecordError
+from harness.model.metrics import METRICS, trial_value
 from harness.records import write_atomically
 
 if TYPE_CHECKING:

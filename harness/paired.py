@@ -141,7 +141,7 @@ def images(folder: Path, typed: Two) -> Iterator[tuple[Two, Two]]:
 def _image(tree: Path, folder: Path, told: str) -> Iterator[str]:
     """The image of a copy of a folder; what is wrong with it is told of the folder itself."""
     from harness.backends import host
-    from harness.errors import PrepareError
+    from harness.model.errors import PrepareError
 
     with contextlib.ExitStack() as stack:
         try:

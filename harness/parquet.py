@@ -19,9 +19,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from harness.errors import RecordError
 from harness.json_form import ShapeError, decode, encode
 from harness.model import SCHEMA_VERSION, RunInfo
+from harness.model.errors import RecordError
 from harness.noise import host_class
 
 if TYPE_CHECKING:

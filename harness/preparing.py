@@ -12,11 +12,11 @@ from time import monotonic_ns
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from harness.backend import Availability, Backend, PreparedArm, Progress
-from harness.errors import BackendUnavailableError, PrepareError
-from harness.events import ArmPreparing, Event, ImagePrepared
 from harness.interruption import Interruption
 from harness.model import Arm, ArmRecord, Scenario
+from harness.model.backend import Availability, Backend, PreparedArm, Progress
+from harness.model.errors import BackendUnavailableError, PrepareError
+from harness.model.events import ArmPreparing, Event, ImagePrepared
 from harness.scenario import scenario_of
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from harness.events import (
+from harness.model import Milestone, Outcome, Trial
+from harness.model.events import (
     ArmPrepared,
     ArmPreparing,
     ArmSkipped,
@@ -22,8 +23,7 @@ from harness.events import (
     TrialFinished,
     TrialStarted,
 )
-from harness.model import Milestone, Outcome, Trial
-from harness.quantities import format_duration
+from harness.model.units import format_duration
 from harness.report.wording import share
 
 if TYPE_CHECKING:

@@ -17,9 +17,9 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.backend import Instance
-from harness.errors import HarnessError, ReadinessTimeoutError, UnexpectedExitError
 from harness.model import Milestone, Readiness, ReadinessKind
+from harness.model.backend import Instance
+from harness.model.errors import HarnessError, ReadinessTimeoutError, UnexpectedExitError
 
 if TYPE_CHECKING:
     from harness.lab import Lab

@@ -26,9 +26,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-from harness.errors import RecordError
 from harness.json_form import ShapeError, decode, encode
 from harness.model import SCHEMA_VERSION, GrowthPoint, Run, RunInfo, Trial
+from harness.model.errors import RecordError
 
 RUN_FILE = "run.json"
 TRIALS_FILE = "trials.jsonl"

@@ -17,12 +17,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from harness.backend import Availability, Instance, Progress
-from harness.diagnostics import Diagnostic
-from harness.errors import HarnessError, LaunchFailedError, PrepareError
 from harness.interruption import Interruption
 from harness.json_form import ShapeError, decode, encode
 from harness.model import Arm, ArmRecord, DiskPart, Scenario, Trial
+from harness.model.backend import Availability, Instance, Progress
+from harness.model.diagnostics import Diagnostic
+from harness.model.errors import HarnessError, LaunchFailedError, PrepareError
 from harness.schedule import Slot
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def worker(tree: Path, revision: str) -> Iterator[Worker]:
 class RemoteBackend:
     """A backend each of whose arms is another worker's.
 
-    Implements `harness.backend.Backend`.
+    Implements `harness.model.backend.Backend`.
 
     Attributes:
         name: Of the backend that the workers are to use.
@@ -171,7 +171,7 @@ class RemoteBackend:
     def prepare(
         self, scenario: Scenario, arm: Arm, lab: Lab | None, progress: Progress
     ) -> RemoteArm:
-        """See `harness.backend.Backend.prepare`; the worker has a lab of its own."""
+        """See `harness.model.backend.Backend.prepare`; the worker has a lab of its own."""
         del lab
         process = self._workers[arm.name]
         question = {"do": "prepare", "scenario": encode(scenario, ""), "arm": arm.name}
@@ -188,7 +188,7 @@ class RemoteBackend:
 class RemoteArm:
     """An arm that a worker has prepared.
 
-    Implements `harness.backend.PreparedArm`, and `harness.trial.TakesTrials`.
+    Implements `harness.model.backend.PreparedArm`, and `harness.trial.TakesTrials`.
 
     Attributes:
         facts: What the worker says will run, and its revision.
@@ -223,11 +223,11 @@ class RemoteArm:
         return trial
 
     def disk_parts(self) -> tuple[DiskPart, ...]:
-        """See `harness.backend.PreparedArm.disk_parts`."""
+        """See `harness.model.backend.PreparedArm.disk_parts`."""
         return self._record.disk
 
     def initial_disk_parts(self) -> tuple[DiskPart, ...]:
-        """See `harness.backend.PreparedArm.initial_disk_parts`."""
+        """See `harness.model.backend.PreparedArm.initial_disk_parts`."""
         return self._record.initial_disk
 
     def image_paths(self) -> tuple[Path, ...]:

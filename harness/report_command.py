@@ -56,7 +56,7 @@ def _is_one_file(form: str, runs: int) -> bool:
 
 
 def _directories(runs: tuple[Path, ...]) -> list[Path]:
-    from harness.errors import RecordError
+    from harness.model.errors import RecordError
     from harness.records import RUN_FILE, find_runs
 
     directories: list[Path] = []

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import PrepareError
+from harness.model.errors import PrepareError
 from harness.records import RUN_FILE, TRIALS_FILE
 
 WORKING_TREE = "."

@@ -9,8 +9,8 @@ import os
 import resource
 from collections.abc import Iterator
 
-from harness.errors import HarnessError, LaunchFailedError, MeterError
 from harness.meters.memory import available_bytes
+from harness.model.errors import HarnessError, LaunchFailedError, MeterError
 
 SPARE_SHARE = 0.05
 """Part of the host's memory that instances are not given: beyond it the kernel kills at random."""

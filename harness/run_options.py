@@ -141,8 +141,8 @@ def parse_until(values: Sequence[str]) -> Mapping[str, float]:
     Raises:
         click.BadParameter: It is neither.
     """
-    from harness.metrics import METRICS
-    from harness.words import did_you_mean
+    from harness.model.metrics import METRICS
+    from harness.model.suggestions import did_you_mean
 
     known = [name for name, metric in METRICS.items() if not metric.is_static]
     found: dict[str, float] = {}
@@ -177,7 +177,7 @@ def parse_time_limit(text: str | None) -> int | None:
     Raises:
         click.BadParameter: It is no duration.
     """
-    from harness.quantities import parse_duration
+    from harness.model.units import parse_duration
 
     if text is None:
         return None
@@ -193,7 +193,7 @@ def _bad(option: str, message: str) -> click.BadParameter:
 
 def _load(typed: Typed) -> tuple[Scenario, ...]:
     """All named scenarios, or every problem of all of them at once."""
-    from harness.errors import ScenarioError
+    from harness.model.errors import ScenarioError
     from harness.scenario import find_scenario, load_scenario, shipped_scenarios
 
     most = _parse_most(typed.most)
@@ -225,7 +225,7 @@ def _shipped() -> list[str]:
 def _changed(scenario: Scenario, typed: Typed, most: Mapping[str, int]) -> Scenario:
     """The scenario as the options want it."""
     from harness import choices
-    from harness.errors import ScenarioError
+    from harness.model.errors import ScenarioError
 
     if typed.arms:
         scenario = choices.select_arms(scenario, typed.arms)

@@ -17,13 +17,16 @@ from time import monotonic_ns
 from typing import TYPE_CHECKING
 
 from harness import schedule
-from harness.backend import Availability
 from harness.backends.host import ensure_image
-from harness.diagnostics import Diagnostic, DiagnosticCode
 from harness.doubts import run_diagnostics
 from harness.environment import Environment
-from harness.errors import BackendUnavailableError, HarnessError, PrepareError
-from harness.events import (
+from harness.hooks import HookRunner
+from harness.interruption import Interrupted, Interruption
+from harness.model import Arm, GrowthPoint, NoiseFloor, Run, RunInfo, Scenario, Trial
+from harness.model.backend import Availability
+from harness.model.diagnostics import Diagnostic, DiagnosticCode
+from harness.model.errors import BackendUnavailableError, HarnessError, PrepareError
+from harness.model.events import (
     ArmPrepared,
     ArmSkipped,
     BlockFinished,
@@ -37,13 +40,10 @@ from harness.events import (
     TrialFinished,
     TrialStarted,
 )
-from harness.hooks import HookRunner
-from harness.interruption import Interrupted, Interruption
-from harness.model import Arm, GrowthPoint, NoiseFloor, Run, RunInfo, Scenario, Trial
+from harness.model.scale import stages
 from harness.preparing import EnsureImage, GetBackend, Preparer, Ready
 from harness.request import Request, begun, now
 from harness.resume import refuse_another_arm, refuse_another_host
-from harness.scale import stages
 from harness.schedule import Slot
 from harness.trial import take_trial
 

@@ -49,7 +49,6 @@ from typing import TYPE_CHECKING, Any
 
 from harness.backends import BACKENDS, get_backend, known_names
 from harness.budget import read_budgets
-from harness.errors import ScenarioError
 from harness.model import (
     Arm,
     CacheState,
@@ -61,8 +60,9 @@ from harness.model import (
     Scenario,
     Workload,
 )
-from harness.toml_lines import KeyLines
-from harness.words import did_you_mean
+from harness.model.errors import ScenarioError
+from harness.model.suggestions import did_you_mean
+from harness.model.toml_positions import KeyLines
 
 if TYPE_CHECKING:
     from harness.scenario_shape import ScenarioFile

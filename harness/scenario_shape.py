@@ -12,8 +12,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from harness.model import CacheState, ReadinessKind
-from harness.quantities import parse_duration, parse_size
-from harness.words import did_you_mean
+from harness.model.suggestions import did_you_mean
+from harness.model.units import parse_duration, parse_size
 
 DEFAULT_TIMEOUT = "60s"
 

@@ -23,8 +23,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness import stats
-from harness.metrics import trial_value
 from harness.model import ArmRecord, Trial
+from harness.model.metrics import trial_value
 
 DEFAULT_WARMUP_BLOCKS = 1
 """The first trials after preparing read cold files and fill caches that later ones find warm."""

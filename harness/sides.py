@@ -15,9 +15,9 @@ from dataclasses import replace
 
 from harness.backends import BACKENDS, get_backend
 from harness.choices import changed_arm, reference_arm, select_arms
-from harness.errors import ScenarioError
 from harness.evidence import Pairing
 from harness.model import ARM_SETTINGS, Arm, Scenario
+from harness.model.errors import ScenarioError
 
 SUFFIXES = ("-a", "-b")
 """Of the names of the two arms of a pair."""

@@ -29,10 +29,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
-from harness.backend import Instance, PreparedArm
-from harness.errors import HarnessError, LaunchFailedError
 from harness.interruption import Interruption
 from harness.model import Meter, Reading, Trial
+from harness.model.backend import Instance, PreparedArm
+from harness.model.errors import HarnessError, LaunchFailedError
 from harness.readiness import unexpected_exit
 from harness.room import with_remedy
 from harness.trial import OpenTrial
@@ -256,7 +256,7 @@ class _GatedArm(_View):
         self._starter = starter
 
     def launch(self, name: str) -> Instance:
-        """See `harness.backend.PreparedArm.launch`."""
+        """See `harness.model.backend.PreparedArm.launch`."""
         self._starter.arrived.set()
         gate = self._starter.gate
         gate.opened.wait()
@@ -273,7 +273,7 @@ class _LeavableInstance(_View):
         self._gate = gate
 
     def pump(self, deadline_ns: int, wake_fd: int | None = None) -> None:
-        """See `harness.backend.Instance.pump`.
+        """See `harness.model.backend.Instance.pump`.
 
         Raises:
             _LeavingError: It is time to leave.

@@ -19,7 +19,7 @@ from harness.acknowledged import FILE, Acknowledgement, stale
 from harness.changes import ALPHA, SHORTEST, ChangePoint, changes_of_many, fewest_points
 from harness.history import History, Point, Series
 from harness.judgement import Finding, Judgement, Verdict
-from harness.spelling import spell
+from harness.model.spelling import spell
 
 DEFAULT_WITHIN = 0.01
 """A smaller change is shown and does not fail a check, if it is not of an exact figure."""

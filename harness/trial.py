@@ -15,10 +15,7 @@ from dataclasses import dataclass, field
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from harness.backend import Accounting, Instance, PreparedArm
-from harness.diagnostics import Diagnostic, DiagnosticCode
 from harness.disturbance import Watch
-from harness.errors import HarnessError, InstanceError, MeterError, ReadinessTimeoutError
 from harness.interruption import Interruption
 from harness.meters import instance as meters
 from harness.meters.leaks import Traces, left_behind, traces
@@ -34,6 +31,9 @@ from harness.model import (
     Scenario,
     Trial,
 )
+from harness.model.backend import Accounting, Instance, PreparedArm
+from harness.model.diagnostics import Diagnostic, DiagnosticCode
+from harness.model.errors import HarnessError, InstanceError, MeterError, ReadinessTimeoutError
 from harness.readiness import Ready, wait_ready
 from harness.schedule import Slot
 

@@ -7,8 +7,8 @@ from importlib import import_module
 from types import MappingProxyType
 from typing import cast
 
-from harness.backend import Backend
-from harness.errors import HarnessError
+from harness.model.backend import Backend
+from harness.model.errors import HarnessError
 
 BACKENDS: Mapping[str, str] = MappingProxyType(
     {

@@ -12,7 +12,9 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import runtime
-from harness.backend import (
+from harness.meters.disk import measure
+from harness.model import ARM_SETTINGS, Arm, DiskPart, Milestone, Scenario, Sharing
+from harness.model.backend import (
     Accounting,
     Availability,
     Backend,
@@ -22,10 +24,8 @@ from harness.backend import (
     PreparedArm,
     Progress,
 )
-from harness.diagnostics import Diagnostic, DiagnosticCode
-from harness.errors import BackendUnavailableError, LaunchFailedError, PrepareError
-from harness.meters.disk import measure
-from harness.model import ARM_SETTINGS, Arm, DiskPart, Milestone, Scenario, Sharing
+from harness.model.diagnostics import Diagnostic, DiagnosticCode
+from harness.model.errors import BackendUnavailableError, LaunchFailedError, PrepareError
 
 if TYPE_CHECKING:
     from harness.lab import Lab, Lease
@@ -38,7 +38,7 @@ _WRITABLE_LAYER = "writable layer"
 class ContainerInstance:
     """One container of the runtime, driven by the descriptors it has: its output and its pidfd.
 
-    Implements `harness.backend.Instance`.
+    Implements `harness.model.backend.Instance`.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class ContainerInstance:
         self._lab = lab
 
     def pump(self, deadline_ns: int, wake_fd: int | None = None) -> None:
-        """See `harness.backend.Instance.pump`."""
+        """See `harness.model.backend.Instance.pump`."""
         poll = select.poll()
         if self._output_fd >= 0:
             poll.register(self._output_fd, select.POLLIN)
@@ -193,7 +193,7 @@ class LaunchedArm:
         self.diagnostics: tuple[Diagnostic, ...] = ()
 
     def launch(self, name: str) -> Instance:
-        """See `harness.backend.PreparedArm.launch`."""
+        """See `harness.model.backend.PreparedArm.launch`."""
         # The pipe is the harness's own, as a VM's control channels are: made before t0.
         output_fd, write_fd = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(output_fd, False)
@@ -228,7 +228,7 @@ class LaunchedArm:
         return tuple(measure(path, "layer", Sharing.SHARED) for path in self.image.lowerdirs)
 
     def initial_disk_parts(self) -> tuple[DiskPart, ...]:
-        """See `harness.backend.PreparedArm.initial_disk_parts`."""
+        """See `harness.model.backend.PreparedArm.initial_disk_parts`."""
         raise NotImplementedError
 
     def image_paths(self) -> tuple[Path, ...]:
@@ -302,7 +302,7 @@ class ContainerBackend:
     def prepare(
         self, scenario: Scenario, arm: Arm, lab: Lab | None, progress: Progress
     ) -> PreparedArm:
-        """See `harness.backend.Backend.prepare`."""
+        """See `harness.model.backend.Backend.prepare`."""
         del arm
         require_usable(self)
         image, store = prepare_image(scenario, progress)
@@ -329,7 +329,7 @@ class ContainerBackend:
 
 def unknown_options(backend: Backend, options: Mapping[str, Any]) -> tuple[str, ...]:
     """A sentence for each option that the backend does not have."""
-    from harness.words import did_you_mean
+    from harness.model.suggestions import did_you_mean
 
     known = [*backend.options, *ARM_SETTINGS]
     return tuple(

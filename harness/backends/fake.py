@@ -38,10 +38,10 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from harness.backend import Accounting, Availability, Exit, Instance, Output, Progress
-from harness.diagnostics import Diagnostic
-from harness.errors import BackendUnavailableError, LaunchFailedError, PrepareError
 from harness.model import Arm, DiskPart, Meter, Milestone, Reading, Scenario, Sharing
+from harness.model.backend import Accounting, Availability, Exit, Instance, Output, Progress
+from harness.model.diagnostics import Diagnostic
+from harness.model.errors import BackendUnavailableError, LaunchFailedError, PrepareError
 
 if TYPE_CHECKING:
     from harness.lab import Lab
@@ -101,7 +101,7 @@ _FAILURES = ("prepare", "launch", "boot", "unavailable")
 
 
 class FakeInstance:
-    """A box that follows its script. Implements `harness.backend.Instance`."""
+    """A box that follows its script. Implements `harness.model.backend.Instance`."""
 
     def __init__(self, arm: FakeArm, random_: random.Random, *, dies: bool) -> None:
         self._options = arm.options
@@ -147,7 +147,7 @@ class FakeInstance:
             self._ahead_ns += left_ns
 
     def pump(self, deadline_ns: int, wake_fd: int | None = None) -> None:
-        """See `harness.backend.Instance.pump`."""
+        """See `harness.model.backend.Instance.pump`."""
         until_ns = deadline_ns
         if self._work_done_ns is not None:
             until_ns = min(until_ns, self._work_done_ns)
@@ -220,7 +220,7 @@ class FakeInstance:
         return Accounting(pids=(), scope="fake", cgroups={}, readings=readings)
 
     def stop(self, timeout_ns: int) -> None:
-        """See `harness.backend.Instance.stop`."""
+        """See `harness.model.backend.Instance.stop`."""
         if Milestone.STOPPED in self.milestones_ns:
             return
         self._work_done_ns = None
@@ -236,7 +236,7 @@ class FakeInstance:
         del timeout_ns  # a fake box always obeys
 
     def remove(self) -> None:
-        """See `harness.backend.Instance.remove`."""
+        """See `harness.model.backend.Instance.remove`."""
         if Milestone.REMOVED not in self.milestones_ns:
             self.milestones_ns[Milestone.REMOVED] = self._pass("remove_ms", self._now_ns())
 
@@ -246,7 +246,7 @@ class FakeInstance:
 
 
 class FakeArm:
-    """A fake arm. Implements `harness.backend.PreparedArm`."""
+    """A fake arm. Implements `harness.model.backend.PreparedArm`."""
 
     diagnostics: tuple[Diagnostic, ...] = ()
 
@@ -270,7 +270,7 @@ class FakeArm:
         return ()
 
     def launch(self, name: str) -> Instance:
-        """See `harness.backend.PreparedArm.launch`."""
+        """See `harness.model.backend.PreparedArm.launch`."""
         number = next(self._numbers)
         is_due = number % self.options["fail_every"] == 0
         if is_due and self.options["fail"] == "launch":
@@ -292,7 +292,7 @@ class FakeBackend:
 
     def check_options(self, options: Mapping[str, Any]) -> tuple[str, ...]:
         """Names, and the values that are of a fixed set."""
-        from harness.words import did_you_mean
+        from harness.model.suggestions import did_you_mean
 
         problems = [
             f"unknown option {name!r}; {did_you_mean(name, [*_DEFAULTS])}"
@@ -310,7 +310,7 @@ class FakeBackend:
         return Availability(True, "pretends, and measures nothing: for tests")
 
     def prepare(self, scenario: Scenario, arm: Arm, lab: Lab | None, progress: Progress) -> FakeArm:
-        """See `harness.backend.Backend.prepare`."""
+        """See `harness.model.backend.Backend.prepare`."""
         prepared = FakeArm(scenario, arm, lab)
         progress("pretending")
         if prepared.options["fail"] == "unavailable":

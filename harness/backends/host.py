@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from harness.errors import PrepareError
+from harness.model.errors import PrepareError
 
 
 def cgroup_layout() -> str:

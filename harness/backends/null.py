@@ -18,11 +18,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from harness.backend import Accounting, Availability, Exit, Output, Progress
-from harness.diagnostics import Diagnostic
-from harness.errors import LaunchFailedError, PrepareError
 from harness.model import Arm, DiskPart, Milestone, ReadinessKind, Scenario
-from harness.words import did_you_mean
+from harness.model.backend import Accounting, Availability, Exit, Output, Progress
+from harness.model.diagnostics import Diagnostic
+from harness.model.errors import LaunchFailedError, PrepareError
+from harness.model.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from harness.lab import Lab
@@ -38,7 +38,7 @@ _OPTIONS: Mapping[str, str] = MappingProxyType(
 
 
 class NullInstance:
-    """A workload that is over, or a server that is there. See `harness.backend.Instance`."""
+    """A workload that is over, or a server that is there. See `harness.model.backend.Instance`."""
 
     def __init__(self, arm: NullArm) -> None:
         self.milestones_ns: dict[Milestone, int] = {}
@@ -73,7 +73,7 @@ class NullInstance:
         }
 
     def pump(self, deadline_ns: int, wake_fd: int | None = None) -> None:
-        """See `harness.backend.Instance.pump`."""
+        """See `harness.model.backend.Instance.pump`."""
         poll = select.poll()
         if self._output_fd >= 0:
             poll.register(self._output_fd, select.POLLIN)
@@ -126,7 +126,7 @@ class NullInstance:
         return Accounting((), "nothing", {})
 
     def stop(self, timeout_ns: int) -> None:
-        """See `harness.backend.Instance.stop`."""
+        """See `harness.model.backend.Instance.stop`."""
         del timeout_ns
         if Milestone.STOPPED in self.milestones_ns:
             return
@@ -141,7 +141,7 @@ class NullInstance:
         self.milestones_ns[Milestone.STOPPED] = time.monotonic_ns()
 
     def remove(self) -> None:
-        """See `harness.backend.Instance.remove`."""
+        """See `harness.model.backend.Instance.remove`."""
         if Milestone.REMOVED in self.milestones_ns:
             return
         self._close_output()
@@ -181,7 +181,7 @@ def _serve(listener: socket.socket, body: bytes) -> None:
 
 
 class NullArm:
-    """See `harness.backend.PreparedArm`."""
+    """See `harness.model.backend.PreparedArm`."""
 
     diagnostics: tuple[Diagnostic, ...] = ()
 
@@ -207,7 +207,7 @@ class NullArm:
         return ()
 
     def launch(self, name: str) -> NullInstance:
-        """See `harness.backend.PreparedArm.launch`."""
+        """See `harness.model.backend.PreparedArm.launch`."""
         try:
             return NullInstance(self)
         except OSError as error:
@@ -224,7 +224,7 @@ class NullBackend:
     options = _OPTIONS
 
     def check_options(self, options: Mapping[str, Any]) -> tuple[str, ...]:
-        """See `harness.backend.Backend.check_options`."""
+        """See `harness.model.backend.Backend.check_options`."""
         return tuple(
             f"null has no option {name!r}; {did_you_mean(name, tuple(_OPTIONS))}"
             for name in options
@@ -236,7 +236,7 @@ class NullBackend:
         return Availability(True, "measures what measuring costs")
 
     def prepare(self, scenario: Scenario, arm: Arm, lab: Lab | None, progress: Progress) -> NullArm:
-        """See `harness.backend.Backend.prepare`."""
+        """See `harness.model.backend.Backend.prepare`."""
         del progress
         if problems := self.check_options(arm.options):
             raise PrepareError(f"arm {arm.name}: {'; '.join(problems)}")

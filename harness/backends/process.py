@@ -17,7 +17,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import runtime
-from harness.backend import Availability, PreparedArm, Progress
 from harness.backends.container import (
     LaunchedArm,
     Place,
@@ -26,10 +25,11 @@ from harness.backends.container import (
     require_usable,
     unknown_options,
 )
-from harness.diagnostics import Diagnostic, DiagnosticCode
-from harness.errors import PrepareError
 from harness.meters.disk import measure
 from harness.model import Arm, DiskPart, Scenario, Sharing
+from harness.model.backend import Availability, PreparedArm, Progress
+from harness.model.diagnostics import Diagnostic, DiagnosticCode
+from harness.model.errors import PrepareError
 
 if TYPE_CHECKING:
     from harness.lab import Lab
@@ -90,7 +90,7 @@ class ProcessBackend:
     def prepare(
         self, scenario: Scenario, arm: Arm, lab: Lab | None, progress: Progress
     ) -> PreparedArm:
-        """See `harness.backend.Backend.prepare`."""
+        """See `harness.model.backend.Backend.prepare`."""
         del arm
         require_usable(self)
         image, store = prepare_image(scenario, progress)

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from harness.diagnostics import Diagnostic
 from harness.doubts import host_diagnostics
 from harness.environment import hardware, settings, software  # noqa: F401 - they register facts
 from harness.environment.registry import REGISTRY, Fact, MissingError, Value
 from harness.environment.software import filesystem_of
+from harness.model.diagnostics import Diagnostic
 
 __all__ = ["REGISTRY", "Environment", "Fact", "MissingError", "Value", "capture", "filesystem_of"]
 

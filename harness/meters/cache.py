@@ -25,7 +25,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from harness.backends.host import resident_bytes as resident_of_file
-from harness.errors import MeterError
+from harness.model.errors import MeterError
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 

@@ -25,10 +25,10 @@ import os
 import time
 from collections.abc import Callable, Sequence
 
-from harness.backend import Accounting
-from harness.errors import MeterError
 from harness.meters.readings import missing, read_text, why
 from harness.model import Meter, Reading
+from harness.model.backend import Accounting
+from harness.model.errors import MeterError
 
 _METERS = (Meter.CPU_NS, Meter.CPU_USER_NS, Meter.CPU_SYSTEM_NS)
 _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")

@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.backend import Accounting
-from harness.errors import MeterError
 from harness.meters import cache, cpu, memory
 from harness.meters.readings import take, why
 from harness.model import Meter, Reading
+from harness.model.backend import Accounting
+from harness.model.errors import MeterError
 
 _WARM = "the page cache was warm: nothing counts what a container reads from it"
 _NO_FILES = "its image is in no file of this host"

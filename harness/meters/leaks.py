@@ -13,9 +13,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.backend import Accounting
-from harness.errors import MeterError
 from harness.meters.readings import read_text
+from harness.model.backend import Accounting
+from harness.model.errors import MeterError
 
 _START_TIME = 19
 """Index of `starttime` among the fields behind the name in /proc/PID/stat (proc(5), field 22)."""

@@ -20,10 +20,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from harness.backend import Accounting
-from harness.errors import MeterError
 from harness.meters.readings import missing, read_text, take, why
 from harness.model import Meter, Reading
+from harness.model.backend import Accounting
+from harness.model.errors import MeterError
 
 _KIB = 1024
 _PSS_FIELDS = ("Pss",)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Iterable
 
-from harness.errors import MeterError
 from harness.model import Meter, Reading
+from harness.model.errors import MeterError
 
 
 def take(meter: Meter, scope: str, read: Callable[[], int]) -> Reading:

@@ -13,8 +13,8 @@ from importlib import import_module
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from harness.errors import HarnessError
-from harness.words import did_you_mean
+from harness.model.errors import HarnessError
+from harness.model.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from harness.judgement import Judgement

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from harness.model.suggestions import did_you_mean
 from harness.outputs import FORMATS
-from harness.words import did_you_mean
 
 if TYPE_CHECKING:
     from harness.judgement import Judgement
@@ -76,7 +76,7 @@ def emit(judgement: Judgement, formats: Sequence[tuple[str, str]]) -> int:
 
 
 def _write(path: Path, text: str) -> None:
-    from harness.errors import RecordError
+    from harness.model.errors import RecordError
     from harness.records import write_atomically
 
     try:
@@ -88,7 +88,7 @@ def _write(path: Path, text: str) -> None:
 
 def _append(path: Path, text: str) -> None:
     """GitHub's summary of a step gathers what its commands add."""
-    from harness.errors import RecordError
+    from harness.model.errors import RecordError
 
     try:
         with path.open("a", encoding="utf-8", errors="replace") as file:

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from harness import margins
 from harness.judgement import ExitCode, Finding, Judgement, Verdict
-from harness.spelling import spell
+from harness.model.spelling import spell
 
 NONE = "–"
 """Stands for a value that does not exist."""

@@ -114,7 +114,7 @@ def write_files(files: Mapping[Path, bytes]) -> None:
 
 
 def _make_folder(path: Path) -> None:
-    from harness.errors import RecordError
+    from harness.model.errors import RecordError
 
     try:
         path.mkdir(parents=True, exist_ok=True)

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from harness.metrics import METRICS, Unit
 from harness.model import Milestone, Run, Sharing
+from harness.model.metrics import METRICS, Unit
 from harness.report import sentences, wording
 from harness.report.frame import RunData, run_data
 from harness.report.tables import MARKS, ArmRow, ScenarioTable

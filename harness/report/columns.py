@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.diagnostics import Diagnostic
 from harness.model import Meter, Outcome, Sharing, Trial
+from harness.model.diagnostics import Diagnostic
 
 if TYPE_CHECKING:
     import numpy as np
@@ -156,7 +156,7 @@ def numbers_of(trial: Trial) -> Iterator[tuple[Name, int]]:
         yield (milestone.value,), stamp
     seen: dict[Meter, bool] = {}
     for reading in trial.readings:
-        # The first that has a value, as in `harness.metrics`.
+        # The first that has a value, as in `harness.model.metrics`.
         if reading.value is not None and seen.setdefault(reading.meter, True):
             seen[reading.meter] = False
             yield (reading.meter.value,), reading.value

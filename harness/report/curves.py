@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness import stats
-from harness.metrics import METRICS
 from harness.model import GrowthPoint, Outcome, Sharing
+from harness.model.metrics import METRICS
 from harness.report.frame import RunData
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class GrowthCurve:
 
     Attributes:
         arm: Arm name.
-        metric: A key of `harness.metrics.METRICS`.
+        metric: A key of `harness.model.metrics.METRICS`.
         points: (instances, value in the metric's unit), every reading of every block. For a
             footprint: so many live, and the value is of all of them together with what they share.
             For `ready`: so many lived already, or were requested at the same time, and the value is

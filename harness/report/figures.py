@@ -10,8 +10,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from harness import stats
-from harness.metrics import METRICS, Metric
 from harness.model import ArmRecord, Outcome, Sharing
+from harness.model.metrics import METRICS, Metric
 from harness.report.columns import Form
 from harness.report.frame import MEASURED, METERS, RunData, samples
 

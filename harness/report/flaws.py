@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from harness.diagnostics import Diagnostic, DiagnosticCode
+from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.report import wording
 from harness.report.frame import RunData
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness import stats
-from harness.metrics import METRICS, Unit
+from harness.model.metrics import METRICS, Unit
 from harness.report.curves import GrowthCurve
 from harness.report.frame import COLUMNS, COUNTS
 from harness.report.tables import ArmRow, ScenarioTable, Summary

@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.metrics import METRICS
 from harness.model import (
     ArmRecord,
     DiskPart,
@@ -24,6 +23,7 @@ from harness.model import (
     RunInfo,
     Sharing,
 )
+from harness.model.metrics import METRICS
 from harness.report.columns import Columns, Form, Packed
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def trials_frame(run: Run | RunData) -> pd.DataFrame:
           warm-up;
         - one `<milestone>_ns` for each milestone: nanoseconds since t0 as float64 (exact up to 104
           days), NaN where it did not happen or the record does not have it;
-        - every metric of a trial (`harness.metrics`) under its column's name, NaN where the trial
+        - every metric of a trial (`harness.model.metrics`) under its column's name, NaN where the trial
           does not have it. Nothing is censored here: a failed trial has what was measured of it;
         - `form`: index of what the trial has that is no number, in `RunData.forms`.
     """
@@ -123,7 +123,7 @@ def durations(rows: pd.DataFrame, column: str) -> dict[int, float]:
 
 
 def samples(rows: pd.DataFrame, column: str) -> tuple[npt.NDArray[np.int64], Floats]:
-    """Take one metric of one arm, failures censored as `harness.metrics.trial_value` does it.
+    """Take one metric of one arm, failures censored as `harness.model.metrics.trial_value` does it.
 
     Args:
         rows: Trials of one arm of one scenario.

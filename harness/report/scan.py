@@ -17,8 +17,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from harness.errors import RecordError
 from harness.model import Trial
+from harness.model.errors import RecordError
 from harness.records import TRIALS_FILE, is_torn, parse_trial, read_growth, read_info
 from harness.report.columns import Columns, Name, Packed, form_of, numbers_of
 from harness.report.frame import RunData, laid_out

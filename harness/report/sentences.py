@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from harness import stats
-from harness.metrics import METRICS, Unit
+from harness.model.metrics import METRICS, Unit
 from harness.report import wording
 from harness.report.curves import GrowthCurve
 from harness.report.tables import ArmRow, ScenarioTable

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from harness.errors import RecordError
 from harness.history import Point, RunRef, Series
+from harness.model.errors import RecordError
 from harness.records import RUN_FILE, TRIALS_FILE
 from harness.report import render, wording, write_files
 from harness.report.charts import parts

@@ -13,7 +13,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from harness import stats
-from harness.diagnostics import REMEDIES, Diagnostic, DiagnosticCode
 from harness.model import (
     Arm,
     ArmRecord,
@@ -24,6 +23,7 @@ from harness.model import (
     Run,
     Scenario,
 )
+from harness.model.diagnostics import REMEDIES, Diagnostic, DiagnosticCode
 from harness.report import figures
 from harness.report.curves import GrowthCurve, growth_curves, start_curves
 from harness.report.figures import ArmData, Part
@@ -54,7 +54,7 @@ class ArmRow:
         ok: That went well.
         failed: That failed.
         timeouts: That were not ready in time.
-        metrics: Median of every metric that the arm has, by its name in `harness.metrics.METRICS`,
+        metrics: Median of every metric that the arm has, by its name in `harness.model.metrics.METRICS`,
             in its unit; milestones, stop and remove among them.
         ratios: Each of them as a multiple of the reference's; none where the reference has zero.
         differences: Each of them minus the reference's.

@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from harness.metrics import Unit
 from harness.model import Milestone
-from harness.spelling import SCALES, SIZES, TIMES, digits, quantity, unit_of
+from harness.model.metrics import Unit
+from harness.model.spelling import SCALES, SIZES, TIMES, digits, quantity, unit_of
 from harness.stats import Comparison, Estimate, Interval
 
 NOT_REACHED = "not reached"

@@ -25,7 +25,7 @@ from harness.backends import get_backend
 from harness.compare import DEFAULT_MOST_BLOCKS, Comparer, questions_on
 from harness.environment import Environment
 from harness.judgement import Verdict
-from harness.metrics import trial_value
+from harness.model.metrics import trial_value
 from harness.records import RunWriter, read_run
 from harness.request import Request
 from harness.rules import Margin

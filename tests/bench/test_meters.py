@@ -15,8 +15,8 @@ import pytest
 
 from harness.backends import get_backend
 from harness.meters import instance
-from harness.metrics import trial_value
 from harness.model import Arm, Limits, Readiness, ReadinessKind
+from harness.model.metrics import trial_value
 from harness.readiness import wait_ready
 from tests.support.scenarios import scenario
 from tests.support.truths import is_recovered, take_blocks

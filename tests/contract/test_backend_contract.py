@@ -18,17 +18,9 @@ from typing import Any
 
 import pytest
 
-from harness.backend import Backend, Instance, PreparedArm
 from harness.backends import BACKENDS, get_backend
 from harness.backends.peers.table import PEERS
-from harness.diagnostics import DiagnosticCode
 from harness.disturbance import gauges
-from harness.errors import (
-    LaunchFailedError,
-    PrepareError,
-    ReadinessTimeoutError,
-    UnexpectedExitError,
-)
 from harness.interruption import Interruption
 from harness.lab import Lab, LabError
 from harness.model import (
@@ -40,6 +32,14 @@ from harness.model import (
     ReadinessKind,
     Scenario,
     Sharing,
+)
+from harness.model.backend import Backend, Instance, PreparedArm
+from harness.model.diagnostics import DiagnosticCode
+from harness.model.errors import (
+    LaunchFailedError,
+    PrepareError,
+    ReadinessTimeoutError,
+    UnexpectedExitError,
 )
 from harness.readiness import wait_ready
 from harness.schedule import Slot

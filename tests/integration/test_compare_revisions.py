@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from harness.errors import HarnessError, PrepareError
 from harness.json_form import encode
+from harness.model.errors import HarnessError, PrepareError
 from harness.records import read_run
 from harness.remote import Worker
 from harness.revisions import export, find_revision, repository_of

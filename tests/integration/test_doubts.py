@@ -7,9 +7,9 @@ from contextlib import closing
 import pytest
 
 from harness.backends import get_backend
-from harness.diagnostics import DiagnosticCode
 from harness.interruption import Interruption
 from harness.model import Arm, Outcome
+from harness.model.diagnostics import DiagnosticCode
 from harness.schedule import Slot
 from harness.trial import take_trial
 from runtime.cgroups.manager import CgroupManager

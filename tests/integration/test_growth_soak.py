@@ -32,7 +32,7 @@ def over_instances(blocks: list[Block], values: list[list[float]]) -> Line:
 
 def over_alive(blocks: list[Block]) -> Line:
     """A line through each start time of the ramp, over how many lived already; in ms."""
-    from harness.metrics import trial_value
+    from harness.model.metrics import trial_value
 
     points = [
         (number, float(trial.alive), trial_value("ready", trial) / 1e6)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from harness.backends import get_backend
-from harness.diagnostics import DiagnosticCode
 from harness.model import Milestone, Outcome
+from harness.model.diagnostics import DiagnosticCode
 from harness.records import read_run
 
 pytestmark = [pytest.mark.privileged, pytest.mark.timeout(500)]

@@ -6,7 +6,6 @@ import random
 from contextlib import closing
 from pathlib import Path
 
-from harness.backend import Backend
 from harness.interruption import Interruption
 from harness.model import (
     Arm,
@@ -18,6 +17,7 @@ from harness.model import (
     ReadinessKind,
     Trial,
 )
+from harness.model.backend import Backend
 from harness.schedule import Slot
 from harness.trial import take_trial
 from tests.support.images import add_image

@@ -12,7 +12,6 @@ import random
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from harness.diagnostics import Diagnostic, DiagnosticCode
 from harness.model import (
     SCHEMA_VERSION,
     Arm,
@@ -36,6 +35,7 @@ from harness.model import (
     Trial,
     Workload,
 )
+from harness.model.diagnostics import Diagnostic, DiagnosticCode
 
 MS = 1_000_000
 MB = 1_000_000

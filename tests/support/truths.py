@@ -7,8 +7,8 @@ from contextlib import ExitStack, closing
 
 from harness.backends import get_backend
 from harness.interruption import Interruption
-from harness.metrics import trial_value
 from harness.model import ArmRecord, Outcome, Scenario, Trial
+from harness.model.metrics import trial_value
 from harness.schedule import Slot, blocks
 from harness.stats import paired_difference
 from harness.trial import take_trial

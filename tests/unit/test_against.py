@@ -14,10 +14,10 @@ from click.testing import CliRunner, Result
 
 from harness.against import questions_of
 from harness.check_command import check as command
-from harness.errors import RecordError, ScenarioError
 from harness.evidence import Pairing
 from harness.judgement import Verdict
 from harness.model import BASELINE, Budget, Scale
+from harness.model.errors import RecordError, ScenarioError
 from harness.paired import not_the_images_own
 from harness.records import read_run
 from harness.rules import Allowance, Margin

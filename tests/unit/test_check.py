@@ -13,7 +13,6 @@ from click.testing import CliRunner
 
 from harness.check import check, comparability, layers_of
 from harness.check_command import check as command
-from harness.errors import RecordError
 from harness.judgement import ExitCode, Finding, Judgement, Verdict
 from harness.model import (
     Budget,
@@ -24,6 +23,7 @@ from harness.model import (
     Run,
     Trial,
 )
+from harness.model.errors import RecordError
 from harness.records import RunWriter
 from harness.scenario import parse_scenario
 from tests.support.synthetic import synthetic_run

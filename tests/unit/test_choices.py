@@ -16,8 +16,8 @@ from harness.choices import (
     with_scale,
     with_twin,
 )
-from harness.errors import ScenarioError
 from harness.model import Arm, CacheState, Hooks, Scale, Scenario
+from harness.model.errors import ScenarioError
 from harness.scenario import parse_scenario
 from tests.support.scenarios import fake, scenario
 

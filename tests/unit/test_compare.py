@@ -19,7 +19,6 @@ import pytest
 from harness.backends import get_backend
 from harness.compare import Comparer, questions_on
 from harness.environment import Environment
-from harness.errors import ScenarioError
 from harness.evidence import Pairing
 from harness.judgement import ExitCode, Finding, Judgement, Verdict
 from harness.model import (
@@ -35,6 +34,7 @@ from harness.model import (
     Sharing,
     Trial,
 )
+from harness.model.errors import ScenarioError
 from harness.records import RunWriter, read_run
 from harness.request import Request
 from harness.rules import Margin

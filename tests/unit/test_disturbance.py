@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from harness import disturbance
-from harness.diagnostics import Diagnostic, DiagnosticCode
 from harness.disturbance import Gauges, Snapshot, Watch, disturbances
 from harness.environment import registry
+from harness.model.diagnostics import Diagnostic, DiagnosticCode
 
 MS = 1_000_000
 MIB = 1 << 20

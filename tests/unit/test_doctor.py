@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from harness import doctor
-from harness.backend import Availability
 from harness.doctor import ArmFinding, Examination, LeftoverFinding, stale_files
+from harness.model.backend import Availability
 
 USABLE = ArmFinding("container", Availability(True, "fine"))
 UNUSABLE = ArmFinding("vm-micro", Availability(False, "no QEMU", "install it"))

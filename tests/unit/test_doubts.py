@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from harness.diagnostics import REMEDIES, Diagnostic, DiagnosticCode
 from harness.doubts import host_diagnostics, run_diagnostics
 from harness.model import (
     SCHEMA_VERSION,
@@ -25,6 +24,7 @@ from harness.model import (
     Scale,
     Trial,
 )
+from harness.model.diagnostics import REMEDIES, Diagnostic, DiagnosticCode
 from tests.support.scenarios import scenario
 
 MS = 1_000_000

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.diagnostics import DiagnosticCode
 from harness.environment import REGISTRY, Fact, MissingError, capture, filesystem_of, registry
 from harness.environment.settings import cgroup_mountpoint, limited_cgroups
+from harness.model.diagnostics import DiagnosticCode
 
 
 def test_every_fact_has_a_value_of_its_type_or_a_reason() -> None:

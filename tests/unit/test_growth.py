@@ -15,10 +15,7 @@ from typing import Any
 
 import pytest
 
-from harness.backend import Exit, Instance, PreparedArm
 from harness.backends.fake import FakeBackend, FakeInstance
-from harness.diagnostics import DiagnosticCode
-from harness.errors import LaunchFailedError
 from harness.footprint import sum_parts
 from harness.growth import GrowthListener, grow
 from harness.interruption import Interrupted, Interruption
@@ -37,8 +34,11 @@ from harness.model import (
     Sharing,
     Trial,
 )
+from harness.model.backend import Exit, Instance, PreparedArm
+from harness.model.diagnostics import DiagnosticCode
+from harness.model.errors import LaunchFailedError
+from harness.model.scale import Stages, scale_problems, stages
 from harness.room import enough_descriptors, with_remedy
-from harness.scale import Stages, scale_problems, stages
 from harness.schedule import Slot
 from tests.support.scenarios import fake, scenario
 

@@ -20,7 +20,6 @@ from click.testing import CliRunner
 
 from harness.acknowledged import Acknowledgement, entry_for, read_acknowledged
 from harness.changes import fewest_points
-from harness.errors import RecordError
 from harness.gathering import gather
 from harness.history import (
     History,
@@ -32,6 +31,7 @@ from harness.history import (
 from harness.history_command import history as command
 from harness.judgement import ExitCode, Verdict
 from harness.model import CacheState, Outcome, Run
+from harness.model.errors import RecordError
 from harness.report.charts.trend import file_name, trend_chart
 from harness.trends import State, Trend, Trends, exact_changes, judge, trends_of
 from tests.support.histories import START, commit, one_run, write_history, write_run

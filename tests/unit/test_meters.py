@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.backend import Accounting
 from harness.meters import cpu, instance, leaks, memory
 from harness.model import Meter, Reading
+from harness.model.backend import Accounting
 from tests.support.metering import Proc
 
 MIB = 1 << 20

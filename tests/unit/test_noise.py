@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 
 from harness import noise, stats
-from harness.errors import RecordError
 from harness.model import (
     SCHEMA_VERSION,
     Arm,
@@ -26,6 +25,7 @@ from harness.model import (
     RunInfo,
     Trial,
 )
+from harness.model.errors import RecordError
 from tests.support.measured import measured
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)

@@ -7,12 +7,12 @@ from contextlib import closing
 
 import pytest
 
-from harness.backend import Backend, Instance, PreparedArm
 from harness.backends import BACKENDS, get_backend, known_names
-from harness.errors import HarnessError, PrepareError, UnexpectedExitError
 from harness.interruption import Interruption
 from harness.lab import Lab, LabError
 from harness.model import Arm, Milestone, Outcome, Readiness, ReadinessKind
+from harness.model.backend import Backend, Instance, PreparedArm
+from harness.model.errors import HarnessError, PrepareError, UnexpectedExitError
 from harness.readiness import wait_ready
 from harness.schedule import Slot
 from harness.trial import out_of_order, take_trial

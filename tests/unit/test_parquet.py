@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from harness.errors import RecordError
 from harness.gathering import export_runs, gather
 from harness.history import History
-from harness.metrics import METRICS
 from harness.model import Outcome
+from harness.model.errors import RecordError
+from harness.model.metrics import METRICS
 from harness.parquet import KEY
 from harness.trends import trends_of
 from tests.support.histories import one_run, write_history, write_run

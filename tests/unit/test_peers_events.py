@@ -13,7 +13,6 @@ from typing import cast
 
 import pytest
 
-from harness.backend import Exit
 from harness.backends.peers import events
 from harness.backends.peers.events import (
     EXEC,
@@ -25,6 +24,7 @@ from harness.backends.peers.events import (
     exit_of,
     parse,
 )
+from harness.model.backend import Exit
 
 # Higher than any pid can be (PID_MAX_LIMIT): nobody's, so they have ended.
 TOOL, INIT, WORKLOAD, OTHER = 5_000_000, 5_000_001, 5_000_002, 5_000_003

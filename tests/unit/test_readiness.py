@@ -8,10 +8,10 @@ import time
 
 import pytest
 
-from harness.backend import Exit, Output
-from harness.diagnostics import Diagnostic
-from harness.errors import HarnessError, ReadinessTimeoutError, UnexpectedExitError
 from harness.model import DiskPart, Milestone, Readiness, ReadinessKind
+from harness.model.backend import Exit, Output
+from harness.model.diagnostics import Diagnostic
+from harness.model.errors import HarnessError, ReadinessTimeoutError, UnexpectedExitError
 from harness.prober import Probe, parse_header
 from harness.readiness import signal_name, wait_ready
 

@@ -19,9 +19,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from harness.diagnostics import Diagnostic, DiagnosticCode
-from harness.errors import RecordError
 from harness.model import SCHEMA_VERSION, DiskPart, Milestone, Outcome, RunInfo, Sharing, Trial
+from harness.model.diagnostics import Diagnostic, DiagnosticCode
+from harness.model.errors import RecordError
 from harness.records import RunWriter, find_runs, new_run_id, read_run, write_atomically
 
 TEXT = st.text(st.characters(codec=None))  # lone surrogates too: undecodable bytes of a console

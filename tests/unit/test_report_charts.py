@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.metrics import METRICS
 from harness.model import Milestone, Outcome, Run
+from harness.model.metrics import METRICS
 from harness.report import wording
 from harness.report.charts import charts_by_scenario
 from harness.report.charts.distribution import MOST_STEPS, distribution_chart

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
 
-from harness.metrics import METRICS, trial_value
 from harness.model import Outcome, Run
+from harness.model.metrics import METRICS, trial_value
 from harness.records import RunWriter
 from harness.report.formats import render_csv, render_json
 from harness.report.tables import summarise

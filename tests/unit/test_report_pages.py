@@ -14,9 +14,9 @@ from types import MappingProxyType
 import pytest
 from rich.console import Console
 
-from harness.diagnostics import Diagnostic, DiagnosticCode
-from harness.errors import RecordError
 from harness.model import Milestone, Run
+from harness.model.diagnostics import Diagnostic, DiagnosticCode
+from harness.model.errors import RecordError
 from harness.records import RunWriter, read_run
 from harness.report import write_report
 from harness.report.cells import effort_grid, memory_grid, start_grid

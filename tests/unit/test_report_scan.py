@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness.diagnostics import Diagnostic, DiagnosticCode
-from harness.errors import RecordError
 from harness.json_form import encode
-from harness.metrics import METRICS, trial_value
 from harness.model import Run, Trial
+from harness.model.diagnostics import Diagnostic, DiagnosticCode
+from harness.model.errors import RecordError
+from harness.model.metrics import METRICS, trial_value
 from harness.records import GROWTH_FILE, RUN_FILE, TRIALS_FILE, read_run
 from harness.report import scan
 from harness.report.frame import MEASURED, RunData, run_data, samples
@@ -134,7 +134,7 @@ def test_pieces_read_side_by_side_are_the_whole(
 
 @pytest.mark.parametrize("metric", [metric.name for metric in MEASURED])
 def test_every_column_is_its_metric(metric: str) -> None:
-    """The table computes in columns what `harness.metrics` says of one trial."""
+    """The table computes in columns what `harness.model.metrics` says of one trial."""
     run = synthetic_run(blocks=8, failure_rate=0.2, cold=True, seed=4)
     data = run_data(run)
     for record in run.info.arms:

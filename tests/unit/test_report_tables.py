@@ -10,8 +10,6 @@ import statistics
 import pytest
 
 from harness import stats
-from harness.diagnostics import REMEDIES, DiagnosticCode
-from harness.metrics import METRICS
 from harness.model import (
     DiskPart,
     Meter,
@@ -21,6 +19,8 @@ from harness.model import (
     Sharing,
     Trial,
 )
+from harness.model.diagnostics import REMEDIES, DiagnosticCode
+from harness.model.metrics import METRICS
 from harness.report import figures, wording
 from harness.report.cells import (
     disk_grid,

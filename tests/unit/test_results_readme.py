@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from harness.diagnostics import Diagnostic
 from harness.model import (
     SCHEMA_VERSION,
     Arm,
@@ -33,6 +32,7 @@ from harness.model import (
     Trial,
     Workload,
 )
+from harness.model.diagnostics import Diagnostic
 from harness.records import RunWriter
 from tests.support.synthetic import synthetic_run
 

@@ -14,27 +14,9 @@ from typing import Any
 import pytest
 
 from harness import schedule
-from harness.backend import Backend
 from harness.backends import get_backend
 from harness.backends.fake import FakeArm, FakeBackend, FakeInstance
-from harness.diagnostics import Diagnostic, DiagnosticCode
 from harness.environment import Environment
-from harness.errors import BackendUnavailableError, HarnessError, PrepareError, RecordError
-from harness.events import (
-    ArmPrepared,
-    ArmPreparing,
-    ArmSkipped,
-    BlockFinished,
-    BlockStarted,
-    Event,
-    HookStarted,
-    ImagePrepared,
-    InstancesAlive,
-    RunFinished,
-    RunStarted,
-    TrialFinished,
-    TrialStarted,
-)
 from harness.hooks import HookFailedError
 from harness.interruption import Interrupted, Interruption
 from harness.model import (
@@ -48,6 +30,24 @@ from harness.model import (
     Run,
     Scale,
     Scenario,
+)
+from harness.model.backend import Backend
+from harness.model.diagnostics import Diagnostic, DiagnosticCode
+from harness.model.errors import BackendUnavailableError, HarnessError, PrepareError, RecordError
+from harness.model.events import (
+    ArmPrepared,
+    ArmPreparing,
+    ArmSkipped,
+    BlockFinished,
+    BlockStarted,
+    Event,
+    HookStarted,
+    ImagePrepared,
+    InstancesAlive,
+    RunFinished,
+    RunStarted,
+    TrialFinished,
+    TrialStarted,
 )
 from harness.preparing import EnsureImage
 from harness.records import HOOKS_FILE, RunWriter, read_run

@@ -10,10 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.backends import BACKENDS, get_backend
-from harness.errors import ScenarioError
-from harness.metrics import METRICS
 from harness.model import Arm, CacheState, Hooks, Limits, Readiness, ReadinessKind, Scale
-from harness.quantities import format_duration, parse_duration, parse_size
+from harness.model.errors import ScenarioError
+from harness.model.metrics import METRICS
+from harness.model.toml_positions import KeyLines
+from harness.model.units import format_duration, parse_duration, parse_size
 from harness.scenario import (
     find_scenario,
     load_scenario,
@@ -21,7 +22,6 @@ from harness.scenario import (
     scenario_of,
     shipped_scenarios,
 )
-from harness.toml_lines import KeyLines
 
 GOOD = """
 question = "Why?"

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from harness.backends.vm.cpio import Archive
 from harness.backends.vm.initramfs import Command, workload_script
 from harness.backends.vm.modules import ModuleTree, dependencies
-from harness.errors import PrepareError
+from harness.model.errors import PrepareError
 
 BUSYBOX = "/bin/busybox"
 PATH = "/usr/local/bin:/usr/bin:/bin"

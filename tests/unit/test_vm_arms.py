@@ -10,7 +10,7 @@ import pytest
 from harness.backends.vm.accelerator import Verdict, choose, kvm_verdict, qemu_version
 from harness.backends.vm.arms import MICRO, AcceleratorChoice, DiskKind
 from harness.backends.vm.network import netmask
-from harness.errors import BackendUnavailableError, PrepareError
+from harness.model.errors import BackendUnavailableError, PrepareError
 
 
 def test_options_replace_fields_with_their_types() -> None:

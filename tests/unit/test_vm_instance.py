@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from harness.backend import Exit
 from harness.backends.vm.instance import VmInstance
 from harness.backends.vm.machine import Descriptors, Ending, Machine, death_signal_prefix
-from harness.diagnostics import DiagnosticCode
-from harness.errors import LaunchFailedError, UnexpectedExitError
 from harness.model import Milestone
+from harness.model.backend import Exit
+from harness.model.diagnostics import DiagnosticCode
+from harness.model.errors import LaunchFailedError, UnexpectedExitError
 
 BOOTS = "printf 'Linux version 1\\nsteelyard: userspace\\n' >&$console;"
 STARTS = f"{BOOTS} echo started >&$control;"

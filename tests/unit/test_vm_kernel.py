@@ -16,7 +16,7 @@ import pytest
 
 from harness.backends.vm.bzimage import extract_elf, has_pvh_entry
 from harness.backends.vm.kernel import find_kernel
-from harness.errors import PrepareError
+from harness.model.errors import PrepareError
 
 ELF = b"\x7fELF" + hashlib.shake_128(b"kernel").digest(20_000) + bytes(20_000)
 SIZE = struct.pack("<I", len(ELF))

@@ -20,16 +20,16 @@ from harness.backends import get_backend
 from harness.backends.vm.accelerator import try_accelerator
 from harness.backends.vm.instance import VmInstance
 from harness.backends.vm.kernel import find_kernel
-from harness.diagnostics import DiagnosticCode
-from harness.errors import (
+from harness.lab import Lab
+from harness.model import Arm, Milestone, Readiness, ReadinessKind, Sharing, Workload
+from harness.model.diagnostics import DiagnosticCode
+from harness.model.errors import (
     BackendUnavailableError,
     InstanceError,
     LaunchFailedError,
     PrepareError,
     ReadinessTimeoutError,
 )
-from harness.lab import Lab
-from harness.model import Arm, Milestone, Readiness, ReadinessKind, Sharing, Workload
 from harness.readiness import Ready, wait_ready
 from runtime import Session
 from tests.support.scenarios import ENDED, scenario

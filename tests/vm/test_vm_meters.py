@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from harness.backend import Backend
 from harness.backends import get_backend
 from harness.disturbance import gauges
-from harness.metrics import trial_value
 from harness.model import CacheState, Meter, Milestone, Trial
+from harness.model.backend import Backend
+from harness.model.metrics import trial_value
 from tests.support.metering import KNOWN_BYTES, MIB, add_known_image, measure, sh
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(600)]

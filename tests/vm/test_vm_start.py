@@ -12,9 +12,9 @@ from contextlib import ExitStack, closing
 
 import pytest
 
-from harness.backend import PreparedArm
 from harness.backends import get_backend
 from harness.model import Arm, Milestone
+from harness.model.backend import PreparedArm
 from harness.readiness import wait_ready
 from tests.support.scenarios import ENDED, scenario
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from harness.backend import Accounting
 from harness.backends.peers.command import Command
 from harness.backends.peers.table import Peer
 from harness.meters import cpu
 from harness.model import Meter, Reading
+from harness.model.backend import Accounting
 
 _CPU = ("cpu", "cpuacct")
 _CHARGED = (Meter.CGROUP_CURRENT_BYTES, Meter.CGROUP_PEAK_BYTES)

@@ -21,15 +21,15 @@ from harness.backends.peers.command import (
 from harness.backends.peers.events import ProcessEvents, WorkloadWatch
 from harness.backends.peers.instance import PeerInstance, read_pid
 from harness.backends.peers.threads import PeerThread
-from harness.errors import HarnessError, LaunchFailedError
 from harness.meters.disk import measure
 from harness.model import DiskPart, ReadinessKind, Scenario, Sharing
+from harness.model.errors import HarnessError, LaunchFailedError
 
 if TYPE_CHECKING:
     from harness.backends.peers.engine import Engine
     from harness.backends.peers.table import Peer
-    from harness.diagnostics import Diagnostic
     from harness.lab import Lab, Lease
+    from harness.model.diagnostics import Diagnostic
 
 INFO_FD = 3
 """The descriptor on which bwrap is asked to tell its pids."""
@@ -72,7 +72,7 @@ class _Place:
 
 
 class PeerArm:
-    """See `harness.backend.PreparedArm`."""
+    """See `harness.model.backend.PreparedArm`."""
 
     def __init__(
         self,
@@ -131,7 +131,7 @@ class PeerArm:
         return run_argv(self.peer, self.start_of(NAMES, NAMES, network))
 
     def launch(self, name: str) -> PeerInstance:
-        """See `harness.backend.PreparedArm.launch`."""
+        """See `harness.model.backend.PreparedArm.launch`."""
         # All this is the harness's own, as are a VM's control channels: made before t0.
         with contextlib.ExitStack() as stack:
             output_fd, write_fd = os.pipe2(os.O_CLOEXEC)
@@ -252,7 +252,7 @@ class PeerArm:
         return tuple(measure(path, "layer", Sharing.SHARED) for path in self._image.lowerdirs)
 
     def initial_disk_parts(self) -> tuple[DiskPart, ...]:
-        """See `harness.backend.PreparedArm.initial_disk_parts`."""
+        """See `harness.model.backend.PreparedArm.initial_disk_parts`."""
         session = runtime.Session.current()
         name = session.next_name(f"{self.peer.name}-rehearsal")
         thread = PeerThread(self._tool.namespace, name=name)
@@ -288,7 +288,7 @@ class PeerArm:
         return self._engine.measure(start.identifier)
 
     def image_paths(self) -> tuple[Path, ...]:
-        """See `harness.backend.PreparedArm.image_paths`."""
+        """See `harness.model.backend.PreparedArm.image_paths`."""
         if self._engine is not None:
             return self._engine.image_paths
         return self._image.lowerdirs

@@ -15,7 +15,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import runtime
-from harness.backend import Availability, PreparedArm, Progress
 from harness.backends.container import image_spec, prepare_image
 from harness.backends.peers.argv import oci_config
 from harness.backends.peers.arm import NAMES, PeerArm, Tool
@@ -33,10 +32,11 @@ from harness.backends.peers.events import ProcessEvents
 from harness.backends.peers.table import PEERS, Peer
 from harness.backends.peers.threads import PeerThread
 from harness.backends.peers.trying import find_program, try_out, version_of
-from harness.diagnostics import Diagnostic, DiagnosticCode
-from harness.errors import BackendUnavailableError, HarnessError, PrepareError
 from harness.model import Arm, Scenario
-from harness.words import did_you_mean
+from harness.model.backend import Availability, PreparedArm, Progress
+from harness.model.diagnostics import Diagnostic, DiagnosticCode
+from harness.model.errors import BackendUnavailableError, HarnessError, PrepareError
+from harness.model.suggestions import did_you_mean
 
 if TYPE_CHECKING:
     from harness.lab import Lab
@@ -45,7 +45,7 @@ _OCI_RUNTIMES = ("crun", "runc")
 
 
 class PeerBackend:
-    """A backend that runs somebody else's tool. See `harness.backend.Backend`."""
+    """A backend that runs somebody else's tool. See `harness.model.backend.Backend`."""
 
     peer: ClassVar[Peer]
 
@@ -60,7 +60,7 @@ class PeerBackend:
         return self.peer.options
 
     def check_options(self, options: Mapping[str, Any]) -> tuple[str, ...]:
-        """See `harness.backend.Backend.check_options`."""
+        """See `harness.model.backend.Backend.check_options`."""
         problems = []
         for name, value in options.items():
             if name not in self.options:
@@ -80,7 +80,7 @@ class PeerBackend:
     def prepare(
         self, scenario: Scenario, arm: Arm, lab: Lab | None, progress: Progress
     ) -> PreparedArm:
-        """See `harness.backend.Backend.prepare`."""
+        """See `harness.model.backend.Backend.prepare`."""
         peer = self.peer
         if problems := self.check_options(arm.options):
             raise PrepareError(f"arm {arm.name}: {'; '.join(problems)}")

@@ -14,9 +14,9 @@ import runtime
 from harness.backends.peers.argv import Start, filled, run_argv
 from harness.backends.peers.command import run_peer
 from harness.backends.peers.table import Peer
-from harness.errors import HarnessError, PrepareError
 from harness.meters.disk import measure
 from harness.model import DiskPart, Sharing
+from harness.model.errors import HarnessError, PrepareError
 
 PRIVATE_MEMORY = "/dev/shm"  # noqa: S108 - in the arm's mounts this is a tmpfs of its own
 """Where podman keeps its locks, sockets and the OCI runtime's state: in memory, as `/run` is. The

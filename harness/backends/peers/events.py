@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from harness.backend import Exit
+from harness.model.backend import Exit
 
 # linux/netlink.h, linux/connector.h, linux/cn_proc.h
 _NETLINK_CONNECTOR = 11

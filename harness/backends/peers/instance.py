@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.backend import Accounting, Exit, Output
 from harness.backends.peers.accounts import accounting_of
 from harness.backends.peers.argv import Start, filled
 from harness.backends.peers.command import (
@@ -24,10 +23,11 @@ from harness.backends.peers.command import (
     run_peer,
 )
 from harness.backends.peers.events import WorkloadWatch, exit_of
-from harness.diagnostics import Diagnostic, DiagnosticCode
-from harness.errors import LaunchFailedError
 from harness.meters import cpu
 from harness.model import DiskPart, Milestone
+from harness.model.backend import Accounting, Exit, Output
+from harness.model.diagnostics import Diagnostic, DiagnosticCode
+from harness.model.errors import LaunchFailedError
 
 if TYPE_CHECKING:
     from harness.backends.peers.arm import PeerArm
@@ -44,7 +44,7 @@ _CLEARING_UP_NS = 5_000_000_000
 
 
 class PeerInstance:
-    """See `harness.backend.Instance`."""
+    """See `harness.model.backend.Instance`."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class PeerInstance:
         self._needs_delete = arm.peer.is_engine
 
     def pump(self, deadline_ns: int, wake_fd: int | None = None) -> None:
-        """See `harness.backend.Instance.pump`."""
+        """See `harness.model.backend.Instance.pump`."""
         poll = select.poll()
         if self._output_fd >= 0:
             poll.register(self._output_fd, select.POLLIN)

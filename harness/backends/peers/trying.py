@@ -15,12 +15,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import runtime
-from harness.backend import Availability
 from harness.backends.peers.argv import Start, filled, oci_config
 from harness.backends.peers.arm import Tool
 from harness.backends.peers.command import remove_cgroups, run_peer
 from harness.backends.peers.table import Peer
 from harness.backends.peers.threads import PeerThread
+from harness.model.backend import Availability
 
 _TRUE = "/bin/true"
 _FOLDERS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr")

@@ -28,7 +28,7 @@ from harness.backends.vm.files import directory_lock, write_aside
 from harness.backends.vm.initramfs import base_initramfs
 from harness.backends.vm.kernel import Kernel
 from harness.backends.vm.machine import Descriptors, Machine
-from harness.errors import BackendUnavailableError, LaunchFailedError
+from harness.model.errors import BackendUnavailableError, LaunchFailedError
 from runtime import cache_home
 
 KVM_DEVICE = Path("/dev/kvm")

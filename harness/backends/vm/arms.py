@@ -16,7 +16,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from harness.errors import PrepareError
+from harness.model.errors import PrepareError
 
 _MIB = 1 << 20
 

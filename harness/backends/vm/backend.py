@@ -15,7 +15,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from harness.backend import Availability, Instance, Progress
 from harness.backends.container import image_spec, prepare_image, unknown_options
 from harness.backends.vm import host
 from harness.backends.vm.accelerator import choose, kvm_verdict, qemu_version
@@ -32,10 +31,11 @@ from harness.backends.vm.instance import VmInstance
 from harness.backends.vm.kernel import Kernel, find_kernel
 from harness.backends.vm.machine import Descriptors, Machine, death_signal_prefix
 from harness.backends.vm.network import Connection, connect
-from harness.diagnostics import Diagnostic, DiagnosticCode
-from harness.errors import HarnessError, LaunchFailedError, PrepareError
 from harness.meters.disk import measure
 from harness.model import Arm, DiskPart, Milestone, Scenario, Sharing
+from harness.model.backend import Availability, Instance, Progress
+from harness.model.diagnostics import Diagnostic, DiagnosticCode
+from harness.model.errors import HarnessError, LaunchFailedError, PrepareError
 
 if TYPE_CHECKING:
     from harness.lab import Lab
@@ -93,7 +93,7 @@ class VmBackend:
         )
 
     def prepare(self, scenario: Scenario, arm: Arm, lab: Lab | None, progress: Progress) -> VmArm:
-        """See `harness.backend.Backend.prepare`."""
+        """See `harness.model.backend.Backend.prepare`."""
         spec = self.spec.with_options(arm.options, arm.name)
         if spec.qemu is not None:
             qemu_version(str(spec.qemu))  # what cannot be run is told before anything is made
@@ -152,7 +152,7 @@ class VmBackend:
 class VmArm:
     """A machine spec with kernel, initramfs and disk ready.
 
-    Implements `harness.backend.PreparedArm`.
+    Implements `harness.model.backend.PreparedArm`.
 
     Attributes:
         facts: What will run.
@@ -233,7 +233,7 @@ class VmArm:
         return (self._wiring.kernel, self._wiring.initramfs, self._backing)
 
     def launch(self, name: str) -> Instance:
-        """See `harness.backend.PreparedArm.launch`."""
+        """See `harness.model.backend.PreparedArm.launch`."""
         from runtime import Session, remove_tree
 
         session = Session.current()

@@ -14,7 +14,7 @@ import struct
 import subprocess
 import zlib
 
-from harness.errors import PrepareError
+from harness.model.errors import PrepareError
 
 _HEADER_MAGIC = b"HdrS"
 _PAYLOAD_PROTOCOL = 0x208

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.backends.vm.files import directory_lock, fsync_directory
-from harness.errors import PrepareError
+from harness.model.errors import PrepareError
 from runtime import cache_home
 
 if TYPE_CHECKING:
-    from harness.backend import Progress
+    from harness.model.backend import Progress
     from runtime import Image, ImageStore
 
 _MIB = 1 << 20

@@ -15,7 +15,7 @@ from harness.backends.vm.arms import Bus
 from harness.backends.vm.cpio import Archive
 from harness.backends.vm.kernel import Kernel
 from harness.backends.vm.modules import ModuleTree
-from harness.errors import PrepareError
+from harness.model.errors import PrepareError
 
 _BASE_MODULES: Mapping[Bus, tuple[str, ...]] = {
     Bus.PCI: ("virtio_pci", "virtio_blk", "virtio_console"),

@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from harness.backend import Accounting, Exit, Output
 from harness.backends.vm.accelerator import USERSPACE_MARK
 from harness.backends.vm.machine import Ending, Machine
-from harness.diagnostics import Diagnostic, DiagnosticCode
-from harness.errors import LaunchFailedError, MeterError, UnexpectedExitError
 from harness.meters.disk import measure
 from harness.model import DiskPart, Meter, Milestone, Reading, Sharing
+from harness.model.backend import Accounting, Exit, Output
+from harness.model.diagnostics import Diagnostic, DiagnosticCode
+from harness.model.errors import LaunchFailedError, MeterError, UnexpectedExitError
 
 _KERNEL_MARK = b"Linux version "
 """The first words of every kernel, printed as soon as there is a console to print on."""
@@ -28,7 +28,7 @@ _DRAIN_PATIENCE_NS = 2_000_000_000
 class VmInstance:
     """A guest, from its first instruction to the end of QEMU.
 
-    Implements `harness.backend.Instance`.
+    Implements `harness.model.backend.Instance`.
 
     Marks come from two places and are stamped here when they arrive: `kernel` is the kernel's
     banner on the console, `userspace` the line that the guest's init prints as its first act,
@@ -77,7 +77,7 @@ class VmInstance:
         }
 
     def pump(self, deadline_ns: int, wake_fd: int | None = None) -> None:
-        """See `harness.backend.Instance.pump`.
+        """See `harness.model.backend.Instance.pump`.
 
         Raises:
             LaunchFailedError: The guest ended before its workload started, or could not start it.
@@ -128,7 +128,7 @@ class VmInstance:
         )
 
     def stop(self, timeout_ns: int) -> None:
-        """See `harness.backend.Instance.stop`."""
+        """See `harness.model.backend.Instance.stop`."""
         if Milestone.STOPPED in self.milestones_ns:
             return
         ending = self._machine.end(timeout_ns / 1e9)
@@ -141,7 +141,7 @@ class VmInstance:
             self.exit = self._ended or Exit(None, signal.SIGKILL, now)
 
     def remove(self) -> None:
-        """See `harness.backend.Instance.remove`."""
+        """See `harness.model.backend.Instance.remove`."""
         if Milestone.REMOVED in self.milestones_ns:
             return
         self._machine.close()

@@ -19,10 +19,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.backend import Progress
 from harness.backends.vm.bzimage import extract_elf, has_pvh_entry
 from harness.backends.vm.files import directory_lock, fsync_directory, write_aside
-from harness.errors import PrepareError
+from harness.model.backend import Progress
+from harness.model.errors import PrepareError
 from runtime import cache_home
 
 META_PACKAGES: Mapping[str, tuple[str, ...]] = {

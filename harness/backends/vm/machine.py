@@ -18,7 +18,7 @@ from enum import StrEnum
 from pathlib import Path
 
 from harness.backends.vm.argv import ROOT_DRIVE
-from harness.errors import LaunchFailedError, MeterError
+from harness.model.errors import LaunchFailedError, MeterError
 
 _HANDSHAKE_TIMEOUT_S = 30.0
 _METER_TIMEOUT_S = 2.0

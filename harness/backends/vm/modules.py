@@ -13,7 +13,7 @@ import lzma
 import subprocess
 from pathlib import Path
 
-from harness.errors import PrepareError
+from harness.model.errors import PrepareError
 
 _SUFFIXES = (".ko", ".ko.gz", ".ko.xz", ".ko.zst")
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from harness.backends.vm.argv import Address
 from harness.backends.vm.arms import NetworkChoice
-from harness.diagnostics import Diagnostic, DiagnosticCode
-from harness.errors import HarnessError, LaunchFailedError
+from harness.model.diagnostics import Diagnostic, DiagnosticCode
+from harness.model.errors import HarnessError, LaunchFailedError
 
 if TYPE_CHECKING:
     from harness.lab import Lab, Lease

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness import stats
-from harness.metrics import METRICS, Unit
+from harness.model.metrics import METRICS, Unit
 from harness.report import wording
 from harness.report.cells import Grid
 from harness.report.charts import parts

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness import stats
-from harness.metrics import METRICS
+from harness.model.metrics import METRICS
 from harness.report import wording
 from harness.report.cells import Grid
 from harness.report.charts import parts

@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from harness.history import Point, Series, SeriesId
-from harness.metrics import Unit
+from harness.model.metrics import Unit
 from harness.report import wording
 from harness.report.cells import Grid
 from harness.report.charts import parts

@@ -14,7 +14,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
 
-from harness.diagnostics import Diagnostic
+from harness.model.diagnostics import Diagnostic
 
 SCHEMA_VERSION = 2
 """Version of what `records.py` writes; raised whenever an old reader could misread a new record."""
@@ -187,7 +187,7 @@ class Budget:
 
     Attributes:
         arm: Arm name.
-        metric: A key of `harness.metrics.METRICS`.
+        metric: A key of `harness.model.metrics.METRICS`.
         most: In the metric's unit; for a relative budget: how many times `of` it may be.
         of: None: absolute. Another arm of the scenario: compared within blocks. `BASELINE`: the
             same arm in another run.
@@ -399,7 +399,7 @@ class NoiseFloor:
     Attributes:
         scenario: Scenario name.
         arm: Arm name.
-        metric: A key of `harness.metrics.METRICS`.
+        metric: A key of `harness.model.metrics.METRICS`.
         blocks: Pairs that it rests on.
         floor: Relative difference that 95 % of single pairs stay below: 0.16 is 16 %.
         detectable: Smallest relative difference of medians that a run of as many blocks finds in

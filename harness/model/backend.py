@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from harness.diagnostics import Diagnostic
 from harness.model import Arm, DiskPart, Milestone, Reading, Scenario
+from harness.model.diagnostics import Diagnostic
 
 if TYPE_CHECKING:
     from harness.lab import Lab

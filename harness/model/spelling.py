@@ -9,7 +9,7 @@ import math
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from harness.metrics import Unit
+from harness.model.metrics import Unit
 
 Scales = tuple[tuple[float, str], ...]
 """Length of each unit and its name, the largest first; the last one is 1."""
