@@ -1,6 +1,6 @@
 """Two arms of one run, compared block by block while it goes on: is B worse than A? Pure.
 
-What is sampled (times, memory) is looked at now and then as `harness.sequential` plans it, and the
+What is sampled (times, memory) is looked at now and then as `harness.stats.sequential` plans it, and the
 verdict is the first that a look allows by the rule that the question was asked with
 (`harness.rules`): within a margin, for `compare`; up to a limit, for `check --against`. Where none
 is allowed when the run ends, it cannot be told, and what would be needed is said.
@@ -25,7 +25,8 @@ from harness.model import ArmRecord, Trial
 from harness.model.metrics import METRICS, Metric, Unit
 from harness.model.spelling import spell
 from harness.rules import Rule
-from harness.sequential import (
+from harness.stats import Interval, Method
+from harness.stats.sequential import (
     ERROR,
     FIRST_LOOK,
     Look,
@@ -36,7 +37,6 @@ from harness.sequential import (
     look_at,
     looks,
 )
-from harness.stats import Interval, Method
 
 DEFAULT_MOST_BLOCKS = 1000
 """Where trials take long, the time limit ends a run before."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from harness.model import ArmRecord, Outcome, Trial
 from harness.model.metrics import Metric, static_value, trial_value
-from harness.sequential import FIRST_LOOK
+from harness.stats.sequential import FIRST_LOOK
 
 GIVE_UP = 3
 """After so many blocks without a pair of values, none is expected any more."""

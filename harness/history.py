@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import stats
-from harness.changes import SHORTEST
 from harness.model import ArmRecord, CacheState, RunInfo
 from harness.model.errors import RecordError
 from harness.model.metrics import METRICS, Metric, static_value
 from harness.noise import host_class
+from harness.stats.changes import SHORTEST
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -22,7 +22,7 @@ from typing import Protocol
 
 from harness.judgement import Verdict
 from harness.margins import percent, verdict_between
-from harness.sequential import FIRST_LOOK, Look
+from harness.stats.sequential import FIRST_LOOK, Look
 
 _HOPELESS = 30
 """More than so many times the blocks taken is no advice."""

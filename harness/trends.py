@@ -1,7 +1,7 @@
 """Where the series of a history changed, which of that is news, and what it comes to. Pure.
 
 Series that are exact change wherever their value does. All others are judged together by
-`harness.changes`, so that the chance of any false change among all of them stays at 1 % each time
+`harness.stats.changes`, so that the chance of any false change among all of them stays at 1 % each time
 one looks.
 
 A change for the worse is open until it is acknowledged, or until a later change takes at least
@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from harness.acknowledged import FILE, Acknowledgement, stale
-from harness.changes import ALPHA, SHORTEST, ChangePoint, changes_of_many, fewest_points
 from harness.history import History, Point, Series
 from harness.judgement import Finding, Judgement, Verdict
 from harness.model.spelling import spell
+from harness.stats.changes import ALPHA, SHORTEST, ChangePoint, changes_of_many, fewest_points
 
 DEFAULT_WITHIN = 0.01
 """A smaller change is shown and does not fail a check, if it is not of an exact figure."""

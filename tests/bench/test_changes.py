@@ -21,7 +21,7 @@ from statistics import median
 import numpy as np
 import pytest
 
-from harness.changes import ALPHA, change_points, changes_of_many
+from harness.stats.changes import ALPHA, change_points, changes_of_many
 from tests.support.measured import Array, measured
 
 pytestmark = [pytest.mark.bench, pytest.mark.timeout(590)]

@@ -21,8 +21,8 @@ from harness.model.errors import RecordError, ScenarioError
 from harness.paired import not_the_images_own
 from harness.records import read_run
 from harness.rules import Allowance, Margin
-from harness.sequential import Look
 from harness.sides import BEFORE_AND_NOW, in_pairs, pairings_of, with_images
+from harness.stats.sequential import Look
 from tests.support.scenarios import fake, scenario
 
 SCENARIO = """

@@ -9,8 +9,8 @@ import random
 import numpy as np
 import pytest
 
-from harness import changes
-from harness.changes import (
+from harness.stats import changes
+from harness.stats.changes import (
     ALPHA,
     SHORTEST,
     change_points,

@@ -39,8 +39,8 @@ from harness.records import RunWriter, read_run
 from harness.request import Request
 from harness.rules import Margin
 from harness.runner import Runner
-from harness.sequential import ERROR
 from harness.sides import pairings_of, with_images, with_sides
+from harness.stats.sequential import ERROR
 from tests.support.scenarios import fake, scenario
 
 PAIRING = Pairing("sample", "x-a", "x-b")

@@ -19,7 +19,6 @@ import pytest
 from click.testing import CliRunner
 
 from harness.acknowledged import Acknowledgement, entry_for, read_acknowledged
-from harness.changes import fewest_points
 from harness.gathering import gather
 from harness.history import (
     History,
@@ -33,6 +32,7 @@ from harness.judgement import ExitCode, Verdict
 from harness.model import CacheState, Outcome, Run
 from harness.model.errors import RecordError
 from harness.report.charts.trend import file_name, trend_chart
+from harness.stats.changes import fewest_points
 from harness.trends import State, Trend, Trends, exact_changes, judge, trends_of
 from tests.support.histories import START, commit, one_run, write_history, write_run
 

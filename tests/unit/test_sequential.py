@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from harness.sequential import (
+from harness.stats.sequential import (
     ERROR,
     Look,
     critical_values,
