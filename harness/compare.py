@@ -1,7 +1,7 @@
 """Two arms of one run, compared block by block while it goes on: is B worse than A? Pure.
 
-What is sampled (times, memory) is looked at now and then as `harness.stats.sequential` plans it, and the
-verdict is the first that a look allows by the rule that the question was asked with
+What is sampled (times, memory) is looked at now and then as `harness.stats.sequential` plans it,
+and the verdict is the first that a look allows by the rule that the question was asked with
 (`harness.rules`): within a margin, for `compare`; up to a limit, for `check --against`. Where none
 is allowed when the run ends, it cannot be told, and what would be needed is said.
 

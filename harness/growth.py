@@ -14,7 +14,8 @@ An instance dies with the thread that launched it (PR_SET_PDEATHSIG, prctl(2)), 
 the second stage stays until its instance is removed.
 
 A failure is data: a trial with its outcome, after which the ramp goes no further. Nothing outlives
-`grow`, however it ends. What an arm is asked for, and what it cannot be, is in `harness.model.scale`.
+`grow`, however it ends. What an arm is asked for, and what it cannot be, is in
+`harness.model.scale`.
 """
 
 from __future__ import annotations

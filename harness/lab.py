@@ -40,8 +40,8 @@ from typing import Self, TypeVar
 
 from harness.model import Readiness
 from harness.model.errors import HarnessError
-from harness.netlink import Netlink
 from harness.prober import Probe, Prober
+from runtime.linux.netlink import Netlink
 
 T = TypeVar("T")
 

@@ -1,8 +1,8 @@
 """Where the series of a history changed, which of that is news, and what it comes to. Pure.
 
 Series that are exact change wherever their value does. All others are judged together by
-`harness.stats.changes`, so that the chance of any false change among all of them stays at 1 % each time
-one looks.
+`harness.stats.changes`, so that the chance of any false change among all of them stays at 1 % each
+time one looks.
 
 A change for the worse is open until it is acknowledged, or until a later change takes at least
 half of it back.

@@ -21,9 +21,9 @@ _EXPORTS = {
     "remove_tree": "runtime.session",
     "data_home": "runtime.paths",
     "cache_home": "runtime.paths",
-    "new_network_namespace": "runtime.syscalls",
-    "enter_network_namespace": "runtime.syscalls",
-    "resident_bytes": "runtime.syscalls",
+    "new_network_namespace": "runtime.linux.syscalls",
+    "enter_network_namespace": "runtime.linux.syscalls",
+    "resident_bytes": "runtime.linux.syscalls",
     "MountNamespace": "runtime.mounts",
     "mount_folder": "runtime.mounts",
     "mount_rootfs": "runtime.mounts",
@@ -55,8 +55,8 @@ _EXPORTS = {
     "Layout": "runtime.cgroups",
     "Plan": "runtime.plan",
     "spec_for_image": "runtime.container",
-    "Features": "runtime.features",
-    "probe_features": "runtime.features",
+    "Features": "runtime.linux.features",
+    "probe_features": "runtime.linux.features",
     "Leftover": "runtime.leftovers",
     "find_leftovers": "runtime.leftovers",
 }
@@ -142,7 +142,6 @@ if TYPE_CHECKING:
         LaunchError,
         UnsupportedError,
     )
-    from runtime.features import Features, probe_features
     from runtime.images import (
         SHIPPED_IMAGES,
         Image,
@@ -155,6 +154,12 @@ if TYPE_CHECKING:
     from runtime.images.build import BuildRequest, build_image
     from runtime.launch import Launcher, default_launcher
     from runtime.leftovers import Leftover, find_leftovers
+    from runtime.linux.features import Features, probe_features
+    from runtime.linux.syscalls import (
+        enter_network_namespace,
+        new_network_namespace,
+        resident_bytes,
+    )
     from runtime.mounts import MountNamespace, mount_folder, mount_rootfs, mount_tmpfs, unmount
     from runtime.paths import cache_home, data_home
     from runtime.plan import Plan
@@ -166,9 +171,4 @@ if TYPE_CHECKING:
         NetworkSpec,
         ResourceLimits,
         Volume,
-    )
-    from runtime.syscalls import (
-        enter_network_namespace,
-        new_network_namespace,
-        resident_bytes,
     )

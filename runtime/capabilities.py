@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runtime import abi
+from runtime.linux import abi
 from runtime.plan import Packed, Step
 
 NUMBERS: dict[str, int] = {

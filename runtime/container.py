@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from runtime.cgroups import ContainerCgroup, cgroup_manager
 from runtime.errors import CommandNotFoundError, ContainerError
-from runtime.features import probe_features
 from runtime.launch import Launched, Launcher, launch
+from runtime.linux.features import probe_features
 from runtime.lower import CgroupEntry, lower
 from runtime.plan import Plan
 from runtime.session import Session, remove_tree

@@ -22,13 +22,13 @@ from enum import StrEnum
 from functools import cache, lru_cache
 from pathlib import Path
 
-from runtime import abi
 from runtime.errors import (
     CommandNotExecutableError,
     CommandNotFoundError,
     ContainerError,
     LaunchError,
 )
+from runtime.linux import abi
 from runtime.plan import SLOTS, Packed, Plan, Slot, Step, Strings
 
 _STEP = struct.Struct("@iiI5i6Q")
@@ -153,7 +153,7 @@ def launch(
     # A launch without ids to change leaves this alone; with them the kernel made the memory that
     # parent and child share undumpable (prctl(2), PR_SET_DUMPABLE), also if a later step failed.
     if any(step.syscall in ("setuid", "setgid") for step in plan.steps):
-        from runtime.syscalls import set_dumpable
+        from runtime.linux.syscalls import set_dumpable
 
         set_dumpable(dumpable=True)
     executing = plan.steps[frame.reached].syscall == "execve"

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from runtime import syscalls
-from runtime.abi import MNT_DETACH
 from runtime.cgroups import PARENT
 from runtime.cgroups.manager import remove_group
+from runtime.linux import syscalls
+from runtime.linux.abi import MNT_DETACH
 from runtime.paths import unescape_mountinfo
 from runtime.session import dead_sessions, instances_directory, is_alive, remove_tree
 

@@ -17,9 +17,10 @@ from dataclasses import dataclass
 from errno import EACCES, EEXIST, EISDIR, ENOENT, ENOTDIR
 from functools import cache
 
-from runtime import abi, capabilities, overlay
+from runtime import capabilities, overlay
 from runtime.errors import UnsupportedError
-from runtime.features import Features
+from runtime.linux import abi
+from runtime.linux.features import Features
 from runtime.plan import SLOTS, Packed, Plan, Slot, Step, Strings
 from runtime.spec import (
     DEFAULT_PATH,

@@ -11,9 +11,10 @@ import errno
 import os
 import threading
 
-from runtime import abi, overlay
+from runtime import overlay
+from runtime.linux import abi
+from runtime.linux.syscalls import mount, setns, umount, unshare
 from runtime.spec import OverlayRoot
-from runtime.syscalls import mount, setns, umount, unshare
 
 
 class MountNamespace:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
-from runtime import abi
+from runtime.linux import abi
 
 SLOTS = 64
 """How many results a plan can keep; `SLOTS` of `_launch.c`."""
@@ -30,7 +30,7 @@ class Packed(NamedTuple):
     """A pointer to a struct.
 
     Attributes:
-        data: The struct's bytes, packed by a `struct.Struct` of `runtime.abi`.
+        data: The struct's bytes, packed by a `struct.Struct` of `runtime.linux.abi`.
         text: How `describe` shows it.
     """
 

@@ -99,8 +99,9 @@ def trials_frame(run: Run | RunData) -> pd.DataFrame:
           warm-up;
         - one `<milestone>_ns` for each milestone: nanoseconds since t0 as float64 (exact up to 104
           days), NaN where it did not happen or the record does not have it;
-        - every metric of a trial (`harness.model.metrics`) under its column's name, NaN where the trial
-          does not have it. Nothing is censored here: a failed trial has what was measured of it;
+        - every metric of a trial (`harness.model.metrics`) under its column's name, NaN where the
+          trial does not have it. Nothing is censored here: a failed trial has what was measured of
+          it;
         - `form`: index of what the trial has that is no number, in `RunData.forms`.
     """
     return run_data(run).frame

@@ -54,8 +54,8 @@ class ArmRow:
         ok: That went well.
         failed: That failed.
         timeouts: That were not ready in time.
-        metrics: Median of every metric that the arm has, by its name in `harness.model.metrics.METRICS`,
-            in its unit; milestones, stop and remove among them.
+        metrics: Median of every metric that the arm has, by its name in
+            `harness.model.metrics.METRICS`, in its unit; milestones, stop and remove among them.
         ratios: Each of them as a multiple of the reference's; none where the reference has zero.
         differences: Each of them minus the reference's.
         quantiles: Of `ready`, ns, by probability: 0.5, 0.9, 0.99; those that there are enough

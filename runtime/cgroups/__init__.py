@@ -8,7 +8,6 @@ that were asked for.
 
 from __future__ import annotations
 
-from runtime.cgroups.layout import Layout, find_layout
 from runtime.cgroups.manager import (
     PARENT,
     CgroupManager,
@@ -16,6 +15,7 @@ from runtime.cgroups.manager import (
     cgroup_manager,
     describe_limits,
 )
+from runtime.linux.cgroup_mounts import Layout, find_layout
 
 __all__ = [
     "PARENT",

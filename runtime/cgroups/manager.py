@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Mapping
 from functools import cache
 
-from runtime.cgroups.layout import Layout, find_layout
 from runtime.errors import UnsupportedError
+from runtime.linux.cgroup_mounts import Layout, find_layout
 from runtime.spec import ResourceLimits
 
 PARENT = "steelyard"

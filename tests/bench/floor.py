@@ -10,7 +10,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from runtime import abi
+from runtime.linux import abi
 from runtime.plan import Argument, Packed, Plan, Slot, Strings
 
 _HEAD = r"""

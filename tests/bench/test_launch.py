@@ -24,11 +24,11 @@ import pytest
 
 from runtime import Session, launch_container
 from runtime.cgroups import PARENT, cgroup_manager
-from runtime.features import probe_features
 from runtime.launch import Launcher
+from runtime.linux.features import probe_features
+from runtime.linux.syscalls import unshare
 from runtime.lower import CgroupEntry, lower
 from runtime.spec import ContainerSpec, OverlayRoot
-from runtime.syscalls import unshare
 from tests.bench.floor import build_floor
 
 LAUNCHES = int(os.environ.get("STEELYARD_BENCH_LAUNCHES", "120"))
@@ -91,8 +91,8 @@ class _WithoutUnified:
         threading.Thread(target=self._serve, daemon=True).start()
 
     def _serve(self) -> None:
-        from runtime import abi
-        from runtime.syscalls import mount, umount
+        from runtime.linux import abi
+        from runtime.linux.syscalls import mount, umount
 
         unshare(abi.CLONE_NEWNS)
         mount(None, "/", None, abi.MS_REC | abi.MS_PRIVATE)

@@ -24,8 +24,8 @@ from runtime.errors import (
     ContainerError,
     LaunchError,
 )
-from runtime.features import Features
 from runtime.launch import Launcher
+from runtime.linux.features import Features
 from runtime.lower import CgroupEntry, lower
 from runtime.plan import Plan, Step
 from runtime.session import Session

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from runtime.capabilities import NUMBERS, mask
-from runtime.features import probe_features
 from runtime.launch import Launcher, native_library
+from runtime.linux.features import probe_features
 from runtime.spec import DEFAULT_CAPABILITIES, Namespace, NetworkSpec, User
 from tests.support.containers import Run
 

@@ -14,8 +14,8 @@ import pytest
 
 from runtime.container import launch_container
 from runtime.errors import CommandNotExecutableError, LaunchError
-from runtime.features import probe_features
 from runtime.launch import Launcher
+from runtime.linux.features import probe_features
 from runtime.spec import ALL_NAMESPACES, ContainerSpec, Namespace, Volume
 from tests.support.containers import Run, overlay_root
 

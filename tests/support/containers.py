@@ -17,8 +17,8 @@ import pytest
 
 from runtime.container import Container, launch_container
 from runtime.errors import ContainerError
-from runtime.features import Features
 from runtime.launch import Launcher, native_library
+from runtime.linux.features import Features
 from runtime.session import Session
 from runtime.spec import ContainerSpec, DirectoryRoot, OverlayRoot
 from tests.support.host import HostState

@@ -69,7 +69,7 @@ HARNESS_ROWS = (
     ("model", "diagnostics", "errors", "json_form", "quantities", "toml_lines", "words"),
 )
 MAY_IMPORT_RUNTIME = ("harness.backends", "harness.lab", "harness.doctor")
-MAY_IMPORT_CTYPES = ("runtime.syscalls", "runtime.abi", "runtime.launch")
+MAY_IMPORT_CTYPES = ("runtime.linux.syscalls", "runtime.linux.abi", "runtime.launch")
 HEAVY = frozenset(
     {"pandas", "matplotlib", "numpy", "scipy", "pydantic", "rich", "pyroute2", "jinja2", "qemu"}
 )
@@ -253,8 +253,8 @@ def test_help_is_quick() -> None:
 
 
 def test_the_rules_catch_what_they_should() -> None:
-    tree = ast.parse("def f():\n    from runtime.syscalls import mount\nimport ctypes\n")
-    assert set(imported(tree)) == {("runtime.syscalls", "mount"), ("ctypes", "")}
+    tree = ast.parse("def f():\n    from runtime.linux.syscalls import mount\nimport ctypes\n")
+    assert set(imported(tree)) == {("runtime.linux.syscalls", "mount"), ("ctypes", "")}
     assert top_level_imports(tree) == {"ctypes"}
     guarded = ast.parse(
         "if TYPE_CHECKING:\n    import pandas\ntry:\n    import rich\nfinally: pass"

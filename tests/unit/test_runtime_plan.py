@@ -10,9 +10,10 @@ from dataclasses import replace
 
 import pytest
 
-from runtime import abi, capabilities, overlay
+from runtime import capabilities, overlay
 from runtime.errors import ContainerError, UnsupportedError
 from runtime.launch import _STEP, _encode_step
+from runtime.linux import abi
 from runtime.lower import CgroupEntry, lower
 from runtime.plan import Packed, Plan, Slot, Step, Strings
 from runtime.spec import (

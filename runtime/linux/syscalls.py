@@ -11,7 +11,7 @@ import mmap
 import os
 import threading
 
-from runtime import abi
+from runtime.linux import abi
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long

@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from functools import cache
 
-from runtime import abi, syscalls
+from runtime.linux import abi, syscalls
 
 # What a container must not see or change, after docker's defaults (oci/defaults.go of moby; OCI
 # runtime spec, maskedPaths and readonlyPaths).

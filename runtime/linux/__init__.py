@@ -1,0 +1,1 @@
+"""The kernel, as thin functions: numbers, system calls, namespaces, sockets. No policy."""
