@@ -22,7 +22,7 @@ _MIB = 1 << 20
 _REMEDIES = {
     errno.EMFILE: "this process may have no more open files: raise the hard limit (ulimit -Hn)",
     errno.ENFILE: "the host has no more open files to give: raise the sysctl fs.file-max",
-    # The words of runtime.launch, so that it is not said twice.
+    # The words of runtime.launch.launcher, so that it is not said twice.
     errno.EAGAIN: "a limit of processes is reached: see ulimit -u, the sysctl kernel.pid_max, and "
     "pids.max of the control group that Steelyard runs in",
 }

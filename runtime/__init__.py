@@ -38,22 +38,22 @@ _EXPORTS = {
     "Layer": "runtime.images",
     "SHIPPED_IMAGES": "runtime.images",
     "ensure_image": "runtime.images",
-    "ContainerSpec": "runtime.spec",
-    "DirectoryRoot": "runtime.spec",
-    "NetworkSpec": "runtime.spec",
-    "ResourceLimits": "runtime.spec",
-    "Volume": "runtime.spec",
-    "Namespace": "runtime.spec",
+    "ContainerSpec": "runtime.launch.spec",
+    "DirectoryRoot": "runtime.launch.spec",
+    "NetworkSpec": "runtime.launch.spec",
+    "ResourceLimits": "runtime.launch.spec",
+    "Volume": "runtime.launch.spec",
+    "Namespace": "runtime.launch.spec",
     "Container": "runtime.container",
     "launch_container": "runtime.container",
     "plan_container": "runtime.container",
     "rehearse_container": "runtime.container",
     "ExitStatus": "runtime.container",
-    "Launcher": "runtime.launch",
-    "default_launcher": "runtime.launch",
-    "find_layout": "runtime.cgroups",
-    "Layout": "runtime.cgroups",
-    "Plan": "runtime.plan",
+    "Launcher": "runtime.launch.launcher",
+    "default_launcher": "runtime.launch.launcher",
+    "find_layout": "runtime.linux.cgroup_mounts",
+    "Layout": "runtime.linux.cgroup_mounts",
+    "Plan": "runtime.launch.plan",
     "spec_for_image": "runtime.container",
     "Features": "runtime.linux.features",
     "probe_features": "runtime.linux.features",
@@ -125,7 +125,6 @@ def __getattr__(name: str) -> Any:
 
 
 if TYPE_CHECKING:
-    from runtime.cgroups import Layout, find_layout
     from runtime.container import (
         Container,
         ExitStatus,
@@ -152,8 +151,18 @@ if TYPE_CHECKING:
         save_images,
     )
     from runtime.images.build import BuildRequest, build_image
-    from runtime.launch import Launcher, default_launcher
+    from runtime.launch.launcher import Launcher, default_launcher
+    from runtime.launch.plan import Plan
+    from runtime.launch.spec import (
+        ContainerSpec,
+        DirectoryRoot,
+        Namespace,
+        NetworkSpec,
+        ResourceLimits,
+        Volume,
+    )
     from runtime.leftovers import Leftover, find_leftovers
+    from runtime.linux.cgroup_mounts import Layout, find_layout
     from runtime.linux.features import Features, probe_features
     from runtime.linux.syscalls import (
         enter_network_namespace,
@@ -162,13 +171,4 @@ if TYPE_CHECKING:
     )
     from runtime.mounts import MountNamespace, mount_folder, mount_rootfs, mount_tmpfs, unmount
     from runtime.paths import cache_home, data_home
-    from runtime.plan import Plan
     from runtime.session import Session, dead_sessions, remove_tree
-    from runtime.spec import (
-        ContainerSpec,
-        DirectoryRoot,
-        Namespace,
-        NetworkSpec,
-        ResourceLimits,
-        Volume,
-    )

@@ -19,7 +19,7 @@ from runtime.assignments import assignments
 
 if TYPE_CHECKING:
     from runtime.container import Container, ExitStatus
-    from runtime.spec import ContainerSpec, Volume
+    from runtime.launch.spec import ContainerSpec, Volume
 
     _IntType = click.ParamType[int]
 else:
@@ -54,7 +54,7 @@ class _Size(_IntType):
 
 def _volumes(values: tuple[str, ...]) -> tuple[Volume, ...]:
     """`SOURCE:TARGET[:ro|rw]`, both absolute or, for the source, relative to here."""
-    from runtime.spec import Volume
+    from runtime.launch.spec import Volume
 
     volumes = []
     for value in values:
@@ -213,9 +213,9 @@ def run(rm: bool, keep: bool, **options: Any) -> None:
 @_launch_options
 def plan(**options: Any) -> None:
     """Print the launch plan of `run`: every system call between clone and exec, and why."""
-    from runtime.cgroups import describe_limits
     from runtime.container import plan_container
     from runtime.images import ImageStore
+    from runtime.launch.cgroups import describe_limits
 
     spec, _ = _specification(ImageStore.default(), options)
     for line in describe_limits(spec.limits):
@@ -226,7 +226,7 @@ def plan(**options: Any) -> None:
 def _specification(store: Any, options: dict[str, Any]) -> tuple[ContainerSpec, Any]:
     from runtime.container import spec_for_image
     from runtime.images import ensure_image
-    from runtime.spec import ALL_NAMESPACES, Namespace, NetworkSpec, ResourceLimits
+    from runtime.launch.spec import ALL_NAMESPACES, Namespace, NetworkSpec, ResourceLimits
 
     name, entrypoint = options["name"], options["entrypoint"]
     if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", name):

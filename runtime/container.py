@@ -17,14 +17,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
-from runtime.cgroups import ContainerCgroup, cgroup_manager
 from runtime.errors import CommandNotFoundError, ContainerError
-from runtime.launch import Launched, Launcher, launch
-from runtime.linux.features import probe_features
-from runtime.lower import CgroupEntry, lower
-from runtime.plan import Plan
-from runtime.session import Session, remove_tree
-from runtime.spec import (
+from runtime.launch.cgroups import ContainerCgroup, cgroup_manager
+from runtime.launch.launcher import Launched, Launcher, launch
+from runtime.launch.lower import CgroupEntry, lower
+from runtime.launch.plan import Plan
+from runtime.launch.spec import (
     DEFAULT_PATH,
     ContainerSpec,
     DirectoryRoot,
@@ -35,6 +33,8 @@ from runtime.spec import (
     User,
     Volume,
 )
+from runtime.linux.features import probe_features
+from runtime.session import Session, remove_tree
 
 if TYPE_CHECKING:
     from runtime.images import Image, ImageStore
@@ -198,7 +198,7 @@ def launch_container(
         spec: What to run.
         name: Unique in the session; made up if None.
         session: Owner; by default this process's.
-        launcher: See `runtime.launch`.
+        launcher: See `runtime.launch.launcher`.
 
     Raises:
         LaunchError: A step failed; nothing is left.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from runtime.images.commit import Change
     from runtime.images.draft import LayerDraft
     from runtime.kept import KeptContainer
-    from runtime.spec import ContainerSpec
+    from runtime.launch.spec import ContainerSpec
 
 
 def run_kept(
@@ -43,8 +43,8 @@ def run_kept(
     """
     from runtime.container import launch_container, writable_root
     from runtime.kept import keep, note_end
+    from runtime.launch.spec import OverlayRoot
     from runtime.session import Session, remove_tree
-    from runtime.spec import OverlayRoot
 
     assert isinstance(spec.root, OverlayRoot)
     session = Session.current()

@@ -17,8 +17,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from runtime.cgroups import PARENT
-from runtime.cgroups.manager import remove_group
+from runtime.launch.cgroups import PARENT, remove_group
 from runtime.linux import syscalls
 from runtime.linux.abi import MNT_DETACH
 from runtime.paths import unescape_mountinfo

@@ -11,10 +11,10 @@ import errno
 import os
 import threading
 
-from runtime import overlay
+from runtime.launch import overlay
+from runtime.launch.spec import OverlayRoot
 from runtime.linux import abi
 from runtime.linux.syscalls import mount, setns, umount, unshare
-from runtime.spec import OverlayRoot
 
 
 class MountNamespace:
@@ -89,7 +89,8 @@ def mount_rootfs(directory: str, lowerdirs: tuple[str, ...]) -> str:
     os.mkdir(root.workdir, 0o700)
     os.mkdir(root.mountpoint, 0o700)
     if not overlay.fits_one_page(root):
-        # As in runtime.lower: short relative names for the layers, in a tmpfs that gets buried.
+        # As in runtime.launch.lower: short relative names for the layers, in a tmpfs that gets
+        # buried.
         mount_tmpfs(root.mountpoint)
         os.chdir(root.mountpoint)
         for name, path in overlay.short_names(root).items():

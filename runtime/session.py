@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from runtime import cgroups
+from runtime.launch import cgroups
 from runtime.paths import data_home
 
 _LOCK_NAME = ".lock"

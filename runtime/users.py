@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from runtime.errors import ContainerError
-from runtime.spec import User
+from runtime.launch.spec import User
 
 _LARGEST_ID = 2**32 - 2  # (uid_t)-1 means "leave as it is" to setresuid(2)
 

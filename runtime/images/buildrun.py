@@ -13,8 +13,7 @@ from runtime.errors import ImageError
 from runtime.images.commit import read_changes
 from runtime.images.draft import LayerDraft
 from runtime.images.view import MergedView, Parts
-from runtime.session import Session, remove_tree
-from runtime.spec import (
+from runtime.launch.spec import (
     ALL_NAMESPACES,
     ContainerSpec,
     Namespace,
@@ -23,6 +22,7 @@ from runtime.spec import (
     User,
     Volume,
 )
+from runtime.session import Session, remove_tree
 
 # On the host's network, names are looked up as the host does.
 _RESOLVER_FILES = ("/etc/resolv.conf", "/etc/hosts")

@@ -19,8 +19,8 @@ from runtime.images.metadata import apply
 from runtime.images.tarread import show
 from runtime.images.tree import LayerTree, follow
 from runtime.images.view import MergedView
+from runtime.launch.spec import DEFAULT_PATH
 from runtime.session import Session, remove_tree
-from runtime.spec import DEFAULT_PATH
 from runtime.users import resolve_user
 
 if TYPE_CHECKING:

@@ -37,7 +37,7 @@ SYSCALL_NUMBERS: dict[str, int] = (
 """System call name -> number on this machine."""
 
 CHECK_EXECUTABLE = -1
-"""Not a system call: the one composite operation of a plan; see `runtime/_launch.c`."""
+"""Not a system call: the one composite operation of a plan; see `runtime/launch/_launch.c`."""
 
 # --- linux/sched.h: clone(2), unshare(2), setns(2) ---
 CLONE_VM = 0x00000100

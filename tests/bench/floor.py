@@ -10,8 +10,8 @@ import os
 import subprocess
 from pathlib import Path
 
+from runtime.launch.plan import Argument, Packed, Plan, Slot, Strings
 from runtime.linux import abi
-from runtime.plan import Argument, Packed, Plan, Slot, Strings
 
 _HEAD = r"""
 #define _GNU_SOURCE

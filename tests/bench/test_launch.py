@@ -23,12 +23,12 @@ from pathlib import Path
 import pytest
 
 from runtime import Session, launch_container
-from runtime.cgroups import PARENT, cgroup_manager
-from runtime.launch import Launcher
+from runtime.launch.cgroups import PARENT, cgroup_manager
+from runtime.launch.launcher import Launcher
+from runtime.launch.lower import CgroupEntry, lower
+from runtime.launch.spec import ContainerSpec, OverlayRoot
 from runtime.linux.features import probe_features
 from runtime.linux.syscalls import unshare
-from runtime.lower import CgroupEntry, lower
-from runtime.spec import ContainerSpec, OverlayRoot
 from tests.bench.floor import build_floor
 
 LAUNCHES = int(os.environ.get("STEELYARD_BENCH_LAUNCHES", "120"))

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.lower import CgroupEntry, lower
-from runtime.spec import (
+from runtime.launch.lower import CgroupEntry, lower
+from runtime.launch.spec import (
     ALL_NAMESPACES,
     ContainerSpec,
     DirectoryRoot,

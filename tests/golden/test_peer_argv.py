@@ -15,7 +15,7 @@ import pytest
 from harness.backends.peers.argv import Start, filled, oci_config, run_argv
 from harness.backends.peers.table import PEERS
 from runtime import ContainerSpec, DirectoryRoot, ResourceLimits
-from runtime.spec import User
+from runtime.launch.spec import User
 
 SPEC = ContainerSpec(
     DirectoryRoot(""),

@@ -20,8 +20,8 @@ from runtime.images import ImageConfig, ImageStore
 from runtime.images.commit import read_changes
 from runtime.images.source import PieceStream
 from runtime.kept import get_kept, keep, kept_containers, kept_images, remove_kept
+from runtime.launch.spec import ContainerSpec, OverlayRoot
 from runtime.session import Session
-from runtime.spec import ContainerSpec, OverlayRoot
 from tests.support.tars import CHR, DIR, LINK, SYM, make_tar, member, tree
 
 PROJECT = Path(__file__).parents[2]

@@ -24,12 +24,19 @@ from runtime.errors import (
     ContainerError,
     LaunchError,
 )
-from runtime.launch import Launcher
+from runtime.launch.launcher import Launcher
+from runtime.launch.lower import CgroupEntry, lower
+from runtime.launch.plan import Plan, Step
+from runtime.launch.spec import (
+    ContainerSpec,
+    NetworkSpec,
+    OverlayRoot,
+    ResourceLimits,
+    User,
+    Volume,
+)
 from runtime.linux.features import Features
-from runtime.lower import CgroupEntry, lower
-from runtime.plan import Plan, Step
 from runtime.session import Session
-from runtime.spec import ContainerSpec, NetworkSpec, OverlayRoot, ResourceLimits, User, Volume
 from tests.support.containers import Run, overlay_root, session_traces
 
 pytestmark = [pytest.mark.privileged, pytest.mark.usefixtures("leaves_nothing")]
@@ -99,8 +106,8 @@ def test_processes_that_outlive_the_workload_go_with_it(run: Run, launcher: Laun
     # Without a pid namespace it takes the cgroup to find them.
     result = run(
         "sh", "-c", "sleep 1000 >/dev/null 2>&1 & echo started",
-        namespaces=frozenset(runtime.spec.ALL_NAMESPACES - {runtime.spec.Namespace.PID}),
-        limits=ResourceLimits(pids=100), launcher=launcher,
+        namespaces=frozenset(runtime.launch.spec.ALL_NAMESPACES -
+        {runtime.launch.spec.Namespace.PID}), limits=ResourceLimits(pids=100), launcher=launcher,
     )  # fmt: skip
     assert result.output == "started\n"
 

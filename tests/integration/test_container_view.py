@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from runtime.capabilities import NUMBERS, mask
-from runtime.launch import Launcher, native_library
+from runtime.launch.capabilities import NUMBERS, mask
+from runtime.launch.launcher import Launcher, native_library
+from runtime.launch.spec import DEFAULT_CAPABILITIES, Namespace, NetworkSpec, User
 from runtime.linux.features import probe_features
-from runtime.spec import DEFAULT_CAPABILITIES, Namespace, NetworkSpec, User
 from tests.support.containers import Run
 
 pytestmark = [pytest.mark.privileged, pytest.mark.usefixtures("leaves_nothing")]
@@ -205,7 +205,7 @@ def test_nothing_of_the_hosts_mounts_is_left(run: Run, launcher: Launcher) -> No
 def test_chroot_of_a_plain_folder_has_no_isolation(
     run: Run, launcher: Launcher, rootfs: Path
 ) -> None:
-    from runtime.spec import DirectoryRoot
+    from runtime.launch.spec import DirectoryRoot
 
     result = run(
         "sh", "-c", "pwd; ls /; id -u", root=DirectoryRoot(str(rootfs)), namespaces=frozenset(),

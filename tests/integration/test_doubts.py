@@ -12,7 +12,7 @@ from harness.model import Arm, Outcome
 from harness.model.diagnostics import DiagnosticCode
 from harness.schedule import Slot
 from harness.trial import take_trial
-from runtime.cgroups.manager import CgroupManager
+from runtime.launch.cgroups import CgroupManager
 from tests.support.scenarios import scenario
 
 pytestmark = pytest.mark.privileged

@@ -9,8 +9,8 @@ import pytest
 
 from runtime.container import spec_for_image
 from runtime.images import ImageStore
-from runtime.launch import Launcher
-from runtime.spec import OverlayRoot
+from runtime.launch.launcher import Launcher
+from runtime.launch.spec import OverlayRoot
 from tests.support.containers import Run
 from tests.support.images import add_image, assert_whole
 from tests.support.tars import make_tar, member

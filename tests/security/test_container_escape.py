@@ -14,9 +14,9 @@ import pytest
 
 from runtime.container import launch_container
 from runtime.errors import CommandNotExecutableError, LaunchError
-from runtime.launch import Launcher
+from runtime.launch.launcher import Launcher
+from runtime.launch.spec import ALL_NAMESPACES, ContainerSpec, Namespace, Volume
 from runtime.linux.features import probe_features
-from runtime.spec import ALL_NAMESPACES, ContainerSpec, Namespace, Volume
 from tests.support.containers import Run, overlay_root
 
 pytestmark = [pytest.mark.privileged, pytest.mark.usefixtures("leaves_nothing")]
@@ -326,7 +326,7 @@ def test_processes_of_the_host_cannot_be_seen_or_signalled(run: Run, launcher: L
 def test_a_set_user_id_program_gives_nothing(
     run: Run, rootfs: Path, tmp_path: Path, launcher: Launcher
 ) -> None:
-    from runtime.spec import User
+    from runtime.launch.spec import User
 
     layer = _layer(tmp_path / "layer")
     subprocess.run(["cp", "/bin/busybox", layer / "id"], check=True)

@@ -17,10 +17,10 @@ import pytest
 
 from runtime.container import Container, launch_container
 from runtime.errors import ContainerError
-from runtime.launch import Launcher, native_library
+from runtime.launch.launcher import Launcher, native_library
+from runtime.launch.spec import ContainerSpec, DirectoryRoot, OverlayRoot
 from runtime.linux.features import Features
 from runtime.session import Session
-from runtime.spec import ContainerSpec, DirectoryRoot, OverlayRoot
 from tests.support.host import HostState
 
 BUSYBOX = "/bin/busybox"

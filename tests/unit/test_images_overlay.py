@@ -7,9 +7,9 @@ from itertools import count
 
 import pytest
 
-from runtime import overlay
-from runtime.lower import CgroupEntry, lower
-from runtime.spec import ContainerSpec, OverlayRoot
+from runtime.launch import overlay
+from runtime.launch.lower import CgroupEntry, lower
+from runtime.launch.spec import ContainerSpec, OverlayRoot
 from tests.support.containers import FEATURES
 
 HOME = "/home/somebody/.local/share/steelyard"

@@ -69,7 +69,7 @@ HARNESS_ROWS = (
     ("model", "diagnostics", "errors", "json_form", "quantities", "toml_lines", "words"),
 )
 MAY_IMPORT_RUNTIME = ("harness.backends", "harness.lab", "harness.doctor")
-MAY_IMPORT_CTYPES = ("runtime.linux.syscalls", "runtime.linux.abi", "runtime.launch")
+MAY_IMPORT_CTYPES = ("runtime.linux.syscalls", "runtime.linux.abi", "runtime.launch.launcher")
 HEAVY = frozenset(
     {"pandas", "matplotlib", "numpy", "scipy", "pydantic", "rich", "pyroute2", "jinja2", "qemu"}
 )

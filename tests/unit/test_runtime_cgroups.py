@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from runtime.cgroups.manager import CgroupManager, _settings_v1, _settings_v2
 from runtime.errors import UnsupportedError
+from runtime.launch.cgroups import CgroupManager, _settings_v1, _settings_v2
+from runtime.launch.spec import ResourceLimits
 from runtime.linux.cgroup_mounts import Layout, find_layout, parse_mountinfo
-from runtime.spec import ResourceLimits
 
 _PLAIN = "23 1 8:1 / / rw,relatime shared:1 - ext4 /dev/vda rw\n"
 UNIFIED = _PLAIN + (

@@ -12,7 +12,7 @@ from runtime.cli import _Size, _volumes, container
 from runtime.container import spec_for_image
 from runtime.errors import ContainerError
 from runtime.images import Image, ImageConfig, ImageStore
-from runtime.spec import DEFAULT_PATH, Volume
+from runtime.launch.spec import DEFAULT_PATH, Volume
 
 
 @pytest.fixture(autouse=True)

@@ -10,13 +10,12 @@ from dataclasses import replace
 
 import pytest
 
-from runtime import capabilities, overlay
 from runtime.errors import ContainerError, UnsupportedError
-from runtime.launch import _STEP, _encode_step
-from runtime.linux import abi
-from runtime.lower import CgroupEntry, lower
-from runtime.plan import Packed, Plan, Slot, Step, Strings
-from runtime.spec import (
+from runtime.launch import capabilities, overlay
+from runtime.launch.launcher import _STEP, _encode_step
+from runtime.launch.lower import CgroupEntry, lower
+from runtime.launch.plan import Packed, Plan, Slot, Step, Strings
+from runtime.launch.spec import (
     ALL_NAMESPACES,
     DEFAULT_CAPABILITIES,
     ContainerSpec,
@@ -27,6 +26,7 @@ from runtime.spec import (
     User,
     Volume,
 )
+from runtime.linux import abi
 from tests.support.containers import FEATURES
 
 ROOT = OverlayRoot(("/top", "/bottom"), "/instance/upper", "/instance/work", "/session/rootfs")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from runtime.errors import ContainerError
-from runtime.spec import User
+from runtime.launch.spec import User
 from runtime.users import resolve_user
 
 PASSWD = b"""root:x:0:0:root:/root:/bin/sh

@@ -145,7 +145,7 @@ _MOUNTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("tmpfs", "/dev/shm", ("nosuid", "noexec", "nodev", "mode=1777", "size=64m")),  # noqa: S108
     ("mqueue", "/dev/mqueue", ("nosuid", "noexec", "nodev")),
 )  # fmt: skip
-"""The same as a container of the runtime has (runtime/lower.py)."""
+"""The same as a container of the runtime has (runtime/launch/lower.py)."""
 
 
 def oci_config(start: Start) -> dict[str, Any]:

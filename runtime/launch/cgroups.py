@@ -1,4 +1,10 @@
-"""Makes a container's cgroups, limits and kills through them, and takes them away again."""
+"""Makes a container's cgroups, limits and kills through them, and takes them away again.
+
+`unified` is version 2 alone, `legacy` version 1 alone, `hybrid` version 1 controllers beside a
+version 2 tree without them. In a hybrid layout the container is born in a version 2 group, which
+counts CPU time and can be killed as a whole, and joins version 1 hierarchies only for the limits
+that were asked for.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +17,8 @@ from collections.abc import Callable, Mapping
 from functools import cache
 
 from runtime.errors import UnsupportedError
+from runtime.launch.spec import ResourceLimits
 from runtime.linux.cgroup_mounts import Layout, find_layout
-from runtime.spec import ResourceLimits
 
 PARENT = "steelyard"
 """All cgroups of Steelyard are below one of this name in each hierarchy."""

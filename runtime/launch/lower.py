@@ -17,12 +17,10 @@ from dataclasses import dataclass
 from errno import EACCES, EEXIST, EISDIR, ENOENT, ENOTDIR
 from functools import cache
 
-from runtime import capabilities, overlay
 from runtime.errors import UnsupportedError
-from runtime.linux import abi
-from runtime.linux.features import Features
-from runtime.plan import SLOTS, Packed, Plan, Slot, Step, Strings
-from runtime.spec import (
+from runtime.launch import capabilities, overlay
+from runtime.launch.plan import SLOTS, Packed, Plan, Slot, Step, Strings
+from runtime.launch.spec import (
     DEFAULT_PATH,
     ContainerSpec,
     DirectoryRoot,
@@ -31,6 +29,8 @@ from runtime.spec import (
     User,
     Volume,
 )
+from runtime.linux import abi
+from runtime.linux.features import Features
 
 _NOT_HERE = (ENOENT, ENOTDIR, EACCES, EISDIR)
 """Errnos after which execvp(3) tries the next folder of PATH."""

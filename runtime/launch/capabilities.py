@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from runtime.launch.plan import Packed, Step
 from runtime.linux import abi
-from runtime.plan import Packed, Step
 
 NUMBERS: dict[str, int] = {
     name: number

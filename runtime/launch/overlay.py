@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 
-from runtime.spec import OverlayRoot
+from runtime.launch.spec import OverlayRoot
 
 OPTIONS_LIMIT_BYTES = os.sysconf("SC_PAGESIZE") - 1
 """mount(2) copies at most one page of options, its NUL included."""

@@ -28,8 +28,8 @@ from runtime.errors import (
     ContainerError,
     LaunchError,
 )
+from runtime.launch.plan import SLOTS, Packed, Plan, Slot, Step, Strings
 from runtime.linux import abi
-from runtime.plan import SLOTS, Packed, Plan, Slot, Step, Strings
 
 _STEP = struct.Struct("@iiI5i6Q")
 _WORD = (1 << 64) - 1
@@ -56,7 +56,7 @@ class _CloneArgs(ctypes.Structure):
 
 
 class _Launch(ctypes.Structure):
-    """struct launch, runtime/_launch.c."""
+    """struct launch, runtime/launch/_launch.c."""
 
     _fields_ = [
         ("clone", _CloneArgs),

@@ -17,7 +17,7 @@
 // clock_gettime, which is bound before the clone. System calls are made by hand, since libc's
 // wrapper writes errno, which belongs to the suspended parent.
 //
-// Plain C without Python's headers; runtime/launch.py loads it by ctypes and fills the structs.
+// Plain C without Python's headers; runtime/launch/launcher.py loads it by ctypes and fills the structs.
 
 #include <errno.h>
 #include <fcntl.h>

@@ -1,7 +1,7 @@
 """A launch as a value: the system calls that make a container, in order, before any is made.
 
 A `Plan` can be printed like a trace, compared, tested without privilege and hashed into a record.
-It holds no behaviour: `runtime.lower` writes it, `runtime.launch` runs it.
+It holds no behaviour: `runtime.launch.lower` writes it, `runtime.launch.launcher` runs it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What was asked for: a container as a frozen value, with every name already resolved.
 
-A spec says what, never how: it holds no system call and no order. `runtime.lower` turns it into a
-plan. Ids are numbers here; whoever makes the spec looks user names up in the image.
+A spec says what, never how: it holds no system call and no order. `runtime.launch.lower` turns it
+into a plan. Ids are numbers here; whoever makes the spec looks user names up in the image.
 """
 
 from __future__ import annotations
