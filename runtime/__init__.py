@@ -29,15 +29,15 @@ _EXPORTS = {
     "mount_rootfs": "runtime.mounts",
     "mount_tmpfs": "runtime.mounts",
     "unmount": "runtime.mounts",
-    "save_images": "runtime.images",
+    "save_images": "runtime.images.archive.save",
     "BuildRequest": "runtime.images.build",
     "build_image": "runtime.images.build",
     "Image": "runtime.images",
     "ImageConfig": "runtime.images",
     "ImageStore": "runtime.images",
     "Layer": "runtime.images",
-    "SHIPPED_IMAGES": "runtime.images",
-    "ensure_image": "runtime.images",
+    "SHIPPED_IMAGES": "runtime.images.shipped",
+    "ensure_image": "runtime.images.shipped",
     "ContainerSpec": "runtime.launch.spec",
     "DirectoryRoot": "runtime.launch.spec",
     "NetworkSpec": "runtime.launch.spec",
@@ -141,16 +141,10 @@ if TYPE_CHECKING:
         LaunchError,
         UnsupportedError,
     )
-    from runtime.images import (
-        SHIPPED_IMAGES,
-        Image,
-        ImageConfig,
-        ImageStore,
-        Layer,
-        ensure_image,
-        save_images,
-    )
+    from runtime.images import Image, ImageConfig, ImageStore, Layer
+    from runtime.images.archive.save import save_images
     from runtime.images.build import BuildRequest, build_image
+    from runtime.images.shipped import SHIPPED_IMAGES, ensure_image
     from runtime.launch.launcher import Launcher, default_launcher
     from runtime.launch.plan import Plan
     from runtime.launch.spec import (

@@ -14,11 +14,11 @@ import click
 from runtime.image_commands import told_store
 
 if TYPE_CHECKING:
-    from runtime.images.intake import Listener
-    from runtime.images.reference import Reference
-    from runtime.images.registry import RegistryClient
-    from runtime.images.schema import Platform
-    from runtime.images.transfer import PushListener
+    from runtime.images.formats.reference import Reference
+    from runtime.images.formats.schema import Platform
+    from runtime.images.registry.client import RegistryClient
+    from runtime.images.registry.transfer import PushListener
+    from runtime.images.store.ingest import Listener
 
 
 def _registry_options(command: Any) -> Any:
@@ -59,8 +59,8 @@ def pull(
     REFERENCE is HOST[:PORT]/NAME[:TAG] or HOST[:PORT]/NAME@DIGEST; no registry is assumed.
     Credentials are those of `docker login` and `podman login`.
     """
-    from runtime.images.transfer import pull as pull_image
-    from runtime.images.transfer import resolve_registry
+    from runtime.images.registry.transfer import pull as pull_image
+    from runtime.images.registry.transfer import resolve_registry
 
     with told_store() as store:
         wanted = resolve_registry(reference, registry)
@@ -96,8 +96,8 @@ def push(
     quiet: bool,
 ) -> None:
     """Send IMAGE to a registry, under its own name or as TARGET, with the digest it has here."""
-    from runtime.images.transfer import push as push_image
-    from runtime.images.transfer import resolve_registry
+    from runtime.images.registry.transfer import push as push_image
+    from runtime.images.registry.transfer import resolve_registry
 
     with told_store() as store:
         found = store.get(image)
@@ -133,7 +133,7 @@ def load(
 
     Archives may be compressed; without SOURCE or with `-`, one is read from the standard input.
     """
-    from runtime.images.archive import load as load_images
+    from runtime.images.archive.load import load as load_images
 
     if source and source_option:
         raise click.UsageError("SOURCE and --input say the same thing: give one of them")
@@ -162,7 +162,7 @@ def load(
               help="docker: an OCI archive that docker reads too. oci-dir: a folder.")  # fmt: skip
 def save(references: tuple[str, ...], output: Path | None, style: str) -> None:
     """Write images to an archive that docker, podman and skopeo read, with the digests kept."""
-    from runtime.images.archive_save import save as save_images
+    from runtime.images.archive.save import save_images
 
     target: Path | BinaryIO | None = output
     if output is None or str(output) == "-":
@@ -182,8 +182,8 @@ def save(references: tuple[str, ...], output: Path | None, style: str) -> None:
 def _client(
     reference: Reference, plain_http: bool, insecure: bool, cert_dir: Path | None
 ) -> Iterator[RegistryClient]:
-    from runtime.images.connection import Security
-    from runtime.images.registry import RegistryClient
+    from runtime.images.registry.client import RegistryClient
+    from runtime.images.registry.connection import Security
 
     security = Security(plain_http=plain_http, verify=not insecure, certificates=cert_dir)
     client = RegistryClient(reference.registry, security, environment=os.environ)
@@ -194,7 +194,7 @@ def _client(
 
 
 def _platform(text: str | None) -> Platform | None:
-    from runtime.images.schema import Platform
+    from runtime.images.formats.schema import Platform
 
     return Platform.parse(text) if text else None
 
@@ -209,7 +209,7 @@ def _name(reference: str, asked: str) -> str:
 @contextlib.contextmanager
 def _pull_progress(quiet: bool) -> Iterator[Listener]:
     """What to do with each event: nothing, a line for each new state, or a bar for each layer."""
-    from runtime.images.intake import LayerEvent, LayerState
+    from runtime.images.store.ingest import LayerEvent, LayerState
 
     if quiet:
         yield lambda _: None
@@ -232,7 +232,7 @@ def _pull_progress(quiet: bool) -> Iterator[Listener]:
 
 @contextlib.contextmanager
 def _push_progress(quiet: bool) -> Iterator[PushListener]:
-    from runtime.images.upload import Sent
+    from runtime.images.registry.upload import Sent
 
     if quiet:
         yield lambda *_: None

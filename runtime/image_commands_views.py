@@ -12,8 +12,8 @@ import click
 from runtime.image_commands import age_text, echo_removal, size_text, told_store
 
 if TYPE_CHECKING:
-    from runtime.images.image import Image
-    from runtime.images.sharing import ImageUsage, LayerNode
+    from runtime.images.formats.image import Image
+    from runtime.images.store.sharing import ImageUsage, LayerNode
 
 _formats = click.option(
     "--format", "style", type=click.Choice(["table", "json"]), default="table", show_default=True
@@ -62,7 +62,7 @@ def tree() -> None:
     Below each layer come those that were built on it. A layer marked * is on other branches too:
     it is there once on disk all the same.
     """
-    from runtime.images.sharing import layer_tree
+    from runtime.images.store.sharing import layer_tree
 
     with told_store() as store:
         root = layer_tree(store.images())
@@ -101,7 +101,7 @@ def draw_tree(root: LayerNode) -> Iterator[str]:
 @_formats
 def history(reference: str, style: str) -> None:
     """Show the steps that an image was made by, the last first."""
-    from runtime.images.config import format_time
+    from runtime.images.formats.config import format_time
 
     with told_store() as store:
         steps = store.history(store.get(reference))[::-1]
@@ -208,7 +208,7 @@ def _summary(usage: ImageUsage) -> dict[str, Any]:
 
 
 def _identity(each: Image) -> dict[str, Any]:
-    from runtime.images.config import format_time
+    from runtime.images.formats.config import format_time
 
     return {
         "reference": each.reference,

@@ -18,8 +18,8 @@ from runtime.errors import ContainerError
 if TYPE_CHECKING:
     from runtime.container import Container, ExitStatus
     from runtime.images import Image, ImageStore
-    from runtime.images.commit import Change
-    from runtime.images.draft import LayerDraft
+    from runtime.images.layer.changes import Change
+    from runtime.images.layer.layer_builder import LayerDraft
     from runtime.kept import KeptContainer
     from runtime.launch.spec import ContainerSpec
 
@@ -86,7 +86,7 @@ def _new_name(image: Image) -> str:
 def ls(style: str) -> None:
     """List containers that are kept."""
     from runtime.image_commands import age_text
-    from runtime.images.config import parse_time
+    from runtime.images.formats.config import parse_time
     from runtime.kept import kept_containers
 
     found = kept_containers()
@@ -177,8 +177,8 @@ def _changes(
     store: ImageStore, kept: KeptContainer
 ) -> tuple[Image, tuple[LayerDraft, tuple[Change, ...]]]:
     """Its image, and what `read_changes` says."""
-    from runtime.images.commit import read_changes
-    from runtime.images.manifest import MANIFEST_TYPE
+    from runtime.images.layer.changes import read_changes
+    from runtime.images.store.manifest import MANIFEST_TYPE
 
     with store.adding() as adder:
         # By its digest alone: its name may be gone by now.
@@ -196,13 +196,13 @@ def _commit(
     changes: tuple[str, ...],
 ) -> Image:
     from runtime.errors import InvalidReferenceError
-    from runtime.images.assembly import LayerReference, put_together, take_apart
-    from runtime.images.config import format_time
-    from runtime.images.layout import Layout
+    from runtime.images.formats.config import format_time
+    from runtime.images.formats.reference import parse_reference
+    from runtime.images.formats.tar_writer import source_date_epoch_ns
+    from runtime.images.layer.source import PieceStream
     from runtime.images.metadata import ConfigurationState, change
-    from runtime.images.reference import parse_reference
-    from runtime.images.source import PieceStream
-    from runtime.images.tarwrite import source_date_epoch_ns
+    from runtime.images.store.assembly import LayerReference, put_together, take_apart
+    from runtime.images.store.layout import Layout
 
     wanted = parse_reference(reference)
     if wanted.digest:

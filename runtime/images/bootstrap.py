@@ -20,11 +20,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from runtime.errors import ImageError
-from runtime.images.config import ImageConfig
-from runtime.images.image import Image
-from runtime.images.reference import parse_reference
-from runtime.images.store import ImageStore
-from runtime.images.tarwrite import source_date_epoch_ns
+from runtime.images.formats.config import ImageConfig
+from runtime.images.formats.image import Image
+from runtime.images.formats.reference import parse_reference
+from runtime.images.formats.tar_writer import source_date_epoch_ns
+from runtime.images.store.store import ImageStore
 
 Progress = Callable[[str], None]
 

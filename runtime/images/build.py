@@ -23,18 +23,8 @@ from types import MappingProxyType
 from typing import Any
 
 from runtime.errors import ContainerError, ImageError, ImageNotFoundError, InvalidReferenceError
-from runtime.images import merged
-from runtime.images.assembly import (
-    Document,
-    LayerReference,
-    empty_document,
-    put_together,
-    take_apart,
-    this_architecture,
-)
 from runtime.images.buildcache import BuildCache, CachedStep
 from runtime.images.buildplan import PROXY_ARGUMENTS, BuildPlan, plan_build
-from runtime.images.config import format_time
 from runtime.images.containerfile import (
     BuildError,
     Containerfile,
@@ -42,14 +32,24 @@ from runtime.images.containerfile import (
     Stage,
     parse_containerfile,
 )
-from runtime.images.draft import LayerDraft
+from runtime.images.formats.config import format_time
+from runtime.images.formats.image import Image
+from runtime.images.formats.reference import parse_reference
 from runtime.images.ignore import find_ignore
-from runtime.images.image import Image
-from runtime.images.layout import Layout
+from runtime.images.layer import merged
+from runtime.images.layer.layer_builder import LayerDraft
+from runtime.images.layer.source import PieceStream
 from runtime.images.metadata import ConfigurationState, apply
-from runtime.images.reference import parse_reference
-from runtime.images.source import PieceStream
-from runtime.images.store import ImageStore
+from runtime.images.store.assembly import (
+    Document,
+    LayerReference,
+    empty_document,
+    put_together,
+    take_apart,
+    this_architecture,
+)
+from runtime.images.store.layout import Layout
+from runtime.images.store.store import ImageStore
 from runtime.images.tree import FolderTree, LayerTree, Tree
 
 Progress = Callable[[str], None]

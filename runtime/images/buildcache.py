@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.images.assembly import LayerReference
-from runtime.images.digest import is_digest
-from runtime.images.layout import Layout
+from runtime.images.formats.digest import is_digest
+from runtime.images.store.assembly import LayerReference
+from runtime.images.store.layout import Layout
 
 _VERSION = 1
 """Of the way in which layers are made: another one makes all records miss."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from runtime.images.assembly import this_architecture
 from runtime.images.containerfile import BuildError, Containerfile, Instruction, Stage
 from runtime.images.expand import expand
+from runtime.images.store.assembly import this_architecture
 
 _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
 PROXY_ARGUMENTS = frozenset((*_PROXIES, *(name.upper() for name in _PROXIES)))

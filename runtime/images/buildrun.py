@@ -10,9 +10,9 @@ from pathlib import Path
 
 from runtime.container import launch_container, writable_root
 from runtime.errors import ImageError
-from runtime.images.commit import read_changes
-from runtime.images.draft import LayerDraft
-from runtime.images.view import MergedView, Parts
+from runtime.images.layer.changes import read_changes
+from runtime.images.layer.layer_builder import LayerDraft
+from runtime.images.layer.view import MergedView, Parts
 from runtime.launch.spec import (
     ALL_NAMESPACES,
     ContainerSpec,

@@ -13,12 +13,12 @@ from runtime.errors import ImageError
 from runtime.images.buildplan import PROXY_ARGUMENTS
 from runtime.images.containerfile import Instruction
 from runtime.images.copying import Copier
-from runtime.images.digest import ByteSource
-from runtime.images.draft import Item, LayerDraft
+from runtime.images.formats.digest import ByteSource
+from runtime.images.formats.tar_reader import show
+from runtime.images.layer.layer_builder import Item, LayerDraft
+from runtime.images.layer.view import MergedView
 from runtime.images.metadata import apply
-from runtime.images.tarread import show
 from runtime.images.tree import LayerTree, follow
-from runtime.images.view import MergedView
 from runtime.launch.spec import DEFAULT_PATH
 from runtime.session import Session, remove_tree
 from runtime.users import resolve_user
@@ -172,8 +172,8 @@ def _mode(state: StageState, instruction: Instruction) -> int | None:
 @contextlib.contextmanager
 def _unpacked(item: Item) -> Iterator[Path | None]:
     """A folder of what is in a tar, compressed or not; None if the file is none."""
-    from runtime.images.attributes import UnpackOptions
-    from runtime.images.layer import unpack
+    from runtime.images.layer.attributes import UnpackOptions
+    from runtime.images.layer.unpack import unpack
 
     if not _is_tar(item.source):
         yield None
@@ -198,9 +198,9 @@ def _unpacked(item: Item) -> Iterator[Path | None]:
 @contextlib.contextmanager
 def _plain(path: bytes) -> Iterator[ByteSource]:
     """A file's bytes, decompressed if they are compressed."""
-    from runtime.images.adding import LAYER_LIMIT_BYTES
-    from runtime.images.compression import decompressed
-    from runtime.images.pipeline import HashedSource, ReadAhead
+    from runtime.images.formats.compression import decompressed
+    from runtime.images.formats.pipeline import HashedSource, ReadAhead
+    from runtime.images.store.writer import LAYER_LIMIT_BYTES
 
     with open(path, "rb") as file, decompressed(file) as stream:
         limited = HashedSource(stream, limit_bytes=LAYER_LIMIT_BYTES)
@@ -210,7 +210,7 @@ def _plain(path: bytes) -> Iterator[ByteSource]:
 
 def _is_tar(path: bytes) -> bool:
     """Whether a file is a tar, by its first header, whatever its name says."""
-    from runtime.images.tarread import TarReader
+    from runtime.images.formats.tar_reader import TarReader
 
     try:
         with _plain(path) as stream:

@@ -21,8 +21,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from runtime.errors import ImageError
-from runtime.images.draft import Item, LayerDraft, read_item, same_item
-from runtime.images.tarread import DIRECTORY, REGULAR, SYMLINK
+from runtime.images.formats.tar_reader import DIRECTORY, REGULAR, SYMLINK
+from runtime.images.layer.layer_builder import Item, LayerDraft, read_item, same_item
+from runtime.images.layer.view import MergedView, Parts, resolve
 from runtime.images.tree import (
     FolderTree,
     Tree,
@@ -31,7 +32,6 @@ from runtime.images.tree import (
     link_target,
     show_parts,
 )
-from runtime.images.view import MergedView, Parts, resolve
 
 _FOLDER_MODE = 0o755
 _FILE_MODE = 0o644

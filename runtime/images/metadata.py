@@ -12,9 +12,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from runtime.images.assembly import Document
 from runtime.images.containerfile import BuildError, Instruction, parse_containerfile
 from runtime.images.expand import expand, expand_document
+from runtime.images.store.assembly import Document
 
 DEFAULT_SHELL = ("/bin/sh", "-c")
 _PORT = re.compile(r"([0-9]+)(?:-([0-9]+))?(?:/([A-Za-z]+))?")

@@ -22,8 +22,8 @@ from types import MappingProxyType
 
 from runtime.errors import ImageError, ImageNotFoundError
 from runtime.images.bootstrap import EPOCH_S, Packages, clamp_times, unpack_packages
-from runtime.images.image import Image
-from runtime.images.store import ImageStore
+from runtime.images.formats.image import Image
+from runtime.images.store.store import ImageStore
 
 Progress = Callable[[str], None]
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Protocol
 
 from runtime.errors import ImageError
-from runtime.images.draft import Item, read_item
+from runtime.images.formats.tar_reader import SYMLINK, show
 from runtime.images.ignore import Ignore, translate
-from runtime.images.tarread import SYMLINK, show
-from runtime.images.view import MergedView, Parts, resolve
+from runtime.images.layer.layer_builder import Item, read_item
+from runtime.images.layer.view import MergedView, Parts, resolve
 
 _WILDCARDS = re.compile(r"[*?\[]")
 

@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 
 from runtime.images import ImageStore
-from runtime.images.adding import file_digest
+from runtime.images.store.writer import file_digest
 from tests.support.images import add_image, layer_tar
 
 ROUNDS = int(os.environ.get("STEELYARD_BENCH_UNPACKS", "7"))

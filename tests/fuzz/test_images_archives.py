@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from runtime.errors import LayerError
 from runtime.image_commands import image
 from runtime.images import ImageStore
-from runtime.images.tarread import TarReader
+from runtime.images.formats.tar_reader import TarReader
 from tests.support.hostile import archives, broken
 from tests.support.images import assert_whole, snapshot
 from tests.support.tars import make_tar, member

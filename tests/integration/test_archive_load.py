@@ -21,8 +21,8 @@ from click.testing import CliRunner
 from runtime.errors import ImageError
 from runtime.image_commands_transfer import load as load_command
 from runtime.images import ImageStore
-from runtime.images.archive import load
-from runtime.images.schema import Platform
+from runtime.images.archive.load import load
+from runtime.images.formats.schema import Platform
 from tests.support.image_tools import (
     Containers,
     make_root,
@@ -524,8 +524,8 @@ def test_an_archive_that_goes_on_and_on(
     store: ImageStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The limits are lowered here: 256 GiB take their time."""
-    monkeypatch.setattr("runtime.images.members._ARCHIVE_LIMIT_BYTES", 8 << 20)
-    monkeypatch.setattr("runtime.images.members._ENTRIES_LIMIT", 1000)
+    monkeypatch.setattr("runtime.images.archive.archive_files._ARCHIVE_LIMIT_BYTES", 8 << 20)
+    monkeypatch.setattr("runtime.images.archive.archive_files._ENTRIES_LIMIT", 1000)
     path = tmp_path / "a.gz"
     with gzip.open(path, "wb", 1) as file:
         info = tarfile.TarInfo("big")
@@ -573,7 +573,7 @@ def test_the_memory_does_not_grow_with_the_archive(tmp_path: Path) -> None:
     # Of this program alone: what getrusage(2) says begins with the peak of whoever started it.
     code = (
         "import sys\nfrom pathlib import Path\n"
-        "from runtime.images import ImageStore\nfrom runtime.images.archive import load\n"
+        "from runtime.images import ImageStore\nfrom runtime.images.archive.load import load\n"
         "load(ImageStore(Path(sys.argv[1])), Path(sys.argv[2]))\n"
         "print(Path('/proc/self/status').read_text().partition('VmHWM:')[2].split()[0])"
     )

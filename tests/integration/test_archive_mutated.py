@@ -17,7 +17,7 @@ from typing import Any
 
 from runtime.errors import ImageError
 from runtime.images import ImageStore
-from runtime.images.archive import load
+from runtime.images.archive.load import load
 from tests.support.registry import CONFIG, LAYER, MANIFEST, digest_of
 from tests.support.tars import DIR, LINK, SYM, make_tar, member
 

@@ -15,8 +15,8 @@ from click.testing import CliRunner
 from runtime.errors import ImageError, ImageNotFoundError
 from runtime.image_commands_transfer import save as save_command
 from runtime.images import ImageConfig, ImageStore
-from runtime.images.archive import load
-from runtime.images.archive_save import save
+from runtime.images.archive.load import load
+from runtime.images.archive.save import save_images
 from tests.support.image_tools import (
     Containers,
     make_root,
@@ -61,7 +61,7 @@ def archived(root: Path) -> dict[bytes, Any]:
 @pytest.mark.parametrize("style", ["docker", "oci"])
 def test_skopeo_reads_it(store: ImageStore, tmp_path: Path, style: str) -> None:
     path = tmp_path / "a.tar"
-    save(store, ("team/app:app", "mine:2"), path, style)
+    save_images(store, ("team/app:app", "mine:2"), path, style)
     for name in ("team/app:app", "mine:2"):
         inspected = skopeo_inspect(f"oci-archive:{path}:{name}")
         assert inspected["Digest"] == store.get(name).digest
@@ -82,7 +82,7 @@ def test_skopeo_reads_it(store: ImageStore, tmp_path: Path, style: str) -> None:
 @pytest.mark.parametrize("style", ["docker", "oci"])
 def test_podman_loads_it(store: ImageStore, tmp_path: Path, podman: Containers, style: str) -> None:
     path = tmp_path / "a.tar"
-    save(store, ("mine:2",), path, style)
+    save_images(store, ("mine:2",), path, style)
     said = podman("load", "--input", path)
     assert "mine:2" in said
     format_ = "{{.Config.Cmd}} {{.Config.Env}} {{.RootFS.Layers}}"
@@ -95,20 +95,20 @@ def test_podman_loads_it(store: ImageStore, tmp_path: Path, podman: Containers, 
 
 def test_umoci_reads_a_folder(store: ImageStore, tmp_path: Path) -> None:
     folder = tmp_path / "layout"
-    save(store, ("team/app:app",), folder, "oci-dir")
+    save_images(store, ("team/app:app",), folder, "oci-dir")
     index = json.loads((folder / "index.json").read_bytes())
     assert index["manifests"][0]["digest"] == store.get("team/app:app").digest
     run("umoci", "unpack", "--image", f"{folder}:team/app:app", tmp_path / "theirs")
     store.flatten(store.get("team/app:app"), tmp_path / "flat")
     assert archived(tmp_path / "flat") == archived(tmp_path / "theirs/rootfs")
     with pytest.raises(ImageError, match="is there already"):
-        save(store, ("mine:2",), folder, "oci-dir")
+        save_images(store, ("mine:2",), folder, "oci-dir")
 
 
 @pytest.mark.parametrize("style", ["docker", "oci", "oci-dir"])
 def test_we_read_it_ourselves(store: ImageStore, tmp_path: Path, style: str) -> None:
     names = ("mine:2", "team/app:app", "team/app:base")
-    save(store, names, tmp_path / "a", style)
+    save_images(store, names, tmp_path / "a", style)
     other = ImageStore(tmp_path / "other")
     assert sorted(name for found in load(other, tmp_path / "a") for name in found.names) == [*names]
     for name in names:
@@ -120,7 +120,7 @@ def test_we_read_it_ourselves(store: ImageStore, tmp_path: Path, style: str) -> 
 
 def test_equal_images_give_equal_archives(store: ImageStore, tmp_path: Path) -> None:
     for name in ("a", "b"):
-        save(store, ("team/app:app", "mine:2"), tmp_path / name)
+        save_images(store, ("team/app:app", "mine:2"), tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     with tarfile.open(tmp_path / "a") as tar:
         assert all(entry.mtime == 0 and entry.uid == 0 for entry in tar)
@@ -135,7 +135,7 @@ def test_to_the_standard_output(
     monkeypatch.setenv("STEELYARD_HOME", str(store.root.parent))
     result = CliRunner().invoke(save_command, ["mine:2"], catch_exceptions=False)
     assert result.exit_code == 0
-    save(store, ("mine:2",), tmp_path / "a")
+    save_images(store, ("mine:2",), tmp_path / "a")
     assert result.stdout_bytes == (tmp_path / "a").read_bytes()
     result = CliRunner().invoke(save_command, ["nothing:1", "-o", str(tmp_path / "b")])
     assert result.exit_code == 1
@@ -148,14 +148,14 @@ def test_nothing_is_left_of_a_failure(store: ImageStore, tmp_path: Path, style: 
     folder.mkdir()
     (folder / "kept").write_text("as it was")
     with pytest.raises(ImageNotFoundError):
-        save(store, ("mine:2", "nothing:1"), folder / "a", style)
+        save_images(store, ("mine:2", "nothing:1"), folder / "a", style)
     blob = store.root / "blobs/sha256" / store.get("mine:2").layers[0].digest[7:]
     data = blob.read_bytes()
     for damaged in (data[:-1], b"\1" + data[1:], data + b"\0"):
         blob.write_bytes(damaged)
         with pytest.raises(ImageError, match="is damaged"):
-            save(store, ("mine:2",), folder / ("kept" if style == "docker" else "a"), style)
+            save_images(store, ("mine:2",), folder / ("kept" if style == "docker" else "a"), style)
     assert os.listdir(folder) == ["kept"]
     assert (folder / "kept").read_text() == "as it was"
     with pytest.raises(ImageError, match="cannot write"):
-        save(store, ("team/app:app",), tmp_path / "no/such/a")
+        save_images(store, ("team/app:app",), tmp_path / "no/such/a")

@@ -20,7 +20,7 @@ from runtime.errors import ImageError
 from runtime.images import Image, ImageStore
 from runtime.images.build import BuildRequest, build_image
 from runtime.images.containerfile import BuildError
-from runtime.images.layout import Layout
+from runtime.images.store.layout import Layout
 
 PROJECT = Path(__file__).parents[2]
 COMMAND = (sys.executable, "-c", "from harness.cli import main; main()")

@@ -17,8 +17,8 @@ import pytest
 from runtime.container import Container, launch_container, writable_root
 from runtime.errors import ContainerError, ImageError
 from runtime.images import ImageConfig, ImageStore
-from runtime.images.commit import read_changes
-from runtime.images.source import PieceStream
+from runtime.images.layer.changes import read_changes
+from runtime.images.layer.source import PieceStream
 from runtime.kept import get_kept, keep, kept_containers, kept_images, remove_kept
 from runtime.launch.spec import ContainerSpec, OverlayRoot
 from runtime.session import Session

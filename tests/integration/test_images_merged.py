@@ -13,9 +13,9 @@ import pytest
 
 from runtime.errors import LayerError, StoreError
 from runtime.images import Image, ImageConfig, Layer
-from runtime.images.attributes import UnpackOptions
-from runtime.images.layer import unpack
-from runtime.images.merged import flatten, read_file
+from runtime.images.layer.attributes import UnpackOptions
+from runtime.images.layer.merged import flatten, read_file
+from runtime.images.layer.unpack import unpack
 from tests.support.overlays import kernel_tree, same_but_for_links
 from tests.support.tars import CHR, DIR, FIFO, LINK, SYM, make_tar, member, tree
 

@@ -227,7 +227,7 @@ def test_gc_spares_what_is_leased_or_kept(
         )
         subprocess.run([sys.executable, "-c", code, three.root], cwd=PROJECT, check=True)
         assert (image.layers[1].path / "d/3").exists()
-    from runtime.images import store as store_module
+    from runtime.images.store import store as store_module
 
     # A stopped container that is kept stands on it.
     monkeypatch.setattr(store_module, "kept_manifests", lambda _: {image.digest})

@@ -16,7 +16,8 @@ from click.testing import CliRunner, Result
 
 from runtime.errors import ImageError, ImageNotFoundError
 from runtime.image_commands import image as command_group
-from runtime.images import SHIPPED_IMAGES, ImageStore, ensure_image, shipped
+from runtime.images import ImageStore, shipped
+from runtime.images.shipped import SHIPPED_IMAGES, ensure_image
 from tests.support.tars import make_tar, member, tree
 
 PROJECT = Path(__file__).parents[2]
@@ -155,7 +156,8 @@ def test_nothing_survives_a_kill_while_mmdebstrap_runs(home: Path, tmp_path: Pat
     if shutil.which("mmdebstrap") is None:
         pytest.skip("mmdebstrap is not installed")
     code = (
-        "from runtime.images import ImageStore, ensure_image\n"
+        "from runtime.images import ImageStore\n"
+        "from runtime.images.shipped import ensure_image\n"
         "ensure_image(ImageStore.default(), 'debian-python', lambda m: print(m, flush=True))"
     )
     with subprocess.Popen(

@@ -28,7 +28,7 @@ from runtime.errors import (
     StoreError,
 )
 from runtime.images import ImageConfig, ImageStore
-from runtime.images.attributes import UnpackOptions
+from runtime.images.layer.attributes import UnpackOptions
 from tests.support.tars import CHR, DIR, LINK, SYM, make_tar, member, tree, try_mknod
 
 PROJECT = Path(__file__).parents[2]

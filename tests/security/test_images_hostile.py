@@ -17,9 +17,10 @@ from click.testing import CliRunner
 
 from runtime.errors import ContainerError, ImageError, InvalidReferenceError, LayerError
 from runtime.image_commands import image as image_group
-from runtime.images import Image, ImageStore, adding
-from runtime.images import layer as layer_module
-from runtime.images.digest import digest_of
+from runtime.images import Image, ImageStore
+from runtime.images.formats.digest import digest_of
+from runtime.images.layer import unpack as layer_module
+from runtime.images.store import writer
 from tests.support.hostile import HOSTILE
 from tests.support.images import (
     CONFIG,
@@ -152,7 +153,7 @@ def test_what_comes_after_the_layer_counts(store: ImageStore) -> None:
 @pytest.mark.parametrize("how", ["gzip", "zstd"])
 def test_bombs(store: ImageStore, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     """The real limit is 64 GiB; the same code with a lower one."""
-    monkeypatch.setattr(adding, "LAYER_LIMIT_BYTES", 5 << 20)
+    monkeypatch.setattr(writer, "LAYER_LIMIT_BYTES", 5 << 20)
     tar = make_tar(member("bomb", data=bytes(8 << 20)))
     blob = pack(tar, how)
     assert len(blob) < 1 << 20
@@ -208,7 +209,7 @@ def test_a_source_that_fails_is_heard(store: ImageStore) -> None:
     for error in (ConnectionResetError("gone"), ValueError("odd"), LayerError("said so")):
         # Not through `adding`, which explains errors of the system.
         with store._layout.writing():
-            adder = adding.Adder(store._layout, store._load)
+            adder = writer.Adder(store._layout, store._load)
             with pytest.raises(type(error)) as caught:
                 adder.add_layer(Broken(error), digest_of(BLOB), len(BLOB), digest_of(TAR))
         assert str(error) in str(caught.value)

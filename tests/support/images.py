@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.images import Image, ImageStore
-from runtime.images.digest import digest_of
+from runtime.images.formats.digest import digest_of
 from tests.support.tars import make_tar, member
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"

@@ -11,7 +11,8 @@ import sys
 from pathlib import Path
 
 from runtime.errors import ContainerError
-from runtime.images import ImageConfig, ImageStore, adding
+from runtime.images import ImageConfig, ImageStore
+from runtime.images.store import writer
 from tests.support.images import add_image
 
 
@@ -46,7 +47,7 @@ def work(store: ImageStore, operation: str, arguments: list[str]) -> None:
 def main() -> int:
     """Do it, once."""
     store = ImageStore(Path(sys.argv[1]))
-    assert adding is not None
+    assert writer is not None
     os.environ["STEELYARD_HOME"] = os.path.dirname(sys.argv[1])
     if sys.argv[2] == "pull":
         import runtime.image_commands_transfer  # noqa: F401 - loaded before anyone counts

@@ -52,8 +52,9 @@ def test_looking_an_image_up_loads_no_more_than_it_needs() -> None:
         "import sys, runtime.image_commands\n"
         "assert not [m for m in sys.modules if m.startswith('runtime.images')]\n"
         "from runtime.images import ImageStore\n"
-        "heavy = {'numpy', 'pandas', 'rich', 'pydantic', 'tarfile', 'runtime.images.layer',\n"
-        "         'runtime.images.tarread', 'runtime.images.shipped'}\n"
+        "heavy = {'numpy', 'pandas', 'rich', 'pydantic', 'tarfile',\n"
+        "         'runtime.images.layer.unpack', 'runtime.images.formats.tar_reader',\n"
+        "         'runtime.images.shipped'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     result = subprocess.run(

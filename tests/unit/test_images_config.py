@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta, timezone
 import pytest
 
 from runtime.errors import StoreError
-from runtime.images.config import ImageConfig, format_time, parse_time
+from runtime.images.formats.config import ImageConfig, format_time, parse_time
 
 
 def test_round_trip() -> None:

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.errors import LayerError
-from runtime.images.attributes import Devices, UnpackOptions
-from runtime.images.layer import UnpackResult, unpack
+from runtime.images.layer.attributes import Devices, UnpackOptions
+from runtime.images.layer.unpack import UnpackResult, unpack
 from tests.support.hostile import HOSTILE
 from tests.support.tars import CHR, DIR, FIFO, FILE, LINK, SYM, make_tar, member, try_mknod
 

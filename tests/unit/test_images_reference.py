@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from runtime.errors import InvalidReferenceError
-from runtime.images.reference import parse_reference
+from runtime.images.formats.reference import parse_reference
 
 HEX = "0123456789abcdef" * 4
 

@@ -12,9 +12,9 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from runtime.images.auth import Credentials, find_credentials, parse_challenges
-from runtime.images.registry import RegistryClient
-from runtime.images.wire import RegistryError
+from runtime.images.registry.auth import Credentials, find_credentials, parse_challenges
+from runtime.images.registry.client import RegistryClient
+from runtime.images.registry.http import RegistryError
 from tests.support.registry import FaultyRegistry, Handler, faulty_registry, no_credentials
 from tests.support.tars import make_tar, member
 

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from runtime.images.connection import Security
-from runtime.images.download import BlobStream, fetch_document
-from runtime.images.registry import RegistryClient
-from runtime.images.schema import BlobDescriptor, ImageManifest, ManifestError
-from runtime.images.upload import CHUNK_BYTES, Sent, push_blob
-from runtime.images.wire import BrokenTransferError, RegistryError, origin, retry_after
+from runtime.images.formats.schema import BlobDescriptor, ImageManifest, ManifestError
+from runtime.images.registry.client import RegistryClient
+from runtime.images.registry.connection import Security
+from runtime.images.registry.download import BlobStream, fetch_document
+from runtime.images.registry.http import BrokenTransferError, RegistryError, origin, retry_after
+from runtime.images.registry.upload import CHUNK_BYTES, Sent, push_blob
 from tests.support.registry import (
     FaultyRegistry,
     Handler,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from runtime.images.schema import (
+from runtime.images.formats.schema import (
     DOCKER_INDEX,
     DOCKER_MANIFEST,
     OCI_INDEX,

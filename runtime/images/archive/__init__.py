@@ -1,0 +1,1 @@
+"""Images as files: load and save."""

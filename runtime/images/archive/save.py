@@ -1,0 +1,196 @@
+"""Saving images to a file that other tools read: every blob as it is stored, so digests stay.
+
+    docker   an OCI archive with docker's manifest.json besides, as docker 25 and later write it;
+             skopeo and podman read it as `docker-archive:` and as `oci-archive:`
+    oci      an OCI archive
+    oci-dir  an OCI layout as a folder
+
+Equal images give equal archives: nothing of the hour or the writer gets in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from runtime.errors import StoreError
+from runtime.images.archive.archive_files import blob_name, compact_json
+from runtime.images.archive.load import CONTAINERD_NAME
+from runtime.images.formats.digest import BLOCK_BYTES
+from runtime.images.formats.image import Image
+from runtime.images.formats.reference import parse_reference
+from runtime.images.formats.schema import OCI_INDEX, ImageManifest
+from runtime.images.registry.transfer import stored_manifest
+from runtime.images.store.layout import REFERENCE_ANNOTATION, Layout
+from runtime.images.store.store import ImageStore
+from runtime.session import remove_tree
+
+STYLES = ("docker", "oci", "oci-dir")
+
+
+def save_images(
+    store: ImageStore, references: tuple[str, ...], target: Path | BinaryIO, style: str = "docker"
+) -> None:
+    """Write images to an archive or a folder, all of it or nothing.
+
+    Args:
+        store: Has them.
+        references: Which.
+        target: A file to be made or replaced, a folder to be made (`oci-dir`), or a stream.
+        style: One of STYLES.
+
+    Raises:
+        ImageError: An image is missing or damaged, or the target cannot be written.
+    """
+    with contextlib.ExitStack() as stack:
+        found = {image.reference: image for image in map(store.get, references)}
+        images = tuple(found.values())
+        for image in images:
+            stack.enter_context(store.lease(image))
+        contents = _Contents(store, images, style)
+        try:
+            if style == "oci-dir":
+                assert isinstance(target, Path)
+                _write_folder(contents, target)
+            elif isinstance(target, Path):
+                with _replacing(target) as file:
+                    _write_archive(contents, file)
+            else:
+                _write_archive(contents, target)
+        except OSError as error:
+            where = target if isinstance(target, Path) else "the archive"
+            raise StoreError(f"cannot write {where}: {error.strerror}") from error
+
+
+class _Contents:
+    """What goes into the archive: small files by name, and blobs."""
+
+    def __init__(self, store: ImageStore, images: tuple[Image, ...], style: str) -> None:
+        self._layout = Layout(store.root)
+        manifests = [stored_manifest(store, image.digest) for image in images]
+        self.documents = {
+            "oci-layout": compact_json({"imageLayoutVersion": "1.0.0"}),
+            "index.json": compact_json(_index(images, manifests)),
+        }
+        if style == "docker":
+            self.documents["manifest.json"] = compact_json(_docker_manifest(images, manifests))
+        self.blobs: dict[str, int] = {}
+        for manifest in manifests:
+            self.blobs[manifest.digest] = len(manifest.data)
+            for blob in (manifest.config, *manifest.layers):
+                self.blobs[blob.digest] = blob.size_bytes
+
+    def blob(self, digest: str) -> Iterator[bytes]:
+        """Its bytes, verified as they pass."""
+        found, length = hashlib.sha256(), 0
+        with self._layout.open_blob(digest) as file:
+            while data := file.read(BLOCK_BYTES):
+                found.update(data)
+                length += len(data)
+                if length > self.blobs[digest]:
+                    break
+                yield data
+        if length != self.blobs[digest] or f"sha256:{found.hexdigest()}" != digest:
+            raise StoreError(f"blob {digest} in the store is damaged; pull or load its image again")
+
+
+def _index(images: tuple[Image, ...], manifests: list[ImageManifest]) -> dict[str, Any]:
+    entries = []
+    for image, manifest in zip(images, manifests, strict=True):
+        entry: dict[str, Any] = {
+            "mediaType": manifest.media_type,
+            "digest": manifest.digest,
+            "size": len(manifest.data),
+        }
+        if not image.reference.startswith("sha256:"):
+            names = (CONTAINERD_NAME, REFERENCE_ANNOTATION)
+            entry["annotations"] = dict.fromkeys(names, image.reference)
+        entries.append(entry)
+    return {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries}
+
+
+def _docker_manifest(
+    images: tuple[Image, ...], manifests: list[ImageManifest]
+) -> list[dict[str, Any]]:
+    entries: dict[str, dict[str, Any]] = {}
+    for image, manifest in zip(images, manifests, strict=True):
+        entry = entries.setdefault(
+            manifest.digest,
+            {
+                "Config": blob_name(manifest.config.digest),
+                "RepoTags": [],
+                "Layers": [blob_name(layer.digest) for layer in manifest.layers],
+            },
+        )
+        # Only tags are names there.
+        if not image.reference.startswith("sha256:"):
+            name = parse_reference(image.reference)
+            if name.tag:
+                entry["RepoTags"].append(f"{name.name}:{name.tag}")
+    return list(entries.values())
+
+
+def _write_archive(contents: _Contents, file: BinaryIO) -> None:
+    file.writelines(_header(name, tarfile.DIRTYPE, 0) for name in ("blobs", "blobs/sha256"))
+    for name, data in contents.documents.items():
+        file.write(_header(name, tarfile.REGTYPE, len(data)))
+        file.write(data + bytes(-len(data) % 512))
+    for digest, size in sorted(contents.blobs.items()):
+        file.write(_header(blob_name(digest), tarfile.REGTYPE, size))
+        file.writelines(contents.blob(digest))
+        file.write(bytes(-size % 512))
+    file.write(bytes(1024))
+
+
+def _header(name: str, kind: bytes, size: int) -> bytes:
+    entry = tarfile.TarInfo(name)
+    entry.type = kind
+    entry.size = size
+    entry.mode = 0o755 if kind == tarfile.DIRTYPE else 0o644
+    return entry.tobuf(tarfile.PAX_FORMAT)
+
+
+@contextlib.contextmanager
+def _replacing(target: Path) -> Iterator[BinaryIO]:
+    """A file beside the target that takes its place when all went well."""
+    if target.exists() and not target.is_file():
+        # A device or a pipe is written to, not replaced.
+        with target.open("wb") as file:
+            yield file
+        return
+    aside = target.with_name(f".{target.name[:200]}.{secrets.token_hex(6)}")
+    try:
+        with aside.open("xb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        aside.rename(target)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def _write_folder(contents: _Contents, target: Path) -> None:
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise StoreError(f"{target} is there already: a layout is written into a new folder")
+    aside = target.with_name(f".{target.name[:200]}.{secrets.token_hex(6)}")
+    try:
+        (aside / "blobs/sha256").mkdir(parents=True)
+        for name, data in contents.documents.items():
+            (aside / name).write_bytes(data)
+        for digest in contents.blobs:
+            with (aside / blob_name(digest)).open("xb") as file:
+                file.writelines(contents.blob(digest))
+                file.flush()
+                os.fsync(file.fileno())
+        aside.rename(target)
+    except BaseException:
+        if aside.exists():
+            remove_tree(aside)
+        raise

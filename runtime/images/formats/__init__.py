@@ -1,0 +1,1 @@
+"""Formats of images: digests, references, manifests, tar and its compressions."""

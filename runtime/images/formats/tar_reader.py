@@ -1,0 +1,415 @@
+"""Reading tar, front to back, as bytes: ustar, pax (POSIX.1-2001, pax(1)) and GNU's extensions.
+
+Not the standard library's tarfile, for three reasons: names are bytes here from end to end, every
+malformed header is one sentence, and a header costs a fraction of the time. Sizes of extended
+headers are limited, so that memory does not depend on what an archive claims.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from runtime.errors import LayerError
+from runtime.images.formats.digest import BLOCK_BYTES, ByteSource
+
+RECORD_BYTES = 512
+_ZEROS = bytes(RECORD_BYTES)
+_HEADER_LIMIT_BYTES = 1 << 20
+"""Names (PATH_MAX is 4096) and xattrs (at most 64 KiB each) are all that is in them: ample."""
+_SPARSE_LIMIT = 1 << 17
+"""Pieces of a sparse file."""
+_TIME_LIMIT_S = 1 << 40
+_XATTR_PREFIX = "SCHILY.xattr."
+_PAX_TIME = re.compile(rb"(-?)([0-9]+)(?:\.([0-9]*))?")
+
+REGULAR, HARD_LINK, SYMLINK, CHARACTER, BLOCK, DIRECTORY, FIFO = (
+    b"0",
+    b"1",
+    b"2",
+    b"3",
+    b"4",
+    b"5",
+    b"6",
+)
+_KINDS = {kind: kind for kind in (REGULAR, HARD_LINK, SYMLINK, CHARACTER, BLOCK, DIRECTORY, FIFO)}
+_KINDS |= {b"\0": REGULAR, b"7": REGULAR, b"S": REGULAR}
+_EXTENDED = (b"x", b"g", b"L", b"K")
+_PAX_SPARSE = frozenset({"GNU.sparse.major", "GNU.sparse.map", "GNU.sparse.size"})
+
+
+@dataclass(slots=True)
+class TarEntry:
+    """One member, with whatever came before it in extended headers worked in.
+
+    Attributes:
+        name: As stored, without trailing slashes.
+        kind: One of the type flags above.
+        mode: Permission bits, setuid, setgid and sticky included.
+        mtime_ns: Modification time, nanoseconds since the epoch.
+        stored_bytes: Length of the data in the archive.
+        size_bytes: Length of the file; more than `stored_bytes` when it is sparse.
+        link: Target of a symlink or hard link, as stored.
+        device: Major and minor.
+        xattrs: Extended attributes by name.
+        sparse: For a sparse file, (offset, length) of each piece that is stored, in order.
+    """
+
+    name: bytes
+    kind: bytes
+    mode: int
+    uid: int
+    gid: int
+    mtime_ns: int
+    stored_bytes: int
+    size_bytes: int
+    link: bytes = b""
+    device: tuple[int, int] = (0, 0)
+    xattrs: dict[str, bytes] = field(default_factory=dict)
+    sparse: tuple[tuple[int, int], ...] | None = None
+
+
+def show(name: bytes) -> str:
+    """A name fit for a message: control characters and non-UTF-8 escaped, long ones cut."""
+    text = name.decode("utf-8", "backslashreplace")
+    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return text if len(text) <= 200 else text[:200] + "…"
+
+
+class TarReader:
+    """Iterates over the entries of a tar stream; of each, the data may be read before going on.
+
+    Args:
+        source: The uncompressed stream. Read to its end, so that who hashes it sees all of it.
+        needs_end: Whether an archive that just stops between two entries is cut short. Some image
+            tools write no end mark (umoci insert 0.4.7); who knows the digest can do without.
+
+    Raises:
+        LayerError: While iterating or reading, if the archive is malformed or cut short.
+    """
+
+    def __init__(self, source: ByteSource, *, needs_end: bool = True) -> None:
+        self._source = source
+        self._needs_end = needs_end
+        self._left = 0
+        self._padding = 0
+        self._globals: dict[str, bytes] = {}
+        self._is_at_start = True
+
+    def __iter__(self) -> Iterator[TarEntry]:
+        while True:
+            self._skip_data()
+            header = self._source.read(RECORD_BYTES)
+            if not header and not self._needs_end:
+                return
+            if header != _ZEROS:
+                if len(header) < RECORD_BYTES:
+                    raise LayerError("the archive is cut short: it has no end mark")
+                if self._is_at_start and not _is_plausible(header):
+                    raise LayerError("it is no tar archive, plain or compressed")
+                self._is_at_start = False
+                entry = self._entry(header)
+                if entry is not None:
+                    yield entry
+                    continue
+            self._drain()
+            return
+
+    def chunks(self) -> Iterator[bytes]:
+        """The data of the entry last returned, as stored, in pieces of at most 1 MiB."""
+        while self._left:
+            chunk = self._source.read(min(self._left, BLOCK_BYTES))
+            if not chunk:
+                raise LayerError("the archive is cut short in the middle of a file")
+            self._left -= len(chunk)
+            yield chunk
+
+    def _skip_data(self) -> None:
+        for _ in self.chunks():
+            pass
+        if self._padding:
+            padding = self._source.read(self._padding)
+            # Without an end mark there may be no padding of the last file either.
+            if len(padding) < self._padding and (padding or self._needs_end):
+                raise LayerError("the archive is cut short")
+            self._padding = 0
+
+    def _drain(self) -> None:
+        while self._source.read(BLOCK_BYTES):
+            pass
+
+    def _exactly(self, size: int) -> bytes:
+        data = self._source.read(size)
+        if len(data) != size:
+            raise LayerError("the archive is cut short")
+        return data
+
+    def _entry(self, header: bytes) -> TarEntry | None:
+        """One member, read from its first header on; None if nothing follows the headers."""
+        pax = dict(self._globals)
+        names: dict[bytes, bytes] = {}
+        while header[156:157] in _EXTENDED:
+            self._read_extended(header, pax, names)
+            after, header = header[156:157], self._source.read(RECORD_BYTES)
+            if after == b"g" and header == _ZEROS:
+                return None
+            if len(header) < RECORD_BYTES or header == _ZEROS:
+                raise LayerError("the archive is cut short after an extended header")
+        _check(header)
+        entry = _plain_entry(header)
+        entry.name = names.get(b"L", entry.name)
+        entry.link = names.get(b"K", entry.link)
+        _apply_pax(entry, pax)
+        if header[156] == 0 and entry.name.endswith(b"/"):
+            entry.kind = DIRECTORY
+        if entry.kind != REGULAR:
+            # As other readers do: only files have data, whatever the size field says.
+            entry.stored_bytes = entry.size_bytes = 0
+        self._left = entry.stored_bytes
+        self._padding = -entry.stored_bytes % RECORD_BYTES
+        if header[156:157] == b"S":
+            self._gnu_sparse(entry, header)
+        elif not _PAX_SPARSE.isdisjoint(pax):
+            self._pax_sparse(entry, pax)
+        entry.name = entry.name.rstrip(b"/") or b"."
+        if b"\0" in entry.name or b"\0" in entry.link:
+            raise LayerError(f"{show(entry.name)}: a name with a zero byte in it")
+        return entry
+
+    def _read_extended(
+        self, header: bytes, pax: dict[str, bytes], names: dict[bytes, bytes]
+    ) -> None:
+        """Take in an extended header: pax records, or one of GNU's long names."""
+        _check(header)
+        kind, size = header[156:157], _number(header[124:136], "size")
+        if size > _HEADER_LIMIT_BYTES:
+            raise LayerError(f"an extended header of {size} bytes is over {_HEADER_LIMIT_BYTES}")
+        data = self._exactly(size)
+        self._exactly(-size % RECORD_BYTES)
+        if kind in (b"L", b"K"):
+            names[kind] = data.partition(b"\0")[0]
+            return
+        records = _pax_records(data)
+        if kind == b"g":
+            self._globals.update(records)
+            records = {key: value for key, value in records.items() if key not in pax}
+        pax.update(records)
+
+    def _gnu_sparse(self, entry: TarEntry, header: bytes) -> None:
+        """GNU's old form: a map in the header, continued in records before the data."""
+        pieces = _sparse_structs(header[386:482])
+        entry.size_bytes = _number(header[483:495], "size of a sparse file")
+        more = header[482]
+        while more:
+            record = self._exactly(RECORD_BYTES)
+            pieces += _sparse_structs(record[:504])
+            more = record[504]
+            if len(pieces) > _SPARSE_LIMIT:
+                raise LayerError(
+                    f"{show(entry.name)}: more than {_SPARSE_LIMIT} pieces of a sparse file"
+                )
+        _set_sparse(entry, pieces)
+
+    def _pax_sparse(self, entry: TarEntry, pax: dict[str, bytes]) -> None:
+        """GNU's pax forms 0.0, 0.1 (map in the extended header) and 1.0 (map before the data)."""
+        if "GNU.sparse.name" in pax:
+            entry.name = pax["GNU.sparse.name"]
+        real = pax.get("GNU.sparse.realsize", pax.get("GNU.sparse.size", b""))
+        entry.size_bytes = _decimal(real, "size of a sparse file")
+        if pax.get("GNU.sparse.major") == b"1":
+            numbers = self._sparse_numbers(entry)
+        else:
+            numbers = [
+                _decimal(n, "sparse map") for n in pax.get("GNU.sparse.map", b"").split(b",") if n
+            ]
+        if len(numbers) % 2 or len(numbers) > 2 * _SPARSE_LIMIT:
+            raise LayerError(f"{show(entry.name)}: a malformed map of a sparse file")
+        _set_sparse(entry, list(zip(numbers[::2], numbers[1::2], strict=True)))
+
+    def _sparse_numbers(self, entry: TarEntry) -> list[int]:
+        """The map of form 1.0: decimal lines at the head of the data, padded to a record."""
+        lines: list[bytes] = []
+        rest = b""
+        wanted = 1
+        while len(lines) < wanted:
+            if self._left < RECORD_BYTES:
+                raise LayerError(f"{show(entry.name)}: a malformed map of a sparse file")
+            *whole, rest = (rest + self._exactly(RECORD_BYTES)).split(b"\n")
+            self._left -= RECORD_BYTES
+            entry.stored_bytes -= RECORD_BYTES
+            lines += whole
+            if lines:
+                wanted = 1 + 2 * _decimal(lines[0], "sparse map")
+                if wanted > 2 * _SPARSE_LIMIT:
+                    raise LayerError(f"{show(entry.name)}: more than {_SPARSE_LIMIT} pieces")
+        return [_decimal(line, "sparse map") for line in lines[1:wanted]]
+
+
+def _check(header: bytes) -> None:
+    """The header's checksum: the sum of its bytes with the checksum field read as spaces."""
+    stored = _number(header[148:156], "checksum")
+    if sum(header) - sum(header[148:156]) + 8 * 0x20 != stored:
+        signed = sum(b - 256 if b > 127 else b for b in header[:148] + b" " * 8 + header[156:])
+        if signed != stored:
+            raise LayerError("not a tar archive, or a damaged one: a header's checksum is wrong")
+
+
+def _plain_entry(header: bytes) -> TarEntry:
+    kind = _KINDS.get(header[156:157])
+    name = _text(header[0:100])
+    size = _number(header[124:136], "size")
+    if kind is None:
+        raise LayerError(f"{show(name)}: entries of type {header[156:157]!r} are not supported")
+    if header[257:263] == b"ustar\0" and header[345]:
+        name = _text(header[345:500]) + b"/" + name
+    return TarEntry(
+        name=name,
+        kind=kind,
+        mode=_number(header[100:108], "mode") & 0o7777,
+        uid=_owner(_number(header[108:116], "uid")),
+        gid=_owner(_number(header[116:124], "gid")),
+        mtime_ns=_seconds(_number(header[136:148], "mtime", signed=True)) * 1_000_000_000,
+        stored_bytes=size,
+        size_bytes=size,
+        link=_text(header[157:257]),
+        device=_device(header) if kind in (CHARACTER, BLOCK) else (0, 0),
+    )
+
+
+def _is_plausible(header: bytes) -> bool:
+    """Whether a first header could be one: its checksum is right, or it names a tar format."""
+    try:
+        _check(header)
+    except LayerError:
+        return header[257:262] == b"ustar"
+    return True
+
+
+def _text(raw: bytes) -> bytes:
+    return raw.partition(b"\0")[0]
+
+
+def _number(raw: bytes, what: str, *, signed: bool = False) -> int:
+    """A number field: octal digits, or GNU's base 256 when the first bit is set."""
+    if raw[0] & 0x80:
+        value = int.from_bytes(raw, "big") & ((1 << (8 * len(raw) - 1)) - 1)
+        if raw[0] & 0x40:
+            value -= 1 << (8 * len(raw) - 1)
+    else:
+        digits = raw.partition(b"\0")[0].strip()
+        if not digits:
+            return 0
+        try:
+            value = int(digits, 8)
+        except ValueError:
+            raise LayerError(f"a malformed header: {what} is {raw!r}") from None
+    if value < 0 and not signed:
+        raise LayerError(f"a malformed header: {what} is negative")
+    return value
+
+
+def _decimal(raw: bytes, what: str) -> int:
+    if not raw.isdigit() or len(raw) > 20:
+        raise LayerError(f"a malformed extended header: {what} is {raw[:40]!r}")
+    return int(raw)
+
+
+def _device(header: bytes) -> tuple[int, int]:
+    """Major and minor; Linux has 12 and 20 bits for them."""
+    major, minor = _number(header[329:337], "major"), _number(header[337:345], "minor")
+    if major >= 1 << 12 or minor >= 1 << 20:
+        raise LayerError(f"{major}:{minor} cannot be a device's number")
+    return major, minor
+
+
+def _owner(number: int) -> int:
+    # (uid_t)-1 means "leave as it is" to chown(2): as an owner it cannot be.
+    if number >= 0xFFFFFFFF:
+        raise LayerError(f"{number} cannot be an owner's number")
+    return number
+
+
+def _seconds(number: int) -> int:
+    if abs(number) > _TIME_LIMIT_S:
+        raise LayerError(f"{number} cannot be a time in seconds")
+    return number
+
+
+def _pax_time(raw: bytes) -> int:
+    match = _PAX_TIME.fullmatch(raw)
+    if match is None or len(match[2]) > 20:
+        raise LayerError(f"a malformed extended header: mtime is {raw[:40]!r}")
+    ns = _seconds(int(match[2])) * 1_000_000_000 + int((match[3] or b"").ljust(9, b"0")[:9])
+    return -ns if match[1] else ns
+
+
+def _pax_records(data: bytes) -> dict[str, bytes]:
+    r"""Records `<length> <key>=<value>\n`; the length counts itself (pax(1))."""
+    records: dict[str, bytes] = {}
+    pieces: list[bytes] = []
+    position = 0
+    while position < len(data):
+        space = data.find(b" ", position, position + 12)
+        if space < 0 and not data[position:].strip(b"\0"):
+            break
+        end = position + _decimal(data[position:space] if space > 0 else b"", "record length")
+        if end > len(data) or end < space + 3 or data[end - 1 : end] != b"\n":
+            raise LayerError("a malformed extended header: a record's length is wrong")
+        key, equals, value = data[space + 1 : end - 1].partition(b"=")
+        if not equals or not key or b"\0" in key:
+            raise LayerError("a malformed extended header: a record without a proper key")
+        if key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
+            # Form 0.0 repeats these two keys; gathered, they are form 0.1's map.
+            pieces.append(value)
+        else:
+            records[key.decode("utf-8", "surrogateescape")] = value
+        position = end
+    if pieces:
+        records["GNU.sparse.map"] = b",".join(pieces)
+    return records
+
+
+def _apply_pax(entry: TarEntry, pax: dict[str, bytes]) -> None:
+    """Let extended headers overrule the plain one. An empty value means: not given."""
+    for key, value in pax.items():
+        if key.startswith(_XATTR_PREFIX):
+            entry.xattrs[key[len(_XATTR_PREFIX) :]] = value
+        elif not value:
+            continue
+        elif key == "path":
+            entry.name = value
+        elif key == "linkpath":
+            entry.link = value
+        elif key == "size":
+            entry.stored_bytes = entry.size_bytes = _decimal(value, "size")
+        elif key == "uid":
+            entry.uid = _owner(_decimal(value, "uid"))
+        elif key == "gid":
+            entry.gid = _owner(_decimal(value, "gid"))
+        elif key == "mtime":
+            entry.mtime_ns = _pax_time(value)
+
+
+def _sparse_structs(raw: bytes) -> list[tuple[int, int]]:
+    """Pairs of offset and length, twelve bytes each; the first empty one ends them."""
+    pieces = []
+    for at in range(0, len(raw), 24):
+        if not raw[at] or not raw[at + 12]:
+            break
+        pieces.append(
+            (_number(raw[at : at + 12], "offset"), _number(raw[at + 12 : at + 24], "length"))
+        )
+    return pieces
+
+
+def _set_sparse(entry: TarEntry, pieces: list[tuple[int, int]]) -> None:
+    """Take over a map after checking that it is in order, fits, and matches the data."""
+    end = 0
+    for offset, length in pieces:
+        if offset < end or offset + length > entry.size_bytes:
+            raise LayerError(f"{show(entry.name)}: a malformed map of a sparse file")
+        end = offset + length
+    if sum(length for _, length in pieces) != entry.stored_bytes:
+        raise LayerError(f"{show(entry.name)}: the map of a sparse file does not match its data")
+    entry.sparse = tuple(pieces)

@@ -1,0 +1,1 @@
+"""One layer: unpacked, looked at, compared, put together."""

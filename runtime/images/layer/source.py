@@ -1,0 +1,60 @@
+"""Where an imported root filesystem comes from: a folder or a tar file, both read as a tar."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from runtime.errors import ImageError
+from runtime.images.formats.digest import BLOCK_BYTES, ByteSource
+from runtime.images.formats.tar_writer import source_date_epoch_ns, tar_folder
+
+
+@contextlib.contextmanager
+def open_rootfs(source: Path, owner: tuple[int, int] | None) -> Iterator[ByteSource]:
+    """A root filesystem as a tar stream.
+
+    Args:
+        source: A folder, or a tar file, compressed or not.
+        owner: For a folder: uid and gid of everything, instead of what they are.
+
+    Raises:
+        ImageError: It cannot be read.
+    """
+    if source.is_dir():
+        yield PieceStream(tar_folder(source, latest_ns=source_date_epoch_ns(), owner=owner))
+        return
+    try:
+        file = source.open("rb", BLOCK_BYTES)
+    except OSError as error:
+        raise ImageError(f"cannot read {source}: {error.strerror}") from error
+    with file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ImageError(f"{source} is neither a tar file nor a folder")
+        yield file
+
+
+class PieceStream:
+    """An iterator of pieces read as a stream."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._rest = memoryview(b"")
+
+    def read(self, size: int, /) -> bytes:
+        """Gathers small pieces, so that whoever hashes and copies has few to handle."""
+        gathered: list[bytes | memoryview] = []
+        wanted = size
+        while wanted:
+            if not self._rest:
+                piece = next(self._pieces, b"")
+                if not piece:
+                    break
+                self._rest = memoryview(piece)
+            gathered.append(self._rest[:wanted])
+            wanted -= len(gathered[-1])
+            self._rest = self._rest[len(gathered[-1]) :]
+        return b"".join(gathered)

@@ -1,0 +1,443 @@
+"""Unpacking a layer's tar into a folder of its own, whatever the archive says.
+
+The folder is new and nobody else's, so the only hand that could lay a trap in it is the archive's.
+Hence one rule: **no symlink is ever followed**. The parents of each entry are opened component by
+component with O_NOFOLLOW from the folder's descriptor; an entry below a symlink, or with `..` in
+its name, is refused; a leading `/` is dropped, as tar does. The source of a hard link is found the
+same way.
+
+Whiteouts (OCI image-spec, layer.md) become overlayfs's own (kernel: filesystems/overlayfs.rst):
+
+    .wh.<name>       character device 0:0 called <name>
+    .wh..wh..opq     xattr trusted.overlay.opaque=y on its folder (an ordinary user: user.overlay)
+
+Whiteouts hide what is in layers *below*, wherever in the archive they stand: an entry of the same
+name in the same layer stays, and a folder of the same name becomes opaque.
+
+Modes, times and owners of folders are set at the end, since filling a folder changes its times and
+a read-only one cannot be filled.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+from dataclasses import dataclass, field
+
+from runtime.errors import LayerError
+from runtime.images.formats import tar_reader
+from runtime.images.formats.digest import BLOCK_BYTES, ByteSource
+from runtime.images.formats.tar_reader import TarEntry, TarReader, show
+from runtime.images.layer.attributes import (
+    Attributes,
+    Devices,
+    UnpackOptions,
+    set_by_fd,
+    set_by_name,
+)
+
+WHITEOUT_PREFIX = b".wh."
+OPAQUE_MARK = b".wh..wh..opq"
+_NAME_LIMIT_BYTES = 4095
+"""PATH_MAX without its zero: what is longer no program could name."""
+DEPTH_LIMIT = 256
+"""Folders within folders; far more than anyone uses, and no more than can be removed again."""
+_CONTENT_LIMIT_BYTES = 1 << 36
+"""64 GiB for all files of a layer as programs see them: holes cost an archive nothing, and whoever
+reads them much."""
+_ENTRIES_LIMIT = 1 << 22
+"""Members of one archive; the largest real layers have some hundred thousand."""
+_FOLDERS_LIMIT = 1 << 17
+"""Folders and whiteouts of one archive, which are remembered until its end: about 100 MB then."""
+_PARENTS_KEPT_OPEN = 64
+_DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_WHITEOUT_MODE = stat.S_IFCHR | 0o000
+# An archive must not speak to overlayfs: `redirect` and `metacopy` could point into other layers.
+_FORBIDDEN_XATTRS = ("trusted.overlay.", "user.overlay.")
+_ZERO_BLOCK = bytes(BLOCK_BYTES)
+
+
+@dataclass(slots=True)
+class UnpackResult:
+    """What was unpacked.
+
+    Attributes:
+        entries: Members of the archive that were made.
+        whiteouts: How many whiteouts and opaque marks there were.
+        skipped_devices: Device nodes left out.
+        newest_ns: Latest modification time of any member, nanoseconds since the epoch.
+        implied: Folders that no entry describes, the root as an empty name; see
+            `runtime.images.store.implied`.
+    """
+
+    entries: int = 0
+    whiteouts: int = 0
+    skipped_devices: int = 0
+    newest_ns: int = 0
+    implied: list[bytes] = field(default_factory=list)
+
+
+def unpack(
+    source: ByteSource, folder_fd: int, options: UnpackOptions, *, needs_end: bool = True
+) -> UnpackResult:
+    """Unpack an uncompressed tar stream into an empty folder, reading the stream to its end.
+
+    Args:
+        source: The stream; `read(n)` gives n bytes except at the end.
+        folder_fd: Descriptor of the folder, which becomes the layer's root; stays open.
+        options: How.
+        needs_end: As `TarReader` takes it.
+
+    Raises:
+        LayerError: Malformed, hostile, or more than this user or filesystem can do. The folder is
+            then half filled: the caller removes it.
+    """
+    unpacker = _Unpacker(folder_fd, options)
+    reader = TarReader(source, needs_end=needs_end)
+    entry: TarEntry | None = None
+    try:
+        for entry in reader:
+            unpacker.add(entry, reader)
+        entry = None
+        unpacker.finish()
+    except OSError as error:
+        where = f"{show(entry.name)}: " if entry else ""
+        raise LayerError(f"{where}cannot be unpacked: {error.strerror}") from error
+    finally:
+        unpacker.close()
+    return unpacker.result
+
+
+def split_name(name: bytes) -> tuple[bytes, ...]:
+    """The components of an entry's name; `.` and a leading `/` mean nothing.
+
+    Raises:
+        LayerError: There is a `..` in it, or it is longer or deeper than the limits.
+    """
+    if len(name) > _NAME_LIMIT_BYTES:
+        raise LayerError(f"{show(name)}: a name longer than {_NAME_LIMIT_BYTES} bytes")
+    parts = tuple(part for part in name.split(b"/") if part not in (b"", b"."))
+    if b".." in parts:
+        raise LayerError(f"{show(name)}: a name with '..' in it is refused")
+    if len(parts) > DEPTH_LIMIT:
+        raise LayerError(f"{show(name)}: more than {DEPTH_LIMIT} folders deep")
+    return parts
+
+
+class _Unpacker:
+    """The state of one unpacking."""
+
+    def __init__(self, root: int, options: UnpackOptions) -> None:
+        self.result = UnpackResult()
+        self._members = 0
+        self._content_bytes = 0
+        self._root = root
+        self._options = options
+        # Whose everything is that we make below: one chown(2) less for most files. The folder's
+        # group counts as well, since a filesystem may hand it down (mount(8), grpid).
+        status = os.fstat(root)
+        self._creator: tuple[int, int] | None = (os.geteuid(), os.getegid())
+        if (status.st_uid, status.st_gid) != self._creator or status.st_mode & stat.S_ISGID:
+            self._creator = None
+        self._parents: dict[tuple[bytes, ...], int] = {(): root}
+        self._folders: dict[tuple[bytes, ...], Attributes] = {(): Attributes()}
+        self._whiteouts: set[tuple[bytes, ...]] = set()
+        self._makers = {
+            tar_reader.SYMLINK: self._symlink,
+            tar_reader.HARD_LINK: self._hard_link,
+            tar_reader.CHARACTER: self._node,
+            tar_reader.BLOCK: self._node,
+            tar_reader.FIFO: self._node,
+        }
+
+    def add(self, entry: TarEntry, reader: TarReader) -> None:
+        """Make one entry."""
+        self._count(entry)
+        path = split_name(entry.name)
+        self.result.newest_ns = max(self.result.newest_ns, entry.mtime_ns)
+        if path and path[-1].startswith(WHITEOUT_PREFIX):
+            self._whiteout(path, entry.mtime_ns)
+            return
+        for xattr in [name for name in entry.xattrs if name.startswith(_FORBIDDEN_XATTRS)]:
+            del entry.xattrs[xattr]
+        self.result.entries += 1
+        if entry.kind == tar_reader.DIRECTORY:
+            self._directory(path, entry)
+        elif not path:
+            raise LayerError("the root of a layer must be a folder")
+        elif entry.kind == tar_reader.REGULAR:
+            self._file(path, entry, reader)
+        else:
+            self._makers[entry.kind](path, entry)
+
+    def _count(self, entry: TarEntry) -> None:
+        """Hold the archive to the limits."""
+        self._members += 1
+        self._content_bytes += entry.size_bytes
+        for what, number, limit in (
+            ("entries", self._members, _ENTRIES_LIMIT),
+            ("folders", len(self._folders) + len(self._whiteouts), _FOLDERS_LIMIT),
+            ("bytes in files", self._content_bytes, _CONTENT_LIMIT_BYTES),
+        ):
+            if number > limit:
+                raise LayerError(f"{show(entry.name)}: more than {limit} {what} in one layer")
+
+    def finish(self) -> None:
+        """Give the folders their owners, xattrs, modes and times, the inner before the outer."""
+        for path in sorted(self._folders, reverse=True):
+            try:
+                if path:
+                    parent = self._parent(path, make=False)
+                    fd = os.open(path[-1], _DIRECTORY_FLAGS, dir_fd=parent)
+                else:
+                    fd = os.dup(self._root)
+            except OSError as error:
+                if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                    # A later entry took the place of this folder or of one above it.
+                    continue
+                raise
+            try:
+                set_by_fd(fd, self._folders[path], self._options, self._creator)
+            finally:
+                os.close(fd)
+            if self._folders[path].implied:
+                self.result.implied.append(b"/".join(path))
+
+    def close(self) -> None:
+        """Close what is open; the root stays."""
+        for fd in self._parents.values():
+            if fd != self._root:
+                os.close(fd)
+        self._parents = {(): self._root}
+
+    # Finding the parent.
+
+    def _parent(self, path: tuple[bytes, ...], *, make: bool = True) -> int:
+        """Descriptor of the folder that holds `path`, made if missing. Belongs to the cache."""
+        parent = path[:-1]
+        fd = self._parents.get(parent)
+        if fd is None:
+            fd = self._walk(parent, make=make)
+            if len(self._parents) > _PARENTS_KEPT_OPEN:
+                self.close()
+            self._parents[parent] = fd
+        return fd
+
+    def _walk(self, path: tuple[bytes, ...], *, make: bool) -> int:
+        """Open a folder from the root, never through a symlink, making what is missing."""
+        fd = os.dup(self._root)
+        try:
+            for depth, part in enumerate(path, 1):
+                try:
+                    below = os.open(part, _DIRECTORY_FLAGS, dir_fd=fd)
+                except OSError as error:
+                    if not make:
+                        raise
+                    self._make_parent(fd, path[:depth], error)
+                    below = os.open(part, _DIRECTORY_FLAGS, dir_fd=fd)
+                os.close(fd)
+                fd = below
+        except BaseException:
+            os.close(fd)
+            raise
+        return fd
+
+    def _make_parent(self, fd: int, path: tuple[bytes, ...], error: OSError) -> None:
+        """Make a folder that an entry needs and the archive did not bring, if the way is clear."""
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            raise error
+        if error.errno != errno.ENOENT and path not in self._whiteouts:
+            text = f"{show(b'/'.join(path))} is not a folder, but an entry is said to be in it"
+            raise LayerError(text) from error
+        self._make_directory(fd, path)
+
+    # Making entries.
+
+    def _directory(self, path: tuple[bytes, ...], entry: TarEntry) -> None:
+        if path:
+            self._make_directory(self._parent(path), path)
+        folder = self._folders[path]
+        if self._opaque_name in folder.xattrs:
+            entry.xattrs[self._opaque_name] = b"y"
+        self._folders[path] = Attributes(
+            entry.mode, entry.uid, entry.gid, entry.mtime_ns, entry.xattrs, implied=False
+        )
+
+    def _make_directory(self, parent: int, path: tuple[bytes, ...]) -> None:
+        """mkdir; an earlier folder stays, an earlier something else gives way."""
+        name = path[-1]
+        try:
+            os.mkdir(name, 0o700, dir_fd=parent)
+        except FileExistsError:
+            if stat.S_ISDIR(os.lstat(name, dir_fd=parent).st_mode):
+                return
+            os.unlink(name, dir_fd=parent)
+            os.mkdir(name, 0o700, dir_fd=parent)
+        self._folders[path] = Attributes()
+        if path in self._whiteouts:
+            self._whiteouts.discard(path)
+            self._folders[path].xattrs[self._opaque_name] = b"y"
+
+    def _file(self, path: tuple[bytes, ...], entry: TarEntry, reader: TarReader) -> None:
+        parent = self._parent(path)
+        try:
+            fd = os.open(path[-1], _CREATE_FLAGS, 0o600, dir_fd=parent)
+        except FileExistsError:
+            self._clear(parent, path)
+            fd = os.open(path[-1], _CREATE_FLAGS, 0o600, dir_fd=parent)
+        try:
+            if entry.sparse is not None:
+                _write_sparse(fd, entry, reader)
+            elif entry.stored_bytes:
+                _write(fd, entry.stored_bytes, reader)
+            set_by_fd(fd, entry, self._options, self._creator)
+        finally:
+            os.close(fd)
+
+    def _symlink(self, path: tuple[bytes, ...], entry: TarEntry) -> None:
+        parent = self._parent(path)
+        try:
+            os.symlink(entry.link, path[-1], dir_fd=parent)
+        except FileExistsError:
+            self._clear(parent, path)
+            os.symlink(entry.link, path[-1], dir_fd=parent)
+        set_by_name(parent, path[-1], entry, self._options, self._creator)
+
+    def _hard_link(self, path: tuple[bytes, ...], entry: TarEntry) -> None:
+        source = split_name(entry.link)
+        if not source:
+            raise LayerError(f"{show(entry.name)}: a hard link to the root of the layer")
+        if source == path:
+            return
+        # A copy: the cache may close one parent while it opens the other.
+        parent = os.dup(self._parent(path))
+        try:
+            self._link(source, parent, path, entry)
+        finally:
+            os.close(parent)
+
+    def _link(
+        self, source: tuple[bytes, ...], parent: int, path: tuple[bytes, ...], entry: TarEntry
+    ) -> None:
+        def link() -> None:
+            os.link(
+                source[-1],
+                path[-1],
+                src_dir_fd=self._parent(source),
+                dst_dir_fd=parent,
+                follow_symlinks=False,
+            )
+
+        if source in self._whiteouts:
+            raise LayerError(
+                f"{show(entry.name)}: a hard link to {show(entry.link)}, which is deleted"
+            )
+        try:
+            try:
+                link()
+            except FileExistsError:
+                self._clear(parent, path)
+                link()
+        except (FileNotFoundError, PermissionError) as error:
+            raise LayerError(
+                f"{show(entry.name)}: a hard link to {show(entry.link)}, no file of this layer"
+            ) from error
+
+    def _node(self, path: tuple[bytes, ...], entry: TarEntry) -> None:
+        """A FIFO or a device."""
+        fifo = entry.kind == tar_reader.FIFO
+        if not fifo and self._options.devices is Devices.REFUSE:
+            raise LayerError(f"{show(entry.name)}: device nodes are not allowed here")
+        if not fifo and self._options.devices is Devices.SKIP:
+            self.result.skipped_devices += 1
+            return
+        kind = {
+            tar_reader.FIFO: stat.S_IFIFO,
+            tar_reader.CHARACTER: stat.S_IFCHR,
+            tar_reader.BLOCK: stat.S_IFBLK,
+        }
+        device = os.makedev(*entry.device)
+        parent = self._parent(path)
+        try:
+            os.mknod(path[-1], kind[entry.kind] | 0o600, device, dir_fd=parent)
+        except FileExistsError:
+            self._clear(parent, path)
+            os.mknod(path[-1], kind[entry.kind] | 0o600, device, dir_fd=parent)
+        set_by_name(parent, path[-1], entry, self._options, self._creator)
+
+    def _whiteout(self, path: tuple[bytes, ...], mtime_ns: int) -> None:
+        parent = self._parent(path)
+        if path[-1] == OPAQUE_MARK:
+            self._folders[path[:-1]].xattrs[self._opaque_name] = b"y"
+            self.result.whiteouts += 1
+            return
+        name = path[-1][len(WHITEOUT_PREFIX) :]
+        if name.startswith(WHITEOUT_PREFIX):
+            # Other `.wh..wh.` names were aufs's own bookkeeping; every reader skips them.
+            return
+        if name in (b"", b".", b".."):
+            raise LayerError(f"{show(b'/'.join(path))}: a whiteout of nothing")
+        hidden = (*path[:-1], name)
+        self.result.whiteouts += 1
+        try:
+            os.mknod(name, _WHITEOUT_MODE, os.makedev(0, 0), dir_fd=parent)
+            # Nobody sees it, but a layer unpacked twice must be the same both times.
+            os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=parent, follow_symlinks=False)
+            self._whiteouts.add(hidden)
+        except FileExistsError:
+            # The same layer has it anew: a file hides what is below anyway, a folder must be told.
+            if stat.S_ISDIR(os.lstat(name, dir_fd=parent).st_mode):
+                self._folders[hidden].xattrs[self._opaque_name] = b"y"
+
+    def _clear(self, parent: int, path: tuple[bytes, ...]) -> None:
+        """Make room where an earlier entry of the same archive stands: the later one counts."""
+        self._whiteouts.discard(path)
+        try:
+            os.unlink(path[-1], dir_fd=parent)
+        except IsADirectoryError:
+            for known in [known for known in self._parents if known[: len(path)] == path]:
+                os.close(self._parents.pop(known))
+            shutil.rmtree(path[-1], dir_fd=parent)
+
+    @property
+    def _opaque_name(self) -> str:
+        return self._options.overlay_xattr + ".opaque"
+
+
+def _write(fd: int, size: int, reader: TarReader) -> None:
+    """Write a file; whole blocks of zeros become holes (they read the same)."""
+    hole = False
+    for chunk in reader.chunks():
+        hole = len(chunk) == BLOCK_BYTES and chunk == _ZERO_BLOCK
+        if hole:
+            os.lseek(fd, len(chunk), os.SEEK_CUR)
+        else:
+            _write_all(fd, chunk)
+    if hole:
+        os.ftruncate(fd, size)
+
+
+def _write_sparse(fd: int, entry: TarEntry, reader: TarReader) -> None:
+    assert entry.sparse is not None
+    os.ftruncate(fd, entry.size_bytes)
+    pieces = iter(entry.sparse)
+    left = 0
+    for chunk in reader.chunks():
+        view = memoryview(chunk)
+        while view:
+            while not left:
+                offset, left = next(pieces)
+                os.lseek(fd, offset, os.SEEK_SET)
+            _write_all(fd, view[:left])
+            taken = min(left, len(view))
+            view = view[taken:]
+            left -= taken
+
+
+def _write_all(fd: int, data: bytes | memoryview) -> None:
+    written = os.write(fd, data)
+    while written < len(data):
+        written += os.write(fd, memoryview(data)[written:])

@@ -1,0 +1,460 @@
+"""The store's folder: an OCI image layout, with the unpacked layers beside the blobs.
+
+    oci-layout                          says that this is one (OCI image-spec, image-layout.md)
+    index.json                          which image has which name
+    blobs/sha256/<hex>                  manifests, configurations, layers as tar
+    layers/sha256/<hex of the diff ID>  a layer unpacked, shared by every image above it
+    layers/sha256/<the same>.json       what it takes on disk
+    layers/sha256/<the same>.implied    folders in it that its archive does not describe, if any
+    layers/folders/<hex of the chain>   what an image shows for those (runtime.images.store.implied)
+    leases/sha256/<hex of a manifest>   locked, shared, by whoever runs the image, for as long
+    tmp/                                what is being made
+    writers.lock index.lock
+
+**Writing.** Everything is made under `tmp/`, flushed, and renamed to where it belongs, and a name
+is put into the index only when all that it needs is there. So readers need no lock, and a writer
+killed at any moment leaves at worst things that nobody names, which the next collection removes.
+
+**Locks** (flock(2), freed by the kernel however their owner ends). `writers.lock`: shared by all
+who add or take a lease, exclusive for who removes, so that nothing is collected between being
+stored and being named. `index.lock`: exclusive while the index is read, changed and replaced.
+Always taken in this order.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import stat
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from runtime.errors import StoreError
+from runtime.images.formats.digest import digest_of, hexadecimal, is_digest
+from runtime.session import remove_tree
+
+REFERENCE_ANNOTATION = "org.opencontainers.image.ref.name"
+INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
+_LAYOUT = {"imageLayoutVersion": "1.0.0"}
+DOCUMENT_LIMIT_BYTES = 4 << 20
+"""Manifests and configurations are a few KiB; registries refuse manifests above 4 MiB."""
+
+Descriptor = dict[str, Any]
+"""An OCI descriptor: mediaType, digest, size, and perhaps annotations."""
+
+
+class Layout:
+    """A store's folder. Makes nothing until something is written.
+
+    Attributes:
+        root: Where it is.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._temporary = root / "tmp"
+
+    # Where things are.
+
+    def blob_path(self, digest: str) -> Path:
+        """The file of a blob, there or not."""
+        return self.root / "blobs" / "sha256" / hexadecimal(digest)
+
+    def layer_path(self, diff_id: str) -> Path:
+        """The folder of an unpacked layer, there or not."""
+        return self.root / "layers" / "sha256" / hexadecimal(diff_id)
+
+    def layer_record_path(self, diff_id: str) -> Path:
+        """The record beside an unpacked layer."""
+        return self.root / "layers" / "sha256" / (hexadecimal(diff_id) + ".json")
+
+    def implied_path(self, diff_id: str) -> Path:
+        """The list of the folders that a layer implies, there only if it does."""
+        return self.root / "layers" / "sha256" / (hexadecimal(diff_id) + ".implied")
+
+    def folders_path(self, chain: str) -> Path:
+        """What goes on top of a chain of layers for their implied folders, there or not."""
+        return self.root / "layers" / "folders" / hexadecimal(chain)
+
+    def lease_path(self, digest: str) -> Path:
+        """The lease file of a manifest."""
+        return self.root / "leases" / "sha256" / hexadecimal(digest)
+
+    # Reading.
+
+    def read_index(self) -> list[Descriptor]:
+        """The named manifests; a store that is not there yet has none.
+
+        Raises:
+            StoreError: The index is damaged, or this is no layout we know.
+        """
+        path = self.root / "index.json"
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return []
+        document = _json(data, path)
+        manifests = document.get("manifests")
+        if document.get("schemaVersion") != 2 or not isinstance(manifests, list):
+            raise StoreError(f"{path} is not an OCI index of version 2")
+        for descriptor in manifests:
+            check_descriptor(descriptor, str(path))
+        return manifests
+
+    def read_document(self, digest: str) -> dict[str, Any]:
+        """A JSON blob, verified.
+
+        Raises:
+            StoreError: It is missing, damaged, or no JSON object.
+        """
+        return _json(self.read_document_bytes(digest), self.blob_path(digest))
+
+    def read_document_bytes(self, digest: str) -> bytes:
+        """The same as it is written.
+
+        Raises:
+            StoreError: It is missing, damaged or too large.
+        """
+        path = self.blob_path(digest)
+        try:
+            with path.open("rb") as file:
+                data = file.read(DOCUMENT_LIMIT_BYTES + 1)
+        except FileNotFoundError:
+            raise StoreError(f"blob {digest} is missing from the store {self.root}") from None
+        if len(data) > DOCUMENT_LIMIT_BYTES:
+            raise StoreError(f"{path} is larger than a manifest or configuration may be")
+        if digest_of(data) != digest:
+            raise StoreError(f"{path} is damaged: its content is not what its name says; remove it")
+        return data
+
+    def read_layer_record(self, diff_id: str) -> dict[str, Any]:
+        """What is known of an unpacked layer; measured if its record is lost or damaged.
+
+        Returns:
+            `allocated_bytes`, `apparent_bytes`, `entries`, `whiteouts`, `skipped_devices`,
+            `overlay_xattr`.
+        """
+        record = {
+            "entries": 0,
+            "whiteouts": 0,
+            "skipped_devices": 0,
+            "overlay_xattr": "trusted.overlay",
+        }
+        path = self.layer_record_path(diff_id)
+        with contextlib.suppress(FileNotFoundError, StoreError):
+            found = _json(path.read_bytes(), path)
+            if isinstance(found.get("allocated_bytes"), int):
+                return record | found
+        return record | measure(self.layer_path(diff_id))
+
+    def read_implied(self, diff_id: str) -> set[bytes]:
+        """The folders that a layer fills without describing them; the root's name is empty."""
+        try:
+            return set(self.implied_path(diff_id).read_bytes().split(b"\0"))
+        except FileNotFoundError:
+            return set()
+
+    def open_blob(self, digest: str) -> IO[bytes]:
+        """A blob for reading.
+
+        Raises:
+            StoreError: It is not there.
+        """
+        try:
+            return self.blob_path(digest).open("rb")
+        except FileNotFoundError:
+            raise StoreError(f"blob {digest} is missing from the store {self.root}") from None
+
+    def blobs(self) -> set[str]:
+        """Digests of all blobs."""
+        return {d for name in _names(self.root / "blobs" / "sha256") if is_digest(d := _of(name))}
+
+    def layers(self) -> set[str]:
+        """Diff IDs of all unpacked layers; one of which only the record is left counts too."""
+        names = _names(self.root / "layers" / "sha256")
+        return {d for name in names if is_digest(d := _of(name.partition(".")[0]))}
+
+    def folders(self) -> set[str]:
+        """Keys of all chains of layers that have something on top for implied folders."""
+        return {d for name in _names(self.root / "layers" / "folders") if is_digest(d := _of(name))}
+
+    def blob_allocated_bytes(self, digest: str) -> int:
+        """What a blob takes on disk; nothing if it is not there."""
+        return _allocated_bytes(self.blob_path(digest))
+
+    def layer_allocated_bytes(self, diff_id: str) -> int:
+        """What an unpacked layer and its records take on disk."""
+        there = self.layer_path(diff_id).is_dir()
+        tree: int = self.read_layer_record(diff_id)["allocated_bytes"] if there else 0
+        records = self.layer_record_path(diff_id), self.implied_path(diff_id)
+        return tree + sum(map(_allocated_bytes, records))
+
+    def folders_allocated_bytes(self, chain: str) -> int:
+        """What the folders on top of a chain of layers take on disk."""
+        path = self.folders_path(chain)
+        return measure(path)["allocated_bytes"] if path.is_dir() else 0
+
+    # Locks.
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """Held by who adds. Makes the store if need be, and sweeps up after the dead."""
+        self._create()
+        with _lock_file(self.root / "writers.lock") as fd:
+            with contextlib.suppress(BlockingIOError):
+                # If nobody else is writing, all that is under tmp/ belongs to the dead.
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._sweep()
+            fcntl.flock(fd, fcntl.LOCK_SH)
+            self._mark()
+            yield
+
+    @contextlib.contextmanager
+    def removing(self) -> Iterator[int]:
+        """Held by who removes; waits until nobody is adding.
+
+        Gives how many bytes on disk sweeping up after the dead has freed.
+        """
+        self._create()
+        with _lock_file(self.root / "writers.lock") as fd:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            freed_bytes = self._sweep()
+            self._mark()
+            yield freed_bytes
+
+    @contextlib.contextmanager
+    def room_to_remove(self) -> Iterator[None]:
+        """See to it that even on a full disk the index can be replaced, so that something can go.
+
+        Meanwhile the records of layers are in memory alone. Who is killed now leaves a store whose
+        layers have to be measured anew.
+        """
+        records: dict[Path, bytes] = {}
+        try:
+            self._replace(self.root / "tmp" / "room", bytes(1 << 14))
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            for diff_id in self.layers():
+                path = self.layer_record_path(diff_id)
+                with contextlib.suppress(FileNotFoundError):
+                    records[path] = path.read_bytes()
+                    path.unlink()
+        (self.root / "tmp" / "room").unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            for path, data in records.items():
+                if path.with_suffix("").is_dir():
+                    with contextlib.suppress(OSError):
+                        self._replace(path, data)
+
+    def update_index(self, change: Callable[[list[Descriptor]], list[Descriptor]]) -> None:
+        """Replace the index by what `change` makes of it; the writers' lock is held."""
+        with _lock_file(self.root / "index.lock") as fd:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            manifests = change(self.read_index())
+            document = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": manifests}
+            self._replace(self.root / "index.json", _encode(document))
+
+    # Writing; the writers' lock is held.
+
+    @contextlib.contextmanager
+    def temporary_folder(self) -> Iterator[Path]:
+        """A new folder under `tmp/`, gone afterwards with what is left in it."""
+        path = Path(tempfile.mkdtemp(dir=self._temporary))
+        try:
+            yield path
+        finally:
+            remove_tree(path)
+
+    def write_document(self, document: dict[str, Any], media_type: str) -> Descriptor:
+        """Store a JSON blob; gives its descriptor."""
+        data = _encode(document)
+        digest = digest_of(data)
+        self.write_blob(data, digest)
+        return {"mediaType": media_type, "digest": digest, "size": len(data)}
+
+    def write_blob(self, data: bytes, digest: str) -> None:
+        """Store a small blob whose digest has been computed; over a damaged one too."""
+        path = self.blob_path(digest)
+        with contextlib.suppress(FileNotFoundError):
+            if path.stat().st_size == len(data) and path.read_bytes() == data:
+                return
+        self._replace(path, data)
+
+    def adopt_blob(self, path: Path, digest: str) -> None:
+        """Move a finished file that is flushed to disk to where its digest says."""
+        _rename(path, self.blob_path(digest))
+
+    def adopt_layer(
+        self, folder: Path, diff_id: str, record: dict[str, Any], implied: Iterable[bytes]
+    ) -> None:
+        """Move an unpacked layer to its place, unless another writer was quicker.
+
+        All of it is on the disk already (`sync_filesystem`): a layer that is there is complete.
+        """
+        self._replace(self.layer_record_path(diff_id), _encode(record))
+        if names := list(implied):
+            self._replace(self.implied_path(diff_id), b"\0".join(names))
+        _rename_folder(folder, self.layer_path(diff_id))
+
+    def adopt_folders(self, folder: Path, chain: str) -> None:
+        """The same for what goes on top of a chain of layers."""
+        _rename_folder(folder, self.folders_path(chain))
+
+    def remove_layer(self, diff_id: str) -> None:
+        """Take an unpacked layer away: out of sight at once, then from the disk."""
+        with self.temporary_folder() as aside, contextlib.suppress(FileNotFoundError):
+            self.layer_path(diff_id).rename(aside / "layer")
+        self.layer_record_path(diff_id).unlink(missing_ok=True)
+        self.implied_path(diff_id).unlink(missing_ok=True)
+
+    def remove_folders(self, chain: str) -> None:
+        """Take away what is on top of a chain of layers."""
+        with self.temporary_folder() as aside, contextlib.suppress(FileNotFoundError):
+            self.folders_path(chain).rename(aside / "folders")
+
+    def _create(self) -> None:
+        """Make the folders; only the owner may look in, since layers hold setuid programs."""
+        self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for part in ("blobs/sha256", "layers/sha256", "layers/folders", "leases/sha256", "tmp"):
+            (self.root / part).mkdir(parents=True, exist_ok=True)
+
+    def _mark(self) -> None:
+        marker = self.root / "oci-layout"
+        if not marker.exists():
+            self._replace(marker, _encode(_LAYOUT))
+
+    def _sweep(self) -> int:
+        freed_bytes = 0
+        for entry in list(os.scandir(self._temporary)):
+            freed_bytes += measure(Path(entry.path))["allocated_bytes"]
+            if entry.is_dir(follow_symlinks=False):
+                remove_tree(Path(entry.path))
+            else:
+                os.unlink(entry.path)
+        return freed_bytes
+
+    def _replace(self, target: Path, data: bytes) -> None:
+        fd, name = tempfile.mkstemp(dir=self._temporary)
+        try:
+            with open(fd, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(fd)
+            _rename(Path(name), target)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
+            raise
+
+
+def check_descriptor(descriptor: object, where: str) -> None:
+    """Raise StoreError unless this is a descriptor with a sha256 digest and a size."""
+    if isinstance(descriptor, dict):
+        digest, size = descriptor.get("digest"), descriptor.get("size")
+        annotations = descriptor.get("annotations") or {}
+        if (
+            isinstance(digest, str)
+            and isinstance(size, int)
+            and not isinstance(size, bool)
+            and size >= 0
+            and isinstance(annotations, dict)
+        ):
+            hexadecimal(digest)
+            return
+    raise StoreError(f"{where} has a malformed descriptor: it must have a digest and a size")
+
+
+def measure(folder: Path) -> dict[str, int]:
+    """What a folder takes, hard links counted once: `apparent_bytes` and `allocated_bytes`."""
+    apparent = allocated = 0
+    seen: set[int] = set()
+    pending = [os.fsencode(folder)]
+    while pending:
+        path = pending.pop()
+        status = os.lstat(path)
+        if stat.S_ISDIR(status.st_mode):
+            # An ordinary user cannot look into every folder that he may own.
+            with contextlib.suppress(PermissionError):
+                pending += [os.path.join(path, name) for name in os.listdir(path)]
+        elif status.st_nlink > 1:
+            if status.st_ino in seen:
+                continue
+            seen.add(status.st_ino)
+        apparent += status.st_size
+        allocated += status.st_blocks * 512
+    return {"apparent_bytes": apparent, "allocated_bytes": allocated}
+
+
+def _allocated_bytes(path: Path) -> int:
+    try:
+        return path.lstat().st_blocks * 512
+    except FileNotFoundError:
+        return 0
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []
+
+
+def _of(name: str) -> str:
+    return f"sha256:{name}"
+
+
+def sync_filesystem(path: Path) -> None:
+    """Write all of the path's filesystem that is in memory to disk (syncfs(2), through sync(1))."""
+    subprocess.run(["sync", "--file-system", path], check=True)
+
+
+def _rename(source: Path, target: Path) -> None:
+    """Rename, and see to it that the new name survives a power cut."""
+    source.rename(target)
+    fd = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def _rename_folder(folder: Path, target: Path) -> None:
+    """Rename, unless another writer was quicker."""
+    try:
+        _rename(folder, target)
+    except OSError:
+        if not target.is_dir():
+            raise
+
+
+@contextlib.contextmanager
+def _lock_file(path: Path) -> Iterator[int]:
+    fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _encode(document: dict[str, Any]) -> bytes:
+    """JSON with one spelling for equal documents: sorted, without spaces."""
+    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _json(data: bytes, path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise StoreError(f"{path} is not JSON: {error}") from None
+    if not isinstance(document, dict):
+        raise StoreError(f"{path} does not hold a JSON object")
+    return document

@@ -1,0 +1,438 @@
+"""The image store: what is in it, how something gets in, and how it goes.
+
+`runtime.images.store.layout` says how it lies on disk and what the locks are. What only an import
+needs
+is loaded by it alone: looking an image up is part of every launch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, TypeVar
+
+from runtime.errors import ImageNotFoundError, InvalidReferenceError, LayerError, StoreError
+from runtime.images.formats.config import ImageConfig, format_time, parse_time
+from runtime.images.formats.digest import chain_key
+from runtime.images.formats.image import Image, Layer
+from runtime.images.formats.reference import parse_reference
+from runtime.images.layer import merged
+from runtime.images.store.gc import collect, kept_manifests, leased_manifests
+from runtime.images.store.layout import Descriptor, Layout
+from runtime.images.store.manifest import (
+    CONFIG_TYPE,
+    MANIFEST_TYPE,
+    diff_ids_of,
+    name_of,
+    read_parts,
+)
+from runtime.paths import data_home
+
+if TYPE_CHECKING:
+    from runtime.images.store.history import HistoryEntry
+    from runtime.images.store.sharing import StoreUsage
+    from runtime.images.store.verify import Problem
+    from runtime.images.store.writer import Adder
+
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
+LAYERS_LIMIT = 499
+"""overlayfs stacks 500 lower folders (linux: fs/overlayfs/params.h, OVL_MAX_STACK); one is kept for
+an image's implied folders."""
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """What removing an image, or collecting what nothing needs, did.
+
+    Attributes:
+        untagged: Names that are gone.
+        deleted: Digests of the blobs that nothing needed any more.
+        freed_bytes: What that freed on disk, unpacked layers included.
+        layers: Diff IDs of the unpacked layers that nothing needed any more.
+    """
+
+    untagged: tuple[str, ...]
+    deleted: tuple[str, ...]
+    freed_bytes: int
+    layers: tuple[str, ...] = ()
+
+
+class ImageStore:
+    """Images on this machine. Making the object touches nothing on disk.
+
+    Args:
+        root: The store's folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._layout = Layout(root)
+
+    @classmethod
+    def default(cls) -> ImageStore:
+        """The user's store: `images` in the data home."""
+        return cls(data_home() / "images")
+
+    # Looking.
+
+    def get(self, reference: str) -> Image:
+        """The image of that name, digest, or unambiguous beginning of a digest.
+
+        Raises:
+            ImageNotFoundError: There is none.
+            InvalidReferenceError: No possible name.
+            StoreError: The store is damaged there.
+        """
+
+        def read(index: list[Descriptor]) -> Image:
+            image = self._load(self._find(index, reference))
+            for layer in image.layers:
+                if not layer.path.is_dir():
+                    raise StoreError(
+                        f"layer {layer.diff_id} of {image.reference} is missing from the store "
+                        f"{self.root}; import the image again"
+                    )
+            return image
+
+        return self._consistently(read)
+
+    def images(self) -> tuple[Image, ...]:
+        """All that have a name, sorted by it, after those that were pulled by digest alone.
+
+        Raises:
+            StoreError: The store is damaged.
+        """
+
+        def read(index: list[Descriptor]) -> tuple[Image, ...]:
+            layer = cache(self._layer_of)
+            return tuple(self._load(entry, layer) for entry in sorted(index, key=name_of))
+
+        return self._consistently(read)
+
+    def usage(self) -> StoreUsage:
+        """All images and what each takes on disk, alone and with others.
+
+        Raises:
+            StoreError: The store is damaged.
+        """
+        from runtime.images.store.sharing import measure_usage
+
+        images = self.images()
+        with self._explained():
+            return measure_usage(self._layout, images)
+
+    def history(self, image: Image) -> tuple[HistoryEntry, ...]:
+        """How the image came to be, first step first.
+
+        Raises:
+            StoreError: Its configuration is malformed there.
+        """
+        from runtime.images.store.history import read_history
+
+        with self._explained():
+            return read_history(self._layout.read_document(image.config_digest), image)
+
+    def verify(self, progress: Callable[[str], None] = lambda _: None) -> tuple[Problem, ...]:
+        """Hash every blob, unpack every layer anew and compare: what is not as it should be.
+
+        Args:
+            progress: Told what is being looked at.
+
+        Raises:
+            StoreError: It could not be looked at, for want of space or permission.
+        """
+        from runtime.images.store.verify import Verifier
+
+        with self._explained(), self.adding() as adder:
+            return Verifier(self._layout, self._load, adder).run(progress)
+
+    def open_blob(self, digest: str) -> IO[bytes]:
+        """A blob for reading, as it was shipped.
+
+        Raises:
+            StoreError: It is not there.
+        """
+        with self._explained():
+            return self._layout.open_blob(digest)
+
+    def read_file(self, image: Image, path: str) -> bytes | None:
+        """A file as a program in the image would read it; None if there is no such regular file."""
+        with self._explained():
+            return merged.read_file(image, path)
+
+    def flatten(self, image: Image, target: Path) -> None:
+        """A private full copy of the merged root filesystem in an empty or new folder.
+
+        Raises:
+            StoreError: It could not be made; nothing half-made is kept.
+        """
+        with self._explained(), self.lease(image):
+            merged.flatten(image, target)
+
+    @contextlib.contextmanager
+    def lease(self, image: Image) -> Iterator[None]:
+        """While this is held, no layer of the image is removed, whatever becomes of its name.
+
+        A shared flock(2): any number of processes hold one, and it ends with its process at the
+        latest. Take one for all instances of an image, not one each.
+
+        Raises:
+            ImageNotFoundError: The image has been removed since it was looked up.
+        """
+        with contextlib.ExitStack() as stack:
+            with self._explained(), self._layout.writing():
+                # In here nobody removes anything, so what is there now stays.
+                path = self._layout.lease_path(image.digest)
+                fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+                stack.callback(os.close, fd)
+                fcntl.flock(fd, fcntl.LOCK_SH)
+                missing = [layer for layer in image.layers if not layer.path.is_dir()]
+                if missing or not self._layout.blob_path(image.digest).exists():
+                    raise ImageNotFoundError(f"image {image.reference} has been removed meanwhile")
+            yield
+
+    # Adding.
+
+    @contextlib.contextmanager
+    def adding(self) -> Iterator[Adder]:
+        """What adds to the store; while it is held, nothing is removed by anyone."""
+        from runtime.images.store.writer import Adder
+
+        with self._explained(), self._layout.writing():
+            yield Adder(self._layout, self._load)
+
+    @contextlib.contextmanager
+    def temporary_folder(self) -> Iterator[Path]:
+        """A folder on the store's filesystem for making something.
+
+        Gone afterwards; if this process is killed, gone when the next one writes to the store.
+        """
+        with self._explained(), self._layout.writing(), self._layout.temporary_folder() as folder:
+            yield folder
+
+    def import_rootfs(
+        self,
+        source: Path,
+        reference: str,
+        config: ImageConfig | None = None,
+        created: datetime | None = None,
+        *,
+        owner: tuple[int, int] | None = None,
+    ) -> Image:
+        """Make an image of one layer from a root filesystem.
+
+        Equal content gives an equal image: a tar (plain, gzip, bzip2, xz, zstd) is kept byte for
+        byte, uncompressed; a folder is written in a fixed order.
+
+        Args:
+            source: A tar file or a folder.
+            reference: Its name; one that is taken moves to the new image.
+            config: How to run it.
+            created: None means the time of its newest file: it then depends on the content alone.
+            owner: For a folder: uid and gid of everything, instead of what they are.
+
+        Raises:
+            ImageError: The source cannot be read, is no tar, or is hostile; the store is as before.
+        """
+        from runtime.images.layer.source import open_rootfs
+
+        name = parse_reference(reference)
+        if name.digest:
+            raise InvalidReferenceError(f"{reference!r}: a new image's digest cannot be chosen")
+        with self.adding() as adder:
+            try:
+                with open_rootfs(source, owner) as stream:
+                    layer = adder.add_tar(stream)
+            except LayerError as error:
+                raise LayerError(f"{source}: {error}") from error
+            moment = created or _datetime(layer.newest_ns)
+            manifest = self._add_documents(layer.descriptor, config or ImageConfig(), moment)
+            return adder.add_image(manifest, [str(name)])
+
+    def _add_documents(
+        self, layer: Descriptor, config: ImageConfig, created: datetime
+    ) -> Descriptor:
+        """Store configuration and manifest of an image of one uncompressed layer."""
+        system = {
+            "architecture": _ARCHITECTURES.get(platform.machine(), platform.machine()),
+            "os": "linux",
+        }
+        document = {
+            **system,
+            "created": format_time(created),
+            "config": config.to_oci(),
+            # Of an uncompressed layer, digest and diff ID are the same.
+            "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},
+            "history": [{"created": format_time(created), "created_by": "import of a rootfs"}],
+        }
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST_TYPE,
+            "config": self._layout.write_document(document, CONFIG_TYPE),
+            "layers": [layer],
+        }
+        return {**self._layout.write_document(manifest, MANIFEST_TYPE), "platform": system}
+
+    def tag(self, reference: str, name: str) -> Image:
+        """Give an image another name; one that is taken moves.
+
+        Raises:
+            ImageNotFoundError: There is no such image.
+            InvalidReferenceError: `name` is no name.
+        """
+        with self.adding() as adder:
+            entry = self._find(self._layout.read_index(), reference)
+            manifest = {key: value for key, value in entry.items() if key != "annotations"}
+            return adder.add_image(manifest, [name])
+
+    # Removing.
+
+    def remove(self, reference: str) -> Removal:
+        """Take a name away, and what nothing else needs: no other image, no running instance.
+
+        Raises:
+            ImageNotFoundError: There is no such image.
+            StoreError: It has this one name and something is running from it; or it was given by
+                digest and has several names.
+        """
+        with self._explained(), self._layout.removing():
+            index = self._layout.read_index()
+            entry = self._find(index, reference)
+            same = [other for other in index if other["digest"] == entry["digest"]]
+            if len(same) > 1 and not _is_named(reference, entry):
+                names = ", ".join(name_of(other) for other in same)
+                raise StoreError(f"{reference} has several names ({names}); remove them by name")
+            leased, kept = leased_manifests(self._layout), kept_manifests(self._layout)
+            if len(same) == 1 and entry["digest"] in leased:
+                raise StoreError(f"{reference} is in use by a running instance; stop that first")
+            if len(same) == 1 and entry["digest"] in kept:
+                raise StoreError(
+                    f"{reference} is what a stopped container stands on; remove that first"
+                )
+            with self._layout.room_to_remove():
+                self._layout.update_index(lambda entries: [e for e in entries if e != entry])
+                gone = collect(self._layout, leased | kept)
+        name = name_of(entry) or entry["digest"]
+        return Removal((name,), gone.blobs, gone.freed_bytes, gone.layers)
+
+    def collect(self) -> Removal:
+        """Remove all that no name, no running instance and no kept container needs.
+
+        What killed processes have left half-made goes too, and counts.
+
+        Raises:
+            StoreError: A manifest is damaged, so that it cannot be known what it needs.
+        """
+        with self._explained(), self._layout.removing() as swept_bytes:
+            in_use = leased_manifests(self._layout) | kept_manifests(self._layout)
+            gone = collect(self._layout, in_use)
+        return Removal((), gone.blobs, gone.freed_bytes + swept_bytes, gone.layers)
+
+    # Reading what is stored.
+
+    def _consistently(self, read: Callable[[list[Descriptor]], _T]) -> _T:
+        """Read without a lock: once more if what was being read has been removed meanwhile."""
+        with self._explained():
+            while True:
+                index = self._layout.read_index()
+                try:
+                    return read(index)
+                except (StoreError, FileNotFoundError):
+                    if index == self._layout.read_index():
+                        raise
+
+    def _find(self, index: list[Descriptor], reference: str) -> Descriptor:
+        if matches := [entry for entry in index if _is_named(reference, entry)]:
+            return matches[0]
+        digits = reference.removeprefix("sha256:")
+        if 4 <= len(digits) <= 64 and set(digits) <= set("0123456789abcdef"):
+            matches = [e for e in index if e["digest"].startswith("sha256:" + digits)]
+            if len({entry["digest"] for entry in matches}) > 1:
+                raise InvalidReferenceError(f"{reference} begins the digests of several images")
+            if matches:
+                return matches[0]
+        if not reference.startswith("sha256:"):
+            parse_reference(reference)
+        known = ", ".join(sorted(filter(None, map(name_of, index)))) or "none yet"
+        raise ImageNotFoundError(
+            f"no image {reference!r} in the store {self.root} (there: {known}); "
+            "`steelyard image import` makes one from a rootfs"
+        )
+
+    def _load(
+        self, descriptor: Descriptor, layer: Callable[[str, str, int], Layer] | None = None
+    ) -> Image:
+        """An image by its entry in the index; `layer` gives a layer that may be known already."""
+        digest = descriptor["digest"]
+        manifest = self._layout.read_document(digest)
+        config, layers = read_parts(self._layout, digest, manifest)
+        diff_ids = diff_ids_of(config, digest)
+        if len(diff_ids) != len(layers):
+            raise StoreError(f"image {digest}: {len(layers)} layers, but {len(diff_ids)} diff IDs")
+        if len(layers) > LAYERS_LIMIT:
+            raise StoreError(f"image {digest}: {len(layers)} layers; the limit is {LAYERS_LIMIT}")
+        make = layer or self._layer_of
+        folders = self._layout.folders_path(chain_key(diff_ids))
+        return Image(
+            reference=name_of(descriptor) or digest,
+            digest=digest,
+            config=ImageConfig.from_oci(config.get("config") or {}),
+            layers=tuple(
+                make(each["digest"], diff_id, each["size"])
+                for each, diff_id in zip(layers, diff_ids, strict=True)
+            ),
+            architecture=str(config.get("architecture", "")),
+            created=parse_time(config.get("created")),
+            config_digest=manifest["config"]["digest"],
+            media_type=str(manifest.get("mediaType") or descriptor.get("mediaType") or ""),
+            folders=folders if folders.is_dir() else None,
+        )
+
+    def _layer_of(self, digest: str, diff_id: str, size_bytes: int) -> Layer:
+        record = self._layout.read_layer_record(diff_id)
+        return Layer(
+            digest=digest,
+            diff_id=diff_id,
+            size_bytes=size_bytes,
+            path=self._layout.layer_path(diff_id),
+            allocated_bytes=record["allocated_bytes"],
+            whiteouts=record["whiteouts"],
+            overlay_xattr=record["overlay_xattr"],
+        )
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Tell what the kernel refuses in a sentence."""
+        try:
+            yield
+        except OSError as error:
+            where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
+            raise StoreError(f"image store {self.root}: {where}{error.strerror}") from error
+
+
+def _is_named(reference: str, descriptor: Descriptor) -> bool:
+    """Whether `reference` is this entry's name, perhaps pinned to its digest."""
+    name = name_of(descriptor)
+    if not name:
+        return False
+    with contextlib.suppress(InvalidReferenceError):
+        wanted, there = parse_reference(reference), parse_reference(name)
+        # A name from a registry may be pinned to the index that the image was chosen from.
+        if wanted.digest and wanted.digest not in (descriptor["digest"], there.digest):
+            return False
+        return wanted.name == there.name and (wanted.tag is None or wanted.tag == there.tag)
+    return False
+
+
+def _datetime(ns: int) -> datetime:
+    """Never in the future, whatever a file claims."""
+    return datetime.fromtimestamp(max(0, min(ns // 1_000_000_000, int(time.time()))), UTC)
