@@ -16,19 +16,19 @@ _EXPORTS = {
     "LaunchError": "runtime.errors",
     "CommandNotFoundError": "runtime.errors",
     "UnsupportedError": "runtime.errors",
-    "Session": "runtime.session",
-    "dead_sessions": "runtime.session",
-    "remove_tree": "runtime.session",
+    "Session": "runtime.containers.session",
+    "dead_sessions": "runtime.containers.session",
+    "remove_tree": "runtime.containers.session",
     "data_home": "runtime.paths",
     "cache_home": "runtime.paths",
     "new_network_namespace": "runtime.linux.syscalls",
     "enter_network_namespace": "runtime.linux.syscalls",
     "resident_bytes": "runtime.linux.syscalls",
-    "MountNamespace": "runtime.mounts",
-    "mount_folder": "runtime.mounts",
-    "mount_rootfs": "runtime.mounts",
-    "mount_tmpfs": "runtime.mounts",
-    "unmount": "runtime.mounts",
+    "MountNamespace": "runtime.containers.mounts",
+    "mount_folder": "runtime.containers.mounts",
+    "mount_rootfs": "runtime.containers.mounts",
+    "mount_tmpfs": "runtime.containers.mounts",
+    "unmount": "runtime.containers.mounts",
     "save_images": "runtime.images.archive.save",
     "BuildRequest": "runtime.images.build",
     "build_image": "runtime.images.build",
@@ -44,21 +44,21 @@ _EXPORTS = {
     "ResourceLimits": "runtime.launch.spec",
     "Volume": "runtime.launch.spec",
     "Namespace": "runtime.launch.spec",
-    "Container": "runtime.container",
-    "launch_container": "runtime.container",
-    "plan_container": "runtime.container",
-    "rehearse_container": "runtime.container",
-    "ExitStatus": "runtime.container",
+    "Container": "runtime.containers.container",
+    "launch_container": "runtime.containers.container",
+    "plan_container": "runtime.containers.container",
+    "rehearse_container": "runtime.containers.container",
+    "ExitStatus": "runtime.containers.container",
     "Launcher": "runtime.launch.launcher",
     "default_launcher": "runtime.launch.launcher",
     "find_layout": "runtime.linux.cgroup_mounts",
     "Layout": "runtime.linux.cgroup_mounts",
     "Plan": "runtime.launch.plan",
-    "spec_for_image": "runtime.container",
+    "spec_for_image": "runtime.containers.container",
     "Features": "runtime.linux.features",
     "probe_features": "runtime.linux.features",
-    "Leftover": "runtime.leftovers",
-    "find_leftovers": "runtime.leftovers",
+    "Leftover": "runtime.containers.leftovers",
+    "find_leftovers": "runtime.containers.leftovers",
 }
 
 __all__ = [
@@ -125,7 +125,7 @@ def __getattr__(name: str) -> Any:
 
 
 if TYPE_CHECKING:
-    from runtime.container import (
+    from runtime.containers.container import (
         Container,
         ExitStatus,
         launch_container,
@@ -133,6 +133,15 @@ if TYPE_CHECKING:
         rehearse_container,
         spec_for_image,
     )
+    from runtime.containers.leftovers import Leftover, find_leftovers
+    from runtime.containers.mounts import (
+        MountNamespace,
+        mount_folder,
+        mount_rootfs,
+        mount_tmpfs,
+        unmount,
+    )
+    from runtime.containers.session import Session, dead_sessions, remove_tree
     from runtime.errors import (
         CommandNotFoundError,
         ContainerError,
@@ -155,7 +164,6 @@ if TYPE_CHECKING:
         ResourceLimits,
         Volume,
     )
-    from runtime.leftovers import Leftover, find_leftovers
     from runtime.linux.cgroup_mounts import Layout, find_layout
     from runtime.linux.features import Features, probe_features
     from runtime.linux.syscalls import (
@@ -163,6 +171,4 @@ if TYPE_CHECKING:
         new_network_namespace,
         resident_bytes,
     )
-    from runtime.mounts import MountNamespace, mount_folder, mount_rootfs, mount_tmpfs, unmount
     from runtime.paths import cache_home, data_home
-    from runtime.session import Session, dead_sessions, remove_tree

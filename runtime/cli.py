@@ -18,7 +18,7 @@ import click
 from runtime.assignments import assignments
 
 if TYPE_CHECKING:
-    from runtime.container import Container, ExitStatus
+    from runtime.containers.container import Container, ExitStatus
     from runtime.launch.spec import ContainerSpec, Volume
 
     _IntType = click.ParamType[int]
@@ -193,7 +193,7 @@ def run(rm: bool, keep: bool, **options: Any) -> None:
     """
     if rm and keep:
         raise click.UsageError("--rm and --keep exclude each other")
-    from runtime.container import launch_container
+    from runtime.containers.container import launch_container
     from runtime.images import ImageStore
 
     _open_standard_streams()
@@ -213,7 +213,7 @@ def run(rm: bool, keep: bool, **options: Any) -> None:
 @_launch_options
 def plan(**options: Any) -> None:
     """Print the launch plan of `run`: every system call between clone and exec, and why."""
-    from runtime.container import plan_container
+    from runtime.containers.container import plan_container
     from runtime.images import ImageStore
     from runtime.launch.cgroups import describe_limits
 
@@ -224,7 +224,7 @@ def plan(**options: Any) -> None:
 
 
 def _specification(store: Any, options: dict[str, Any]) -> tuple[ContainerSpec, Any]:
-    from runtime.container import spec_for_image
+    from runtime.containers.container import spec_for_image
     from runtime.images.shipped import ensure_image
     from runtime.launch.spec import ALL_NAMESPACES, Namespace, NetworkSpec, ResourceLimits
 

@@ -16,11 +16,11 @@ import click
 from runtime.errors import ContainerError
 
 if TYPE_CHECKING:
-    from runtime.container import Container, ExitStatus
+    from runtime.containers.container import Container, ExitStatus
+    from runtime.containers.kept_containers import KeptContainer
     from runtime.images import Image, ImageStore
     from runtime.images.layer.changes import Change
     from runtime.images.layer.layer_builder import LayerDraft
-    from runtime.kept import KeptContainer
     from runtime.launch.spec import ContainerSpec
 
 
@@ -41,10 +41,10 @@ def run_kept(
     Raises:
         ContainerError: It could not be started; nothing is kept.
     """
-    from runtime.container import launch_container, writable_root
-    from runtime.kept import keep, note_end
+    from runtime.containers.container import launch_container, writable_root
+    from runtime.containers.kept_containers import keep, note_end
+    from runtime.containers.session import Session, remove_tree
     from runtime.launch.spec import OverlayRoot
-    from runtime.session import Session, remove_tree
 
     assert isinstance(spec.root, OverlayRoot)
     session = Session.current()
@@ -85,9 +85,9 @@ def _new_name(image: Image) -> str:
 )
 def ls(style: str) -> None:
     """List containers that are kept."""
+    from runtime.containers.kept_containers import kept_containers
     from runtime.image_commands import age_text
     from runtime.images.formats.config import parse_time
-    from runtime.kept import kept_containers
 
     found = kept_containers()
     if style == "json":
@@ -149,7 +149,7 @@ def commit(name: str, reference: str, message: str, author: str, changes: tuple[
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 def rm(names: tuple[str, ...]) -> None:
     """Remove containers that are kept."""
-    from runtime.kept import remove_kept
+    from runtime.containers.kept_containers import remove_kept
 
     failed = False
     for name in names:
@@ -165,7 +165,7 @@ def rm(names: tuple[str, ...]) -> None:
 
 def _ended(name: str) -> KeptContainer:
     """A kept container that does not run: only then does its layer stand still."""
-    from runtime.kept import get_kept
+    from runtime.containers.kept_containers import get_kept
 
     kept = get_kept(name)
     if kept.status == "running":

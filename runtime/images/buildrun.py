@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from runtime.container import launch_container, writable_root
+from runtime.containers.container import launch_container, writable_root
+from runtime.containers.session import Session, remove_tree
 from runtime.errors import ImageError
 from runtime.images.layer.changes import read_changes
 from runtime.images.layer.layer_builder import LayerDraft
@@ -22,7 +23,6 @@ from runtime.launch.spec import (
     User,
     Volume,
 )
-from runtime.session import Session, remove_tree
 
 # On the host's network, names are looked up as the host does.
 _RESOLVER_FILES = ("/etc/resolv.conf", "/etc/hosts")

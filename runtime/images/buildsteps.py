@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runtime.containers.session import Session, remove_tree
+from runtime.containers.users import resolve_user
 from runtime.errors import ImageError
 from runtime.images.buildplan import PROXY_ARGUMENTS
 from runtime.images.containerfile import Instruction
@@ -20,8 +22,6 @@ from runtime.images.layer.view import MergedView
 from runtime.images.metadata import apply
 from runtime.images.tree import LayerTree, follow
 from runtime.launch.spec import DEFAULT_PATH
-from runtime.session import Session, remove_tree
-from runtime.users import resolve_user
 
 if TYPE_CHECKING:
     from runtime.images.build import Build, StageState

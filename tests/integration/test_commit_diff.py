@@ -14,14 +14,20 @@ from typing import Any
 
 import pytest
 
-from runtime.container import Container, launch_container, writable_root
+from runtime.containers.container import Container, launch_container, writable_root
+from runtime.containers.kept_containers import (
+    get_kept,
+    keep,
+    kept_containers,
+    kept_images,
+    remove_kept,
+)
+from runtime.containers.session import Session
 from runtime.errors import ContainerError, ImageError
 from runtime.images import ImageConfig, ImageStore
 from runtime.images.layer.changes import read_changes
 from runtime.images.layer.source import PieceStream
-from runtime.kept import get_kept, keep, kept_containers, kept_images, remove_kept
 from runtime.launch.spec import ContainerSpec, OverlayRoot
-from runtime.session import Session
 from tests.support.tars import CHR, DIR, LINK, SYM, make_tar, member, tree
 
 PROJECT = Path(__file__).parents[2]

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from runtime.containers.leftovers import find_leftovers
+from runtime.containers.session import dead_sessions
 from runtime.images import ImageConfig, ImageStore
-from runtime.leftovers import find_leftovers
-from runtime.session import dead_sessions
 from tests.support.host import HostState
 
 pytestmark = [pytest.mark.privileged, pytest.mark.usefixtures("can_run")]

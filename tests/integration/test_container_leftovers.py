@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from runtime.leftovers import Leftover, find_leftovers
-from runtime.session import dead_sessions, is_alive
+from runtime.containers.leftovers import Leftover, find_leftovers
+from runtime.containers.session import dead_sessions, is_alive
 
 pytestmark = [pytest.mark.privileged, pytest.mark.usefixtures("leaves_nothing")]
 

@@ -16,8 +16,9 @@ from pathlib import Path
 
 import pytest
 
-import runtime.container
-from runtime.container import Container, launch_container, rehearse_container
+import runtime.containers.container
+from runtime.containers.container import Container, launch_container, rehearse_container
+from runtime.containers.session import Session
 from runtime.errors import (
     CommandNotExecutableError,
     CommandNotFoundError,
@@ -36,7 +37,6 @@ from runtime.launch.spec import (
     Volume,
 )
 from runtime.linux.features import Features
-from runtime.session import Session
 from tests.support.containers import Run, overlay_root, session_traces
 
 pytestmark = [pytest.mark.privileged, pytest.mark.usefixtures("leaves_nothing")]
@@ -321,7 +321,7 @@ def test_a_fault_at_every_step_names_it_and_leaves_nothing(
         fault = Step("close", (-1,), plan.steps[broken].label)
         return replace(plan, steps=(*plan.steps[:broken], fault, *plan.steps[broken + 1 :]))
 
-    monkeypatch.setattr(runtime.container, "lower", lower_with_a_fault)
+    monkeypatch.setattr(runtime.containers.container, "lower", lower_with_a_fault)
     before = session_traces(session)
     with pytest.raises(LaunchError):
         launch_container(spec, launcher=launcher)  # finds out how many steps there are

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from runtime.container import Container
+from runtime.containers.container import Container
+from runtime.containers.session import Session
 from runtime.launch.cgroups import PARENT, cgroup_manager
 from runtime.launch.launcher import Launcher
 from runtime.launch.spec import ResourceLimits
-from runtime.session import Session
 from tests.support.containers import Run
 
 pytestmark = [pytest.mark.privileged, pytest.mark.usefixtures("leaves_nothing", "limits")]

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from runtime.container import launch_container
+from runtime.containers.container import launch_container
+from runtime.containers.session import Session
 from runtime.errors import UnsupportedError
 from runtime.launch import overlay
 from runtime.launch.launcher import Launcher
 from runtime.launch.spec import ContainerSpec, User, Volume
-from runtime.session import Session
 from tests.support.containers import Run, make_rootfs, overlay_root
 
 pytestmark = [pytest.mark.privileged, pytest.mark.usefixtures("leaves_nothing")]

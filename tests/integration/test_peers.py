@@ -24,7 +24,7 @@ from harness.model.diagnostics import DiagnosticCode
 from harness.model.errors import BackendUnavailableError, LaunchFailedError, PrepareError
 from harness.readiness import wait_ready
 from harness.trial import STOP_PATIENCE_NS, WorksApart
-from runtime.leftovers import find_leftovers
+from runtime.containers.leftovers import find_leftovers
 from tests.support.scenarios import scenario
 
 ENDED = Readiness(ReadinessKind.EXIT)

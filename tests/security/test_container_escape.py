@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.container import launch_container
+from runtime.containers.container import launch_container
 from runtime.errors import CommandNotExecutableError, LaunchError
 from runtime.launch.launcher import Launcher
 from runtime.launch.spec import ALL_NAMESPACES, ContainerSpec, Namespace, Volume

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from runtime.container import Container, launch_container
+from runtime.containers.container import Container, launch_container
+from runtime.containers.session import Session
 from runtime.errors import ContainerError
 from runtime.launch.launcher import Launcher, native_library
 from runtime.launch.spec import ContainerSpec, DirectoryRoot, OverlayRoot
 from runtime.linux.features import Features
-from runtime.session import Session
 from tests.support.host import HostState
 
 BUSYBOX = "/bin/busybox"

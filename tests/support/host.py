@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from runtime.session import Session, is_alive
+from runtime.containers.session import Session, is_alive
 
 _SETTLE_S = 3.0
 _NAMELESS = re.compile(r"(socket|pipe):\[\d+\]$")

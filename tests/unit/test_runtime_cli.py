@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from runtime.assignments import assignments
 from runtime.cli import _Size, _volumes, container
-from runtime.container import spec_for_image
+from runtime.containers.container import spec_for_image
 from runtime.errors import ContainerError
 from runtime.images import Image, ImageConfig, ImageStore
 from runtime.launch.spec import DEFAULT_PATH, Volume

@@ -14,8 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from runtime.containers.session import (
+    Session,
+    dead_sessions,
+    instances_directory,
+    is_alive,
+    remove_tree,
+)
 from runtime.paths import cache_home, data_home, unescape_mountinfo
-from runtime.session import Session, dead_sessions, instances_directory, is_alive, remove_tree
 
 _PROGRAM = """
 import sys, time

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from runtime.containers.users import resolve_user
 from runtime.errors import ContainerError
 from runtime.launch.spec import User
-from runtime.users import resolve_user
 
 PASSWD = b"""root:x:0:0:root:/root:/bin/sh
 www:x:33:33::/var/www:/usr/sbin/nologin

@@ -33,7 +33,7 @@ def leased_manifests(layout: Layout) -> set[str]:
 
 def kept_manifests(layout: Layout) -> set[str]:
     """Digests of the manifests that stopped containers, kept for later, stand on."""
-    from runtime.kept import kept_images
+    from runtime.containers.kept_containers import kept_images
 
     return kept_images(layout.root.parent)
 

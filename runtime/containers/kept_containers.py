@@ -22,12 +22,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runtime.containers.session import is_alive, remove_tree
 from runtime.errors import ContainerError
 from runtime.paths import data_home
-from runtime.session import is_alive, remove_tree
 
 if TYPE_CHECKING:
-    from runtime.container import ExitStatus
+    from runtime.containers.container import ExitStatus
     from runtime.images import Image
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")

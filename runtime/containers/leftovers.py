@@ -17,11 +17,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from runtime.containers.session import dead_sessions, instances_directory, is_alive, remove_tree
 from runtime.launch.cgroups import PARENT, remove_group
 from runtime.linux import syscalls
 from runtime.linux.abi import MNT_DETACH
 from runtime.paths import unescape_mountinfo
-from runtime.session import dead_sessions, instances_directory, is_alive, remove_tree
 
 _IDENTIFIER = re.compile(r"[0-9a-f]{12}")
 _KILL_TIMEOUT_NS = 5_000_000_000

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
+from runtime.containers.session import Session, remove_tree
 from runtime.errors import CommandNotFoundError, ContainerError
 from runtime.launch.cgroups import ContainerCgroup, cgroup_manager
 from runtime.launch.launcher import Launched, Launcher, launch
@@ -34,7 +35,6 @@ from runtime.launch.spec import (
     Volume,
 )
 from runtime.linux.features import probe_features
-from runtime.session import Session, remove_tree
 
 if TYPE_CHECKING:
     from runtime.images import Image, ImageStore
@@ -393,7 +393,7 @@ def spec_for_image(
     argv = (*start, *rest)
     if not argv:
         raise ContainerError(f"image {image.reference} names no command; give one after it")
-    from runtime.users import resolve_user
+    from runtime.containers.users import resolve_user
 
     wanted = config.user if user is None else user
     home, numbers = resolve_user(wanted, lambda path: store.read_file(image, path))

@@ -1,0 +1,1 @@
+"""A container and its life: launched, waited for, kept, removed, found again after a crash."""
