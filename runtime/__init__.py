@@ -30,14 +30,14 @@ _EXPORTS = {
     "mount_tmpfs": "runtime.containers.mounts",
     "unmount": "runtime.containers.mounts",
     "save_images": "runtime.images.archive.save",
-    "BuildRequest": "runtime.images.build",
-    "build_image": "runtime.images.build",
+    "BuildRequest": "runtime.build.build",
+    "build_image": "runtime.build.build",
     "Image": "runtime.images",
     "ImageConfig": "runtime.images",
     "ImageStore": "runtime.images",
     "Layer": "runtime.images",
-    "SHIPPED_IMAGES": "runtime.images.shipped",
-    "ensure_image": "runtime.images.shipped",
+    "SHIPPED_IMAGES": "runtime.build.shipped",
+    "ensure_image": "runtime.build.shipped",
     "ContainerSpec": "runtime.launch.spec",
     "DirectoryRoot": "runtime.launch.spec",
     "NetworkSpec": "runtime.launch.spec",
@@ -125,6 +125,8 @@ def __getattr__(name: str) -> Any:
 
 
 if TYPE_CHECKING:
+    from runtime.build.build import BuildRequest, build_image
+    from runtime.build.shipped import SHIPPED_IMAGES, ensure_image
     from runtime.containers.container import (
         Container,
         ExitStatus,
@@ -152,8 +154,6 @@ if TYPE_CHECKING:
     )
     from runtime.images import Image, ImageConfig, ImageStore, Layer
     from runtime.images.archive.save import save_images
-    from runtime.images.build import BuildRequest, build_image
-    from runtime.images.shipped import SHIPPED_IMAGES, ensure_image
     from runtime.launch.launcher import Launcher, default_launcher
     from runtime.launch.plan import Plan
     from runtime.launch.spec import (

@@ -224,8 +224,8 @@ def plan(**options: Any) -> None:
 
 
 def _specification(store: Any, options: dict[str, Any]) -> tuple[ContainerSpec, Any]:
+    from runtime.build.shipped import ensure_image
     from runtime.containers.container import spec_for_image
-    from runtime.images.shipped import ensure_image
     from runtime.launch.spec import ALL_NAMESPACES, Namespace, NetworkSpec, ResourceLimits
 
     name, entrypoint = options["name"], options["entrypoint"]

@@ -12,7 +12,7 @@ from types import FrameType
 import click
 
 from runtime.assignments import assignments
-from runtime.images.bootstrap import VARIANTS
+from runtime.build.bootstrap import VARIANTS
 from runtime.kept_commands import commit, diff
 
 __all__ = ["bootstrap", "build", "commit", "diff"]
@@ -68,8 +68,8 @@ def build(
 
     Each RUN is a container of Steelyard's own; what it leaves becomes a layer. Prints the digest.
     """
+    from runtime.build.build import BuildRequest, build_image
     from runtime.image_commands import told_store
-    from runtime.images.build import BuildRequest, build_image
 
     null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC) if quiet else -1
     request = BuildRequest(
@@ -108,8 +108,8 @@ def bootstrap(
 
     Prints the digest, which is the same every time until Debian publishes newer packages.
     """
+    from runtime.build.bootstrap import bootstrap_image
     from runtime.image_commands import told_store
-    from runtime.images.bootstrap import bootstrap_image
 
     names = [name for item in packages for name in item.replace(",", " ").split()]
     with told_store() as store, _ended_by_signals():

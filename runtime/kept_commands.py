@@ -195,12 +195,12 @@ def _commit(
     author: str,
     changes: tuple[str, ...],
 ) -> Image:
+    from runtime.build.metadata import ConfigurationState, change
     from runtime.errors import InvalidReferenceError
     from runtime.images.formats.config import format_time
     from runtime.images.formats.reference import parse_reference
     from runtime.images.formats.tar_writer import source_date_epoch_ns
     from runtime.images.layer.source import PieceStream
-    from runtime.images.metadata import ConfigurationState, change
     from runtime.images.store.assembly import LayerReference, put_together, take_apart
     from runtime.images.store.layout import Layout
 

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from runtime.errors import ImageError
-from runtime.images import ImageStore
-from runtime.images.bootstrap import (
+from runtime.build.bootstrap import (
     Packages,
     bootstrap_image,
     clamp_times,
     mmdebstrap_command,
     remove_traces,
 )
+from runtime.errors import ImageError
+from runtime.images import ImageStore
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
+from runtime.build.build import BuildRequest, build_image
 from runtime.images import ImageStore
-from runtime.images.build import BuildRequest, build_image
 from tests.support.tars import tree
 
 BUSYBOX = Path("/bin/busybox")

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
+from runtime.build.build import BuildRequest, build_image
+from runtime.build.containerfile import BuildError
 from runtime.errors import ImageError
 from runtime.images import Image, ImageStore
-from runtime.images.build import BuildRequest, build_image
-from runtime.images.containerfile import BuildError
 from runtime.images.store.layout import Layout
 
 PROJECT = Path(__file__).parents[2]

@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from runtime.build import shipped
+from runtime.build.shipped import SHIPPED_IMAGES, ensure_image
 from runtime.errors import ImageError, ImageNotFoundError
 from runtime.image_commands import image as command_group
-from runtime.images import ImageStore, shipped
-from runtime.images.shipped import SHIPPED_IMAGES, ensure_image
+from runtime.images import ImageStore
 from tests.support.tars import make_tar, member, tree
 
 PROJECT = Path(__file__).parents[2]
@@ -157,7 +158,7 @@ def test_nothing_survives_a_kill_while_mmdebstrap_runs(home: Path, tmp_path: Pat
         pytest.skip("mmdebstrap is not installed")
     code = (
         "from runtime.images import ImageStore\n"
-        "from runtime.images.shipped import ensure_image\n"
+        "from runtime.build.shipped import ensure_image\n"
         "ensure_image(ImageStore.default(), 'debian-python', lambda m: print(m, flush=True))"
     )
     with subprocess.Popen(

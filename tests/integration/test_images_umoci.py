@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from runtime.build.shipped import ensure_image
 from runtime.images import Image, ImageStore
-from runtime.images.shipped import ensure_image
 from tests.support.images import assert_whole
 from tests.support.peers import need, umoci_image, umoci_rootfs
 from tests.support.tars import CHR, DIR, FIFO, LINK, SYM, make_tar, member, tree, try_mknod

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtime.images.containerfile import BuildError, Instruction, parse_containerfile
-from runtime.images.expand import expand, expand_document, split_words
+from runtime.build.containerfile import BuildError, Instruction, parse_containerfile
+from runtime.build.expand import expand, expand_document, split_words
 
 
 def one(text: str) -> Instruction:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from runtime.build.ignore import Ignore, find_ignore
 from runtime.errors import ImageError
-from runtime.images.ignore import Ignore, find_ignore
 
 
 @pytest.mark.parametrize(

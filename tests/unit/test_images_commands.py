@@ -54,7 +54,7 @@ def test_looking_an_image_up_loads_no_more_than_it_needs() -> None:
         "from runtime.images import ImageStore\n"
         "heavy = {'numpy', 'pandas', 'rich', 'pydantic', 'tarfile',\n"
         "         'runtime.images.layer.unpack', 'runtime.images.formats.tar_reader',\n"
-        "         'runtime.images.shipped'}\n"
+        "         'runtime.build.shipped'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     result = subprocess.run(

@@ -23,9 +23,9 @@ from types import MappingProxyType
 from typing import Any
 
 from runtime.errors import ContainerError, ImageError, ImageNotFoundError, InvalidReferenceError
-from runtime.images.buildcache import BuildCache, CachedStep
-from runtime.images.buildplan import PROXY_ARGUMENTS, BuildPlan, plan_build
-from runtime.images.containerfile import (
+from runtime.build.cache import BuildCache, CachedStep
+from runtime.build.plan import PROXY_ARGUMENTS, BuildPlan, plan_build
+from runtime.build.containerfile import (
     BuildError,
     Containerfile,
     Instruction,
@@ -35,11 +35,11 @@ from runtime.images.containerfile import (
 from runtime.images.formats.config import format_time
 from runtime.images.formats.image import Image
 from runtime.images.formats.reference import parse_reference
-from runtime.images.ignore import find_ignore
+from runtime.build.ignore import find_ignore
 from runtime.images.layer import merged
 from runtime.images.layer.layer_builder import LayerDraft
 from runtime.images.layer.source import PieceStream
-from runtime.images.metadata import ConfigurationState, apply
+from runtime.build.metadata import ConfigurationState, apply
 from runtime.images.store.assembly import (
     Document,
     LayerReference,
@@ -50,7 +50,7 @@ from runtime.images.store.assembly import (
 )
 from runtime.images.store.layout import Layout
 from runtime.images.store.store import ImageStore
-from runtime.images.tree import FolderTree, LayerTree, Tree
+from runtime.build.tree import FolderTree, LayerTree, Tree
 
 Progress = Callable[[str], None]
 Draft = contextlib.AbstractContextManager[LayerDraft]
@@ -235,7 +235,7 @@ class Build:
 
     def find_image(self, reference: str) -> Image:
         """An image of the store, or one that comes with Steelyard; leased until the end."""
-        from runtime.images.shipped import ensure_image
+        from runtime.build.shipped import ensure_image
 
         try:
             image = ensure_image(self.store, reference, self.progress)
@@ -250,16 +250,16 @@ class Build:
     # Steps.
 
     def _instruction(self, state: StageState, instruction: Instruction) -> None:
-        from runtime.images import buildsteps
+        from runtime.build import steps
 
         if instruction.keyword == "ARG":
             self._argument(state, instruction)
         elif instruction.keyword == "RUN":
-            buildsteps.run(self, state, instruction)
+            steps.run(self, state, instruction)
         elif instruction.keyword in ("ADD", "COPY"):
-            buildsteps.copy(self, state, instruction)
+            steps.copy(self, state, instruction)
         elif instruction.keyword == "WORKDIR":
-            buildsteps.work_directory(self, state, instruction)
+            steps.work_directory(self, state, instruction)
         else:
             self.step(state, apply(state, instruction), {}, None)
 

@@ -12,19 +12,19 @@ from typing import TYPE_CHECKING
 from runtime.containers.session import Session, remove_tree
 from runtime.containers.users import resolve_user
 from runtime.errors import ImageError
-from runtime.images.buildplan import PROXY_ARGUMENTS
-from runtime.images.containerfile import Instruction
-from runtime.images.copying import Copier
+from runtime.build.plan import PROXY_ARGUMENTS
+from runtime.build.containerfile import Instruction
+from runtime.build.copy import Copier
 from runtime.images.formats.digest import ByteSource
 from runtime.images.formats.tar_reader import show
 from runtime.images.layer.layer_builder import Item, LayerDraft
 from runtime.images.layer.view import MergedView
-from runtime.images.metadata import apply
-from runtime.images.tree import LayerTree, follow
+from runtime.build.metadata import apply
+from runtime.build.tree import LayerTree, follow
 from runtime.launch.spec import DEFAULT_PATH
 
 if TYPE_CHECKING:
-    from runtime.images.build import Build, StageState
+    from runtime.build.build import Build, StageState
 
 _HEREDOC_WORD = re.compile(r"[0-9]*<<-?[^<]+")
 _URL = re.compile(r"(?:https?|ftp|git|ssh)://|git@", re.IGNORECASE)
@@ -32,7 +32,7 @@ _URL = re.compile(r"(?:https?|ftp|git|ssh)://|git@", re.IGNORECASE)
 
 def run(build: Build, state: StageState, instruction: Instruction) -> None:
     """RUN: what a container leaves in its writable layer."""
-    from runtime.images.buildrun import RunRequest, run_step
+    from runtime.build.run import RunRequest, run_step
 
     network = instruction.flag("network") or build.request.network
     if network == "default":

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from runtime.errors import ImageError
 from runtime.images.formats.tar_reader import SYMLINK, show
-from runtime.images.ignore import Ignore, translate
+from runtime.build.ignore import Ignore, translate
 from runtime.images.layer.layer_builder import Item, read_item
 from runtime.images.layer.view import MergedView, Parts, resolve
 

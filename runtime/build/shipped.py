@@ -21,7 +21,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from runtime.errors import ImageError, ImageNotFoundError
-from runtime.images.bootstrap import EPOCH_S, Packages, clamp_times, unpack_packages
+from runtime.build.bootstrap import EPOCH_S, Packages, clamp_times, unpack_packages
 from runtime.images.formats.image import Image
 from runtime.images.store.store import ImageStore
 
@@ -89,7 +89,7 @@ def ensure_image(store: ImageStore, name: str, progress: Progress) -> Image:
         shipped = SHIPPED_IMAGES.get(name.removesuffix(":latest"))
         if shipped is None:
             raise
-    from runtime.images.build import BuildRequest, build_image
+    from runtime.build.build import BuildRequest, build_image
 
     if shipped.base:
         ensure_image(store, shipped.base, progress)

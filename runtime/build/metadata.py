@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from runtime.images.containerfile import BuildError, Instruction, parse_containerfile
-from runtime.images.expand import expand, expand_document
+from runtime.build.containerfile import BuildError, Instruction, parse_containerfile
+from runtime.build.expand import expand, expand_document
 from runtime.images.store.assembly import Document
 
 DEFAULT_SHELL = ("/bin/sh", "-c")

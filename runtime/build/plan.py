@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from runtime.images.containerfile import BuildError, Containerfile, Instruction, Stage
-from runtime.images.expand import expand
+from runtime.build.containerfile import BuildError, Containerfile, Instruction, Stage
+from runtime.build.expand import expand
 from runtime.images.store.assembly import this_architecture
 
 _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
