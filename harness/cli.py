@@ -45,8 +45,8 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
         "Trends over many runs, and where they changed.",
     ),
     "doctor": ("harness.doctor_command:doctor", "What works here, and what was left behind."),
-    "container": ("runtime.cli:container", "Run a container, or print its launch plan."),
-    "image": ("runtime.image_commands:image", "Pull, build, import and look at images."),
+    "container": ("runtime.cli.container:container", "Run a container, or print its launch plan."),
+    "image": ("runtime.cli.image:image", "Pull, build, import and look at images."),
     "version": ("harness.cli:version", "Print the version."),
 }
 

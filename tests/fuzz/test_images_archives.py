@@ -21,8 +21,8 @@ from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from runtime.cli.image import image
 from runtime.errors import LayerError
-from runtime.image_commands import image
 from runtime.images import ImageStore
 from runtime.images.formats.tar_reader import TarReader
 from tests.support.hostile import archives, broken

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from runtime.cli.image_transfer import load as load_command
 from runtime.errors import ImageError
-from runtime.image_commands_transfer import load as load_command
 from runtime.images import ImageStore
 from runtime.images.archive.load import load
 from runtime.images.formats.schema import Platform

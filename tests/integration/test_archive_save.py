@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from runtime.cli.image_transfer import save as save_command
 from runtime.errors import ImageError, ImageNotFoundError
-from runtime.image_commands_transfer import save as save_command
 from runtime.images import ImageConfig, ImageStore
 from runtime.images.archive.load import load
 from runtime.images.archive.save import save_images

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from runtime.cli.image import image as image_group
 from runtime.errors import ContainerError
-from runtime.image_commands import image as image_group
 from runtime.images import ImageStore
 from tests.support.images import add_image, assert_whole, layer_tar
 from tests.support.registry import docker_registry, missing

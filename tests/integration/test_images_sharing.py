@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from runtime.cli.image import image as image_group
 from runtime.errors import ImageNotFoundError, StoreError
-from runtime.image_commands import image as image_group
 from runtime.images import ImageStore
 from tests.support.images import add_image, add_layers, assert_whole, layer_tar
 from tests.support.tars import DIR, LINK, make_tar, member

@@ -16,8 +16,8 @@ from click.testing import CliRunner, Result
 
 from runtime.build import shipped
 from runtime.build.shipped import SHIPPED_IMAGES, ensure_image
+from runtime.cli.image import image as command_group
 from runtime.errors import ImageError, ImageNotFoundError
-from runtime.image_commands import image as command_group
 from runtime.images import ImageStore
 from tests.support.tars import make_tar, member, tree
 

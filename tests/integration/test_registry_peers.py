@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from runtime.image_commands_transfer import pull, push
+from runtime.cli.image_transfer import pull, push
 from runtime.images import ImageStore
 from tests.support.image_tools import (
     NO_TLS_FROM,
@@ -501,7 +501,7 @@ def test_a_pull_repairs_what_is_damaged(
     nothing_half_made(store)
 
 
-PULL = "import sys\nfrom runtime.image_commands_transfer import pull\npull(sys.argv[1:])"
+PULL = "import sys\nfrom runtime.cli.image_transfer import pull\npull(sys.argv[1:])"
 
 
 def start_pull(reference: str, **options: Any) -> subprocess.Popen[str]:

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from runtime.cli.image import image as image_group
 from runtime.errors import ContainerError, ImageError, InvalidReferenceError, LayerError
-from runtime.image_commands import image as image_group
 from runtime.images import Image, ImageStore
 from runtime.images.formats.digest import digest_of
 from runtime.images.layer import unpack as layer_module

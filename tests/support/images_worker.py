@@ -35,7 +35,7 @@ def work(store: ImageStore, operation: str, arguments: list[str]) -> None:
     elif operation == "pull":
         from click.testing import CliRunner
 
-        from runtime.image_commands import image
+        from runtime.cli.image import image
 
         result = CliRunner().invoke(image, ["pull", arguments[0]])
         if result.exit_code:
@@ -50,7 +50,7 @@ def main() -> int:
     assert writer is not None
     os.environ["STEELYARD_HOME"] = os.path.dirname(sys.argv[1])
     if sys.argv[2] == "pull":
-        import runtime.image_commands_transfer  # noqa: F401 - loaded before anyone counts
+        import runtime.cli.image_transfer  # noqa: F401 - loaded before anyone counts
     print("ready", flush=True)
     try:
         work(store, sys.argv[2], sys.argv[3:])

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import click
 import pytest
 
-from runtime.image_commands import age_text, image, size_text
+from runtime.cli.image import age_text, image, size_text
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_ages(seconds: int, text: str) -> None:
 
 def test_looking_an_image_up_loads_no_more_than_it_needs() -> None:
     code = (
-        "import sys, runtime.image_commands\n"
+        "import sys, runtime.cli.image\n"
         "assert not [m for m in sys.modules if m.startswith('runtime.images')]\n"
         "from runtime.images import ImageStore\n"
         "heavy = {'numpy', 'pandas', 'rich', 'pydantic', 'tarfile',\n"

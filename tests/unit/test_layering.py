@@ -225,7 +225,7 @@ except SystemExit as end:
 """
 # Everything that `container run` loads before it launches: the command, spec, plan and launcher.
 CONTAINER = """
-import runtime.cli
+import runtime.cli.container
 from runtime import ImageStore, default_launcher, launch_container, plan_container, spec_for_image
 """
 BACKEND = "from harness.backends import get_backend; get_backend('container').availability()"

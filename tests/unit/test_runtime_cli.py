@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from runtime.assignments import assignments
-from runtime.cli import _Size, _volumes, container
+from runtime.cli.assignments import assignments
+from runtime.cli.container import _Size, _volumes, container
 from runtime.containers.container import spec_for_image
 from runtime.errors import ContainerError
 from runtime.images import Image, ImageConfig, ImageStore

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from runtime.image_commands import told_store
+from runtime.cli.image import told_store
 
 if TYPE_CHECKING:
     from runtime.images.formats.reference import Reference

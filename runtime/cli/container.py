@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from runtime.assignments import assignments
+from runtime.cli.assignments import assignments
 
 if TYPE_CHECKING:
     from runtime.containers.container import Container, ExitStatus
@@ -164,9 +164,9 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _ELSEWHERE:
             return super().get_command(ctx, cmd_name)
-        from runtime import kept_commands
+        from runtime.cli import kept
 
-        command = getattr(kept_commands, cmd_name)
+        command = getattr(kept, cmd_name)
         assert isinstance(command, click.Command)
         return command
 
@@ -201,7 +201,7 @@ def run(rm: bool, keep: bool, **options: Any) -> None:
     spec, image = _specification(store, options)
     with store.lease(image):
         if keep:
-            from runtime.kept_commands import run_kept
+            from runtime.cli.kept import run_kept
 
             status = run_kept(spec, image, options["name"], _run_forwarding_signals)
             raise click.exceptions.Exit(status.shell_code)

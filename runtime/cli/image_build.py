@@ -11,9 +11,9 @@ from types import FrameType
 
 import click
 
-from runtime.assignments import assignments
 from runtime.build.bootstrap import VARIANTS
-from runtime.kept_commands import commit, diff
+from runtime.cli.assignments import assignments
+from runtime.cli.kept import commit, diff
 
 __all__ = ["bootstrap", "build", "commit", "diff"]
 
@@ -69,7 +69,7 @@ def build(
     Each RUN is a container of Steelyard's own; what it leaves becomes a layer. Prints the digest.
     """
     from runtime.build.build import BuildRequest, build_image
-    from runtime.image_commands import told_store
+    from runtime.cli.image import told_store
 
     null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC) if quiet else -1
     request = BuildRequest(
@@ -109,7 +109,7 @@ def bootstrap(
     Prints the digest, which is the same every time until Debian publishes newer packages.
     """
     from runtime.build.bootstrap import bootstrap_image
-    from runtime.image_commands import told_store
+    from runtime.cli.image import told_store
 
     names = [name for item in packages for name in item.replace(",", " ").split()]
     with told_store() as store, _ended_by_signals():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from runtime.image_commands import age_text, echo_removal, size_text, told_store
+from runtime.cli.image import age_text, echo_removal, size_text, told_store
 
 if TYPE_CHECKING:
     from runtime.images.formats.image import Image

@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from runtime.images import ImageStore, Removal
 
 _ELSEWHERE = {
-    "bootstrap": "runtime.image_commands_build",
-    "build": "runtime.image_commands_build",
-    "gc": "runtime.image_commands_views",
-    "history": "runtime.image_commands_views",
-    "inspect": "runtime.image_commands_views",
-    "load": "runtime.image_commands_transfer",
-    "ls": "runtime.image_commands_views",
-    "pull": "runtime.image_commands_transfer",
-    "push": "runtime.image_commands_transfer",
-    "save": "runtime.image_commands_transfer",
-    "tree": "runtime.image_commands_views",
-    "verify": "runtime.image_commands_views",
+    "bootstrap": "runtime.cli.image_build",
+    "build": "runtime.cli.image_build",
+    "gc": "runtime.cli.image_views",
+    "history": "runtime.cli.image_views",
+    "inspect": "runtime.cli.image_views",
+    "load": "runtime.cli.image_transfer",
+    "ls": "runtime.cli.image_views",
+    "pull": "runtime.cli.image_transfer",
+    "push": "runtime.cli.image_transfer",
+    "save": "runtime.cli.image_transfer",
+    "tree": "runtime.cli.image_views",
+    "verify": "runtime.cli.image_views",
 }
 """Which module has which command, as an attribute of the command's name."""
 

@@ -85,8 +85,8 @@ def _new_name(image: Image) -> str:
 )
 def ls(style: str) -> None:
     """List containers that are kept."""
+    from runtime.cli.image import age_text
     from runtime.containers.kept_containers import kept_containers
-    from runtime.image_commands import age_text
     from runtime.images.formats.config import parse_time
 
     found = kept_containers()
@@ -116,7 +116,7 @@ def ls(style: str) -> None:
 @click.argument("name")
 def diff(name: str) -> None:
     """Show what the container NAME changed: A added, C changed, D deleted."""
-    from runtime.image_commands import told_store
+    from runtime.cli.image import told_store
 
     with told_store() as store:
         _, (_, changes) = _changes(store, _ended(name))
@@ -139,7 +139,7 @@ def commit(name: str, reference: str, message: str, author: str, changes: tuple[
 
     The image's own command stays; --change sets another. Prints the digest.
     """
-    from runtime.image_commands import told_store
+    from runtime.cli.image import told_store
 
     with told_store() as store:
         click.echo(_commit(store, name, reference, message, author, changes).digest)
