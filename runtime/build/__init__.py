@@ -1,1 +1,1 @@
-"""Images made here: from a Containerfile, from Debian packages, and those that come with Steelyard."""
+"""Images made here: from a Containerfile, from packages, and those that come with Steelyard."""

@@ -22,9 +22,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from runtime.errors import ContainerError, ImageError, ImageNotFoundError, InvalidReferenceError
 from runtime.build.cache import BuildCache, CachedStep
-from runtime.build.plan import PROXY_ARGUMENTS, BuildPlan, plan_build
 from runtime.build.containerfile import (
     BuildError,
     Containerfile,
@@ -32,14 +30,17 @@ from runtime.build.containerfile import (
     Stage,
     parse_containerfile,
 )
+from runtime.build.ignore import find_ignore
+from runtime.build.metadata import ConfigurationState, apply
+from runtime.build.plan import PROXY_ARGUMENTS, BuildPlan, plan_build
+from runtime.build.tree import FolderTree, LayerTree, Tree
+from runtime.errors import ContainerError, ImageError, ImageNotFoundError, InvalidReferenceError
 from runtime.images.formats.config import format_time
 from runtime.images.formats.image import Image
 from runtime.images.formats.reference import parse_reference
-from runtime.build.ignore import find_ignore
 from runtime.images.layer import merged
 from runtime.images.layer.layer_builder import LayerDraft
 from runtime.images.layer.source import PieceStream
-from runtime.build.metadata import ConfigurationState, apply
 from runtime.images.store.assembly import (
     Document,
     LayerReference,
@@ -50,7 +51,6 @@ from runtime.images.store.assembly import (
 )
 from runtime.images.store.layout import Layout
 from runtime.images.store.store import ImageStore
-from runtime.build.tree import FolderTree, LayerTree, Tree
 
 Progress = Callable[[str], None]
 Draft = contextlib.AbstractContextManager[LayerDraft]

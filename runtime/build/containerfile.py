@@ -12,8 +12,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from runtime.errors import ImageError
 from runtime.build.expand import expand, split_words
+from runtime.errors import ImageError
 
 _DIRECTIVE = re.compile(r"#\s*([A-Za-z][A-Za-z0-9]*)\s*=\s*(.*?)\s*$")
 _DIRECTIVES = ("escape", "syntax", "check")

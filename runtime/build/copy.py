@@ -20,11 +20,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from runtime.build.tree import FolderTree, Tree, find_sources, follow, link_target, show_parts
 from runtime.errors import ImageError
 from runtime.images.formats.tar_reader import DIRECTORY, REGULAR, SYMLINK
 from runtime.images.layer.layer_builder import Item, LayerDraft, read_item, same_item
 from runtime.images.layer.view import MergedView, Parts, resolve
-from runtime.build.tree import FolderTree, Tree, find_sources, follow, link_target, show_parts
 
 _FOLDER_MODE = 0o755
 _FILE_MODE = 0o644

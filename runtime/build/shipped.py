@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-from runtime.errors import ImageError, ImageNotFoundError
 from runtime.build.bootstrap import EPOCH_S, Packages, clamp_times, unpack_packages
+from runtime.errors import ImageError, ImageNotFoundError
 from runtime.images.formats.image import Image
 from runtime.images.store.store import ImageStore
 

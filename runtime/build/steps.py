@@ -9,18 +9,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from runtime.build.containerfile import Instruction
+from runtime.build.copy import Copier
+from runtime.build.metadata import apply
+from runtime.build.plan import PROXY_ARGUMENTS
+from runtime.build.tree import LayerTree, follow
 from runtime.containers.session import Session, remove_tree
 from runtime.containers.users import resolve_user
 from runtime.errors import ImageError
-from runtime.build.plan import PROXY_ARGUMENTS
-from runtime.build.containerfile import Instruction
-from runtime.build.copy import Copier
 from runtime.images.formats.digest import ByteSource
 from runtime.images.formats.tar_reader import show
 from runtime.images.layer.layer_builder import Item, LayerDraft
 from runtime.images.layer.view import MergedView
-from runtime.build.metadata import apply
-from runtime.build.tree import LayerTree, follow
 from runtime.launch.spec import DEFAULT_PATH
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from runtime.build.ignore import Ignore, translate
 from runtime.errors import ImageError
 from runtime.images.formats.tar_reader import SYMLINK, show
-from runtime.build.ignore import Ignore, translate
 from runtime.images.layer.layer_builder import Item, read_item
 from runtime.images.layer.view import MergedView, Parts, resolve
 
