@@ -16,7 +16,7 @@ from harness.model.errors import RecordError
 from harness.records import RUN_FILE, TRIALS_FILE
 
 if TYPE_CHECKING:
-    from harness.report.frame import RunData
+    from harness.records.dataset import RunData
 
 TABLE_SUFFIX = ".parquet"
 
@@ -58,7 +58,7 @@ def gather(
 
 
 def export_runs(places: Sequence[Path], history: History, path: Path) -> int:
-    """Write all trials of a history as one Parquet table; see `harness.parquet`.
+    """Write all trials of a history as one Parquet table; see `harness.records.parquet`.
 
     Args:
         places: What the history was gathered from.
@@ -71,7 +71,7 @@ def export_runs(places: Sequence[Path], history: History, path: Path) -> int:
     Raises:
         RecordError: As for `gather`, or the table cannot be written.
     """
-    from harness.parquet import write_table
+    from harness.records.parquet import write_table
 
     if any(path.exists() and place.samefile(path) for place in places):
         raise RecordError(f"{path} is read and cannot be written too; name another file")
@@ -104,11 +104,11 @@ def _each_once(places: Sequence[Path], history: History) -> Iterator[RunData]:
 def _all_in(place: Path, problems: list[str]) -> Iterator[tuple[RunData, Path | None]]:
     """Read every run of a place, with the folder of its records."""
     if place.suffix == TABLE_SUFFIX and place.is_file():
-        from harness.parquet import read_table
+        from harness.records.parquet import read_table
 
         yield from ((data, None) for data in read_table(place, problems))
         return
-    from harness.report.scan import read_data
+    from harness.records.scan import read_data
 
     folders = list(folders_in(place))
     if not folders:

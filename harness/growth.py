@@ -28,12 +28,12 @@ from typing import TYPE_CHECKING
 
 from harness.footprint import read_footprint
 from harness.interruption import Interruption
+from harness.lab.readiness import unexpected_exit
 from harness.model import GrowthPoint, Scenario, Trial
 from harness.model.backend import PreparedArm
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.model.errors import HarnessError
 from harness.model.scale import stages
-from harness.readiness import unexpected_exit
 from harness.room import MemoryRoom, enough_descriptors, with_remedy
 from harness.schedule import Slot
 from harness.together import SHOULD_RUN_ON, start_together

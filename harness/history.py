@@ -26,7 +26,7 @@ from harness.stats.changes import SHORTEST
 if TYPE_CHECKING:
     import pandas as pd
 
-    from harness.report.frame import RunData
+    from harness.records.dataset import RunData
 
 METRICS_OF_INTEREST = ("ready", "cpu", "pss", "disk", "disk-shared")
 """What is followed if nothing else is asked for: each more dulls the eye for the others."""
@@ -299,7 +299,7 @@ def _figure(
     """Median, interval, trials, and whether it is exact; None where the arm has no such thing."""
     if metric.is_static:
         return static_value(metric.name, record), None, len(rows), True
-    from harness.report.frame import samples
+    from harness.records.dataset import samples
 
     if metric.name != "ready" and not rows[metric.column].notna().any():
         return None

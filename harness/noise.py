@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from harness import stats
-from harness.json_form import ShapeError, decode, encode
 from harness.model import NoiseFloor, Run, Trial
 from harness.model.errors import RecordError
 from harness.model.metrics import METRICS, trial_value
 from harness.records import write_atomically
+from harness.records.codec import ShapeError, decode, encode
 
 if TYPE_CHECKING:
     import numpy as np

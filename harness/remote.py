@@ -18,11 +18,11 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from harness.interruption import Interruption
-from harness.json_form import ShapeError, decode, encode
 from harness.model import Arm, ArmRecord, DiskPart, Scenario, Trial
 from harness.model.backend import Availability, Instance, Progress
 from harness.model.diagnostics import Diagnostic
 from harness.model.errors import HarnessError, LaunchFailedError, PrepareError
+from harness.records.codec import ShapeError, decode, encode
 from harness.schedule import Slot
 
 if TYPE_CHECKING:

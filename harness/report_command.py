@@ -69,7 +69,7 @@ def _directories(runs: tuple[Path, ...]) -> list[Path]:
 
 
 def _summarised(directory: Path) -> Summary:
-    from harness.report.scan import read_data
+    from harness.records.scan import read_data
     from harness.report.tables import summarise
 
     return summarise(read_data(directory))

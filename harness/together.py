@@ -30,10 +30,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 from harness.interruption import Interruption
+from harness.lab.readiness import unexpected_exit
 from harness.model import Meter, Reading, Trial
 from harness.model.backend import Instance, PreparedArm
 from harness.model.errors import HarnessError, LaunchFailedError
-from harness.readiness import unexpected_exit
 from harness.room import with_remedy
 from harness.trial import OpenTrial
 

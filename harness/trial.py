@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from harness.disturbance import Watch
 from harness.interruption import Interruption
+from harness.lab.readiness import Ready, wait_ready
 from harness.meters import instance as meters
 from harness.meters.leaks import Traces, left_behind, traces
 from harness.meters.readings import why
@@ -34,7 +35,6 @@ from harness.model import (
 from harness.model.backend import Accounting, Instance, PreparedArm
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.model.errors import HarnessError, InstanceError, MeterError, ReadinessTimeoutError
-from harness.readiness import Ready, wait_ready
 from harness.schedule import Slot
 
 if TYPE_CHECKING:

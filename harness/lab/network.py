@@ -38,9 +38,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
+from harness.lab.prober import Probe, Prober
 from harness.model import Readiness
 from harness.model.errors import HarnessError
-from harness.prober import Probe, Prober
 from runtime.linux.netlink import Netlink
 
 T = TypeVar("T")
@@ -280,7 +280,7 @@ class Lab:
             self._leased.discard(lease.index)
 
     def probe(self, readiness: Readiness, address: str, deadline_ns: int) -> Probe:
-        """Begin probing; see `harness.prober`."""
+        """Begin probing; see `harness.lab.prober`."""
         return self._prober.probe(readiness, address, deadline_ns)
 
     def call(self, function: Callable[[], T]) -> T:

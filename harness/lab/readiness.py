@@ -23,7 +23,7 @@ from harness.model.errors import HarnessError, ReadinessTimeoutError, Unexpected
 
 if TYPE_CHECKING:
     from harness.lab import Lab
-    from harness.prober import Probe
+    from harness.lab.prober import Probe
 
 _BODY_STEP_NS = 10_000_000
 

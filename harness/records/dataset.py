@@ -24,7 +24,7 @@ from harness.model import (
     Sharing,
 )
 from harness.model.metrics import METRICS
-from harness.report.columns import Columns, Form, Packed
+from harness.records.columns import Columns, Form, Packed
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,6 +1,6 @@
 """All trials of many runs as one Parquet table, for millions of them and for other programs.
 
-A row is a trial, as in `harness.report.frame`: names, outcome, error, and every milestone and
+A row is a trial, as in `harness.records.dataset`: names, outcome, error, and every milestone and
 metric as an integer in the unit of its column's name, null where the trial does not have it. The
 circumstances of the runs (`run.json`) lie in the file's metadata under `steelyard_runs`, so a
 history made from the table is the history of the folders. What a table has no columns for stays in
@@ -19,15 +19,15 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from harness.json_form import ShapeError, decode, encode
 from harness.model import SCHEMA_VERSION, RunInfo
 from harness.model.errors import RecordError
 from harness.noise import host_class
+from harness.records.codec import ShapeError, decode, encode
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from harness.report.frame import RunData
+    from harness.records.dataset import RunData
 
 KEY = b"steelyard_runs"
 VERSION = 1
@@ -112,7 +112,7 @@ def _pyarrow(path: Path) -> tuple[Any, Any]:
 
 
 def _numbers() -> list[str]:
-    from harness.report.frame import COLUMNS
+    from harness.records.dataset import COLUMNS
 
     others = {*_NAMES, *_COUNTS, "counted", "form"}
     return [name for name in COLUMNS if name not in others]
@@ -196,7 +196,7 @@ def _info(entry: Mapping[str, object], path: Path) -> RunInfo:
 def _run(info: RunInfo, table: pd.DataFrame) -> RunData:
     import numpy as np
 
-    from harness.report.frame import COLUMNS, RunData
+    from harness.records.dataset import COLUMNS, RunData
 
     found: dict[str, object] = {name: table[name] for name in (*_NAMES, *_COUNTS, "counted")}
     found |= {name: table[name].astype(np.float64) for name in _numbers()}

@@ -20,8 +20,8 @@ from typing import Any
 from harness.model import Trial
 from harness.model.errors import RecordError
 from harness.records import TRIALS_FILE, is_torn, parse_trial, read_growth, read_info
-from harness.report.columns import Columns, Name, Packed, form_of, numbers_of
-from harness.report.frame import RunData, laid_out
+from harness.records.columns import Columns, Name, Packed, form_of, numbers_of
+from harness.records.dataset import RunData, laid_out
 
 MOST_PATTERNS = 24
 """Of one arm. Lines of further forms are read one by one."""

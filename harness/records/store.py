@@ -7,10 +7,10 @@ under way, and a torn last line is what such a crash looks like: `read_run` leav
 `growth.jsonl` holds the `GrowthPoint`s of scale scenarios in the same way; without one there is no
 such file. `hooks.log` is what the user's hooks printed, where there are any.
 
-The form of the dataclasses of `harness.model` in JSON is that of `harness.json_form`. Everything is
-ASCII with escapes, so any `str`, also one that stands for undecodable bytes, comes back exactly,
-and no reader can meet half a character. What an old reader could *misread* raises `SCHEMA_VERSION`,
-and a newer schema is refused.
+The form of the dataclasses of `harness.model` in JSON is that of `harness.records.codec`.
+Everything is ASCII with escapes, so any `str`, also one that stands for undecodable bytes, comes
+back exactly, and no reader can meet half a character. What an old reader could *misread* raises
+`SCHEMA_VERSION`, and a newer schema is refused.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-from harness.json_form import ShapeError, decode, encode
 from harness.model import SCHEMA_VERSION, GrowthPoint, Run, RunInfo, Trial
 from harness.model.errors import RecordError
+from harness.records.codec import ShapeError, decode, encode
 
 RUN_FILE = "run.json"
 TRIALS_FILE = "trials.jsonl"

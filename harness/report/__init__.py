@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from harness.model import Run
+    from harness.records.dataset import RunData
     from harness.report.drawing import Chart
-    from harness.report.frame import RunData
     from harness.report.tables import Summary
 
 TEXTS: Mapping[str, str] = MappingProxyType(

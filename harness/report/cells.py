@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from harness.model import Milestone, Run, Sharing
 from harness.model.metrics import METRICS, Unit
+from harness.records.dataset import RunData, run_data
 from harness.report import sentences, wording
-from harness.report.frame import RunData, run_data
 from harness.report.tables import MARKS, ArmRow, ScenarioTable
 
 MOST_TRIALS = 2_000

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from harness import stats
 from harness.model import GrowthPoint, Outcome, Sharing
 from harness.model.metrics import METRICS
-from harness.report.frame import RunData
+from harness.records.dataset import RunData
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 from harness import stats
 from harness.model import ArmRecord, Outcome, Sharing
 from harness.model.metrics import METRICS, Metric
-from harness.report.columns import Form
-from harness.report.frame import MEASURED, METERS, RunData, samples
+from harness.records.columns import Form
+from harness.records.dataset import MEASURED, METERS, RunData, samples
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     import pandas as pd
 
-    from harness.report.frame import Floats
+    from harness.records.dataset import Floats
 
     Samples = tuple[npt.NDArray[np.int64], Floats]
 

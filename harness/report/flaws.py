@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
+from harness.records.dataset import RunData
 from harness.report import wording
-from harness.report.frame import RunData
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness import stats
 from harness.model.metrics import METRICS, Unit
+from harness.records.dataset import COLUMNS, COUNTS
 from harness.report.curves import GrowthCurve
-from harness.report.frame import COLUMNS, COUNTS
 from harness.report.tables import ArmRow, ScenarioTable, Summary
 from harness.report.verdict import verdict
 
@@ -27,8 +27,9 @@ UNITS = {Unit.NANOSECONDS: "ns", Unit.BYTES: "bytes", Unit.COUNT: "count"}
 def render_csv(summaries: Sequence[Summary]) -> str:
     """Write all trials of some runs as one tidy table: a row a trial, a column a variable.
 
-    The columns are `run_id` and those of `harness.report.frame.trials_frame` but for `form`: whole
-    numbers in the unit that their name ends with, empty where a trial does not have the value.
+    The columns are `run_id` and those of `harness.records.dataset.trials_frame` but for `form`:
+    whole numbers in the unit that their name ends with, empty where a trial does not have the
+    value.
     """
     text = io.StringIO()
     for place, summary in enumerate(summaries):

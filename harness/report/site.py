@@ -160,7 +160,7 @@ def _make_reports(wanted: Sequence[tuple[Path, Path]]) -> None:
 
 
 def _make_report(folder: Path, path: Path) -> None:
-    from harness.report.scan import read_data
+    from harness.records.scan import read_data
     from harness.report.tables import summarise
 
     try:

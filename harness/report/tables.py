@@ -24,11 +24,11 @@ from harness.model import (
     Scenario,
 )
 from harness.model.diagnostics import REMEDIES, Diagnostic, DiagnosticCode
+from harness.records.dataset import RunData, run_data
 from harness.report import figures
 from harness.report.curves import GrowthCurve, growth_curves, start_curves
 from harness.report.figures import ArmData, Part
 from harness.report.flaws import complete_blocks, flaws
-from harness.report.frame import RunData, run_data
 
 if TYPE_CHECKING:
     import pandas as pd

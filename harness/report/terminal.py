@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.model import Run
+from harness.records.dataset import RunData
 from harness.report import circumstances, sentences, wording
 from harness.report.cells import (
     Grid,
@@ -19,7 +20,6 @@ from harness.report.cells import (
     memory_grid,
     start_grid,
 )
-from harness.report.frame import RunData
 from harness.report.tables import ScenarioTable, Summary, summarise
 from harness.report.verdict import BOUND_MEANS, Verdict, verdict
 

@@ -14,10 +14,10 @@ from contextlib import closing
 import pytest
 
 from harness.backends import get_backend
+from harness.lab.readiness import wait_ready
 from harness.meters import instance
 from harness.model import Arm, Limits, Readiness, ReadinessKind
 from harness.model.metrics import trial_value
-from harness.readiness import wait_ready
 from tests.support.scenarios import scenario
 from tests.support.truths import is_recovered, take_blocks
 

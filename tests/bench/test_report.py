@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.json_form import encode
 from harness.model import Trial
 from harness.records import RUN_FILE, TRIALS_FILE
+from harness.records.codec import encode
 from tests.support.synthetic import synthetic_run
 
 TRIALS = 1_000_000

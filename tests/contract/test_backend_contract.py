@@ -23,6 +23,7 @@ from harness.backends.peers.table import PEERS
 from harness.disturbance import gauges
 from harness.interruption import Interruption
 from harness.lab import Lab, LabError
+from harness.lab.readiness import wait_ready
 from harness.model import (
     Arm,
     Limits,
@@ -41,7 +42,6 @@ from harness.model.errors import (
     ReadinessTimeoutError,
     UnexpectedExitError,
 )
-from harness.readiness import wait_ready
 from harness.schedule import Slot
 from harness.trial import STOP_PATIENCE_NS, out_of_order, take_trial
 from tests.support.scenarios import scenario

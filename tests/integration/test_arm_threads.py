@@ -10,8 +10,8 @@ import pytest
 
 from harness.backends import get_backend
 from harness.lab import Lab, LabError
+from harness.lab.readiness import wait_ready
 from harness.model import Arm, Readiness, ReadinessKind
-from harness.readiness import wait_ready
 from tests.support.scenarios import scenario
 
 pytestmark = [pytest.mark.privileged, pytest.mark.usefixtures("leaves_nothing")]

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from harness.json_form import encode
 from harness.model.errors import HarnessError, PrepareError
 from harness.records import read_run
+from harness.records.codec import encode
 from harness.remote import Worker
 from harness.revisions import export, find_revision, repository_of
 from tests.support.scenarios import fake, scenario

@@ -20,12 +20,12 @@ import pytest
 from harness.backends import get_backend
 from harness.backends.host import resident_bytes as resident_of_file
 from harness.disturbance import gauges
+from harness.lab.readiness import wait_ready
 from harness.meters import cache, cpu
 from harness.model import Arm, CacheState, Limits, Meter, Readiness, ReadinessKind, Trial
 from harness.model.backend import Backend
 from harness.model.diagnostics import DiagnosticCode
 from harness.model.metrics import trial_value
-from harness.readiness import wait_ready
 from tests.support.metering import KNOWN_BYTES, MIB, WAITING, add_known_image, measure, sh
 from tests.support.scenarios import scenario
 

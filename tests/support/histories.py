@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
 
-from harness.json_form import encode
 from harness.model import DiskPart, Milestone, Run, Trial
+from harness.records.codec import encode
 from tests.support.synthetic import synthetic_run
 
 START = datetime(2026, 3, 1, 6, tzinfo=UTC)

@@ -16,7 +16,7 @@ from harness.history import History
 from harness.model import Outcome
 from harness.model.errors import RecordError
 from harness.model.metrics import METRICS
-from harness.parquet import KEY
+from harness.records.parquet import KEY
 from harness.trends import trends_of
 from tests.support.histories import one_run, write_history, write_run
 
@@ -152,7 +152,7 @@ def test_without_pyarrow_one_is_told_what_to_install(
             raise ImportError(name)
         return found(name, package)
 
-    monkeypatch.setattr("harness.parquet.import_module", gone)
+    monkeypatch.setattr("harness.records.parquet.import_module", gone)
     (folder,) = write_history(tmp_path / "runs", 1)
     (tmp_path / "t.parquet").touch()
     for act in (

@@ -12,8 +12,8 @@ from contextlib import closing, contextmanager
 
 import pytest
 
+from harness.lab.prober import Probe, Prober, _is_connected_to_itself
 from harness.model import Readiness, ReadinessKind
-from harness.prober import Probe, Prober, _is_connected_to_itself
 
 ADDRESS = "127.0.0.1"
 RESET = struct.pack("ii", 1, 0)  # SO_LINGER with no time: close(2) resets

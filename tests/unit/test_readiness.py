@@ -8,12 +8,12 @@ import time
 
 import pytest
 
+from harness.lab.prober import Probe, parse_header
+from harness.lab.readiness import signal_name, wait_ready
 from harness.model import DiskPart, Milestone, Readiness, ReadinessKind
 from harness.model.backend import Exit, Output
 from harness.model.diagnostics import Diagnostic
 from harness.model.errors import HarnessError, ReadinessTimeoutError, UnexpectedExitError
-from harness.prober import Probe, parse_header
-from harness.readiness import signal_name, wait_ready
 
 Step = bytes | Exit | tuple[bytes, ...]
 

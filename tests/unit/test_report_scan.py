@@ -13,15 +13,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from harness.json_form import encode
 from harness.model import Run, Trial
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.model.errors import RecordError
 from harness.model.metrics import METRICS, trial_value
-from harness.records import GROWTH_FILE, RUN_FILE, TRIALS_FILE, read_run
-from harness.report import scan
-from harness.report.frame import MEASURED, RunData, run_data, samples
-from harness.report.scan import read_data
+from harness.records import GROWTH_FILE, RUN_FILE, TRIALS_FILE, read_run, scan
+from harness.records.codec import encode
+from harness.records.dataset import MEASURED, RunData, run_data, samples
+from harness.records.scan import read_data
 from harness.report.tables import summarise
 from tests.support.synthetic import synthetic_run, synthetic_scale_run
 

@@ -21,12 +21,12 @@ from harness.model import (
 )
 from harness.model.diagnostics import REMEDIES, DiagnosticCode
 from harness.model.metrics import METRICS
+from harness.records.dataset import COLUMNS, durations, run_data, trials_frame
 from harness.report import figures, wording
 from harness.report.cells import (
     disk_grid,
     noise_grid,
 )
-from harness.report.frame import COLUMNS, durations, run_data, trials_frame
 from harness.report.tables import ScenarioTable, Summary, summarise
 from harness.report.verdict import Verdict, verdict
 from tests.support.synthetic import SLOPES, synthetic_run, synthetic_scale_run

@@ -21,6 +21,7 @@ from harness.backends.vm.accelerator import try_accelerator
 from harness.backends.vm.instance import VmInstance
 from harness.backends.vm.kernel import find_kernel
 from harness.lab import Lab
+from harness.lab.readiness import Ready, wait_ready
 from harness.model import Arm, Milestone, Readiness, ReadinessKind, Sharing, Workload
 from harness.model.diagnostics import DiagnosticCode
 from harness.model.errors import (
@@ -30,7 +31,6 @@ from harness.model.errors import (
     PrepareError,
     ReadinessTimeoutError,
 )
-from harness.readiness import Ready, wait_ready
 from runtime import Session
 from tests.support.scenarios import ENDED, scenario
 

@@ -13,9 +13,9 @@ from contextlib import ExitStack, closing
 import pytest
 
 from harness.backends import get_backend
+from harness.lab.readiness import wait_ready
 from harness.model import Arm, Milestone
 from harness.model.backend import PreparedArm
-from harness.readiness import wait_ready
 from tests.support.scenarios import ENDED, scenario
 
 pytestmark = [pytest.mark.vm, pytest.mark.bench, pytest.mark.timeout(1200)]

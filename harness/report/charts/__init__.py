@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from harness.records.dataset import run_data
 from harness.report.charts.disk import disk_chart
 from harness.report.charts.distribution import distribution_chart
 from harness.report.charts.growth import crowd_chart, growth_chart
@@ -10,7 +11,6 @@ from harness.report.charts.ratios import ratio_chart
 from harness.report.charts.samples import samples_of
 from harness.report.charts.start import start_chart
 from harness.report.drawing import Chart
-from harness.report.frame import run_data
 from harness.report.tables import ScenarioTable, Summary
 
 

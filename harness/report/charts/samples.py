@@ -5,15 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from harness.records.dataset import RunData
 from harness.report import figures
-from harness.report.frame import RunData
 from harness.report.tables import ScenarioTable
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from harness.report.frame import Floats
+    from harness.records.dataset import Floats
 
     Flags = npt.NDArray[np.bool_]
 
