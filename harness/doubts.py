@@ -2,7 +2,7 @@
 
 Two sources: what the host is (`host_diagnostics`, before the first trial) and what a run turned out
 to be (`run_diagnostics`, after the last). What one trial shows by itself is attached where it is
-seen: by the trial, the instance, or the watch on the host (`harness.disturbance`).
+seen: by the trial, the instance, or the watch on the host (`harness.meters.host_activity`).
 """
 
 from __future__ import annotations

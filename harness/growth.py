@@ -26,9 +26,9 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from harness.footprint import read_footprint
 from harness.interruption import Interruption
 from harness.lab.readiness import unexpected_exit
+from harness.meters.footprint import read_footprint
 from harness.model import GrowthPoint, Scenario, Trial
 from harness.model.backend import PreparedArm
 from harness.model.diagnostics import Diagnostic, DiagnosticCode

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from harness.disturbance import Watch
 from harness.interruption import Interruption
 from harness.lab.readiness import Ready, wait_ready
 from harness.meters import instance as meters
+from harness.meters.host_activity import Watch
 from harness.meters.leaks import Traces, left_behind, traces
 from harness.meters.readings import why
 from harness.model import (

@@ -20,10 +20,10 @@ import pytest
 
 from harness.backends import BACKENDS, get_backend
 from harness.backends.peers.table import PEERS
-from harness.disturbance import gauges
 from harness.interruption import Interruption
 from harness.lab import Lab, LabError
 from harness.lab.readiness import wait_ready
+from harness.meters.host_activity import gauges
 from harness.model import (
     Arm,
     Limits,

@@ -19,9 +19,9 @@ import pytest
 
 from harness.backends import get_backend
 from harness.backends.host import resident_bytes as resident_of_file
-from harness.disturbance import gauges
 from harness.lab.readiness import wait_ready
 from harness.meters import cache, cpu
+from harness.meters.host_activity import gauges
 from harness.model import Arm, CacheState, Limits, Meter, Readiness, ReadinessKind, Trial
 from harness.model.backend import Backend
 from harness.model.diagnostics import DiagnosticCode

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from harness import disturbance
-from harness.disturbance import Gauges, Snapshot, Watch, disturbances
 from harness.environment import registry
+from harness.meters import host_activity
+from harness.meters.host_activity import Gauges, Snapshot, Watch, disturbances
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
 
 MS = 1_000_000
@@ -301,7 +301,7 @@ def test_the_host_says_what_a_trial_needs() -> None:
     assert 0 < first.busy_ns <= second.busy_ns
     assert first.disk_bytes is not None
     assert first.at_ns < second.at_ns
-    assert abs(second.suspended_ns - first.suspended_ns) < disturbance.SUSPENDED_NS
+    assert abs(second.suspended_ns - first.suspended_ns) < host_activity.SUSPENDED_NS
 
 
 def test_our_own_work_is_not_taken_for_that_of_others(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from harness.backends.fake import FakeBackend, FakeInstance
-from harness.footprint import sum_parts
 from harness.growth import GrowthListener, grow
 from harness.interruption import Interrupted, Interruption
+from harness.meters.footprint import sum_parts
 from harness.model import (
     Arm,
     CacheState,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.backends import get_backend
-from harness.disturbance import gauges
+from harness.meters.host_activity import gauges
 from harness.model import CacheState, Meter, Milestone, Trial
 from harness.model.backend import Backend
 from harness.model.metrics import trial_value
