@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from harness.compare import Question
-    from harness.judgement import Judgement
+    from harness.analysis.compare import Question
+    from harness.analysis.judgement import Judgement
     from harness.model import Scenario
     from harness.paired import Sides, Two
 
@@ -137,13 +137,13 @@ def questions_of(scenario: Scenario, within: float) -> tuple[Question, ...]:
 
     Args:
         scenario: With its budgets; each arm is judged by its own of the baseline.
-        within: How much more each of `harness.check.BASELINE_METRICS` may be of an arm that has no
-            such budget, as far as both sides have that metric.
+        within: How much more each of `harness.analysis.check.BASELINE_METRICS` may be of an arm
+            that has no such budget, as far as both sides have that metric.
     """
-    from harness.check import BASELINE_METRICS
-    from harness.compare import Question, questions_on
+    from harness.analysis.check import BASELINE_METRICS
+    from harness.analysis.compare import Question, questions_on
+    from harness.analysis.rules import Allowance
     from harness.model import BASELINE
-    from harness.rules import Allowance
     from harness.sides import pairings_of
 
     found: list[Question] = []

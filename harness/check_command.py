@@ -79,7 +79,7 @@ def check(
     within what is allowed of the other. Exit code: 0 all is within its budget, 1 something is not,
     2 the question was wrong, 3 it cannot be told.
     """
-    from harness.check import check as judge
+    from harness.analysis.check import check as judge
     from harness.model.errors import RecordError
     from harness.records import read_run
 

@@ -160,8 +160,8 @@ def compare(sides: tuple[str, ...], formats: tuple[tuple[str, str], ...], **type
     the margin. Exit code: 0 B is no worse, 1 it is worse, 2 the question was wrong, 3 it cannot be
     told; then it is said what would be needed.
     """
-    from harness.compare import DEFAULT_METRICS, questions_on
-    from harness.rules import Margin
+    from harness.analysis.compare import DEFAULT_METRICS, questions_on
+    from harness.analysis.rules import Margin
     from harness.sides import pairings_of
 
     options = Typed(arm=_one_arm(typed.pop("arms")), **typed)

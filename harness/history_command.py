@@ -13,8 +13,8 @@ from click.core import ParameterSource
 from harness.outputs.emit import emit, format_option
 
 if TYPE_CHECKING:
-    from harness.history import Series
-    from harness.trends import Trend, Trends
+    from harness.analysis.history import Series
+    from harness.analysis.trends import Trend, Trends
 
 _RESULTS = Path("results")
 _ALL = "all"
@@ -92,9 +92,9 @@ def history(
     own. With --check, exit code: 0 no change for the worse is open, 1 one is, 2 the question was
     wrong, 3 there are too few points to tell.
     """
-    from harness.acknowledged import read_acknowledged
-    from harness.gathering import gather
-    from harness.trends import judge, trends_of
+    from harness.analysis.acknowledged import read_acknowledged
+    from harness.analysis.gather import gather
+    from harness.analysis.trends import judge, trends_of
 
     if formats and not check:
         raise click.UsageError("--format is a form of the verdict: give --check too")
@@ -113,7 +113,7 @@ def history(
         click.echo(_printable(f"steelyard: {sentence}"), err=True)
     _write(found, site, charts)
     if export is not None:
-        from harness.gathering import export_runs
+        from harness.analysis.gather import export_runs
 
         trials = export_runs(places, found.history, export)
         click.echo(f"written: {export}, {trials} trials", err=True)
@@ -136,7 +136,7 @@ def _printable(line: str) -> str:
 
 
 def _metrics(names: tuple[str, ...]) -> tuple[str, ...]:
-    from harness.history import METRICS_OF_INTEREST
+    from harness.analysis.history import METRICS_OF_INTEREST
     from harness.model.metrics import METRICS
     from harness.model.suggestions import did_you_mean
 
@@ -175,8 +175,8 @@ def _write(found: Trends, site: Path | None, charts: Path | None) -> None:
 
 def lines_of(found: Trends) -> Iterator[str]:
     """The history as text: a table for each scenario and setting, then the changes."""
-    from harness.acknowledged import entry_for
-    from harness.trends import State, describe
+    from harness.analysis.acknowledged import entry_for
+    from harness.analysis.trends import State, describe
 
     for (scenario, setting), trends in groupby(
         sorted(found.trends, key=lambda one: (one.series.id.scenario, one.series.id.setting)),
@@ -215,8 +215,8 @@ def _table(trends: Sequence[Trend]) -> Iterator[str]:
 
 
 def _row(trend: Trend) -> tuple[str, ...]:
+    from harness.analysis.trends import change_in_words
     from harness.model.spelling import spell
-    from harness.trends import change_in_words
 
     series: Series = trend.series
     return (

@@ -31,8 +31,8 @@ from harness.run_command import folder_only_with_trials
 from harness.run_options import invoked_as
 
 if TYPE_CHECKING:
-    from harness.compare import Question
-    from harness.judgement import Judgement
+    from harness.analysis.compare import Question
+    from harness.analysis.judgement import Judgement
     from harness.model import Run, Scenario
     from harness.preparing import GetBackend
 
@@ -179,7 +179,7 @@ def take(sides: Sides, questions: Sequence[Question], asked: str, effort: Effort
         HarnessError: An arm cannot be had.
     """
     from harness import environment
-    from harness.compare import DEFAULT_MOST_BLOCKS, Comparer
+    from harness.analysis.compare import DEFAULT_MOST_BLOCKS, Comparer
     from harness.interruption import Interrupted
     from harness.progress import listener_for, make_console
     from harness.records import RunWriter, new_run_id, read_run

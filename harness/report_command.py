@@ -11,7 +11,7 @@ import click
 from harness.report import CHARTS, TEXTS
 
 if TYPE_CHECKING:
-    from harness.report.tables import Summary
+    from harness.analysis.summary import Summary
 
 _STDOUT = Path("-")
 
@@ -69,8 +69,8 @@ def _directories(runs: tuple[Path, ...]) -> list[Path]:
 
 
 def _summarised(directory: Path) -> Summary:
+    from harness.analysis.summary import summarise
     from harness.records.scan import read_data
-    from harness.report.tables import summarise
 
     return summarise(read_data(directory))
 

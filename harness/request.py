@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 
-from harness.doubts import run_diagnostics
+from harness.analysis.diagnose import run_diagnostics
 from harness.environment import Environment
 from harness.model import SCHEMA_VERSION, ArmRecord, NoiseFloor, RunInfo, Scenario, Trial
 from harness.resume import Resumption

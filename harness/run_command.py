@@ -284,7 +284,7 @@ def _remove_if_empty(directory: Path, *, existed: bool) -> None:
 
 def _remember_noise(info: RunInfo, folder: Path) -> None:
     """Keep what this run has shown of the host's noise, for later runs on it."""
-    from harness import noise
+    from harness.analysis import noise
 
     measured = tuple(floor for floor in info.noise if floor.run_id == info.run_id)
     if measured:
@@ -292,10 +292,10 @@ def _remember_noise(info: RunInfo, folder: Path) -> None:
 
 
 def _report(directory: Path, console: Console) -> int:
+    from harness.analysis.summary import summarise
     from harness.model import Outcome
     from harness.records import read_run
     from harness.report import write_report
-    from harness.report.tables import summarise
     from harness.report.terminal import print_summary
 
     result = read_run(directory)

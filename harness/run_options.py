@@ -105,7 +105,7 @@ def with_noise(
         folder: Where noise floors are kept.
         environment: This host.
     """
-    from harness import noise
+    from harness.analysis import noise
     from harness.choices import reference_arm, with_twin
 
     host = noise.host_class(environment.facts)

@@ -17,8 +17,8 @@ from time import monotonic_ns
 from typing import TYPE_CHECKING
 
 from harness import schedule
+from harness.analysis.diagnose import run_diagnostics
 from harness.backends.host import ensure_image
-from harness.doubts import run_diagnostics
 from harness.environment import Environment
 from harness.hooks import HookRunner
 from harness.interruption import Interrupted, Interruption
@@ -332,7 +332,7 @@ class Runner:
         """What an arm and its twin showed in this run, and what is known of the rest."""
         measured: tuple[NoiseFloor, ...] = ()
         if any(record.arm.repeats for record in self._info.arms):
-            from harness.noise import noise_floors
+            from harness.analysis.noise import noise_floors
 
             measured = noise_floors(Run(self._info, tuple(self._trials)))
         new = {(floor.scenario, floor.metric) for floor in measured}

@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from harness.analysis.pairs import Pairing
 from harness.backends import BACKENDS, get_backend
 from harness.choices import changed_arm, reference_arm, select_arms
-from harness.evidence import Pairing
 from harness.model import ARM_SETTINGS, Arm, Scenario
 from harness.model.errors import ScenarioError
 

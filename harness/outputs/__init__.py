@@ -17,7 +17,7 @@ from harness.model.errors import HarnessError
 from harness.model.suggestions import did_you_mean
 
 if TYPE_CHECKING:
-    from harness.judgement import Judgement
+    from harness.analysis.judgement import Judgement
 
 FORMATS: Mapping[str, str] = MappingProxyType(
     {

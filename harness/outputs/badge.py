@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xml.sax.saxutils import escape
 
-from harness.judgement import ExitCode, Judgement
+from harness.analysis.judgement import ExitCode, Judgement
 from harness.outputs.words import HEADLINES
 
 _COLOURS = {

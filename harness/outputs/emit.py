@@ -13,7 +13,7 @@ from harness.model.suggestions import did_you_mean
 from harness.outputs import FORMATS
 
 if TYPE_CHECKING:
-    from harness.judgement import Judgement
+    from harness.analysis.judgement import Judgement
 
 
 def format_option(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -6,7 +6,7 @@ about (docs.github.com, "Workflow commands for GitHub Actions").
 
 from __future__ import annotations
 
-from harness.judgement import Finding, Judgement, Verdict
+from harness.analysis.judgement import Finding, Judgement, Verdict
 from harness.outputs.words import headline, name_of
 
 _LEVELS = {Verdict.WORSE: "error", Verdict.CANNOT_TELL: "warning", Verdict.BETTER: "notice"}

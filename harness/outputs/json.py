@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 
-from harness.judgement import Finding, Judgement
+from harness.analysis.judgement import Finding, Judgement
 from harness.outputs.words import HEADLINES, name_of
 
 SCHEMA = 1

@@ -12,7 +12,7 @@ import re
 from itertools import groupby
 from xml.etree import ElementTree as ET
 
-from harness.judgement import Finding, Judgement, Verdict
+from harness.analysis.judgement import Finding, Judgement, Verdict
 from harness.outputs.words import headline
 
 

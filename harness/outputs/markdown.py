@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from harness.judgement import Finding, Judgement, Verdict
+from harness.analysis.judgement import Finding, Judgement, Verdict
 from harness.outputs.words import (
     MARKS,
     headline,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.judgement import Judgement
+from harness.analysis.judgement import Judgement
 from harness.outputs.words import MARKS, headline, name_of
 
 

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from harness import margins
-from harness.judgement import ExitCode, Finding, Judgement, Verdict
+from harness.analysis import limits
+from harness.analysis.judgement import ExitCode, Finding, Judgement, Verdict
 from harness.model.spelling import spell
 
 NONE = "–"
@@ -62,7 +62,7 @@ def percent(ratio: float | None) -> str:
         return NONE
     if not math.isfinite(ratio):
         return "not reached"
-    return margins.percent(ratio)
+    return limits.percent(ratio)
 
 
 def interval(finding: Finding) -> str:

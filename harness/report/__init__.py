@@ -8,10 +8,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from harness.analysis.summary import Summary
     from harness.model import Run
     from harness.records.dataset import RunData
     from harness.report.drawing import Chart
-    from harness.report.tables import Summary
 
 TEXTS: Mapping[str, str] = MappingProxyType(
     {
@@ -48,9 +48,9 @@ def write_report(
     Raises:
         RecordError: A file cannot be written.
     """
+    from harness.analysis.summary import Summary, summarise
     from harness.report.ahead import draw_ahead
     from harness.report.charts import charts_by_scenario
-    from harness.report.tables import Summary, summarise
 
     _make_folder(directory)  # before the work, so that a mistyped place is told at once
     summary = run if isinstance(run, Summary) else summarise(run)

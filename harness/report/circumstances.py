@@ -5,9 +5,9 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping
 
+from harness.analysis.summary import ScenarioTable
 from harness.model import Limits, Readiness, ReadinessKind, RunInfo, Scenario
 from harness.report import wording
-from harness.report.tables import ScenarioTable
 
 
 def command(scenario: Scenario) -> str:

@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness import stats
+from harness.analysis.curves import GrowthCurve
+from harness.analysis.summary import ArmRow, ScenarioTable, Summary
 from harness.model.metrics import METRICS, Unit
 from harness.records.dataset import COLUMNS, COUNTS
-from harness.report.curves import GrowthCurve
-from harness.report.tables import ArmRow, ScenarioTable, Summary
 from harness.report.verdict import verdict
 
 if TYPE_CHECKING:

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from harness import stats
+from harness.analysis.summary import ArmRow, ScenarioTable, Summary
 from harness.model import CacheState
 from harness.report import cells, circumstances, wording
 from harness.report.drawing import THEMED, Chart
-from harness.report.tables import ArmRow, ScenarioTable, Summary
 from harness.report.verdict import BOUND_MEANS, Verdict, verdict
 
 TEMPLATE = "report.html.j2"

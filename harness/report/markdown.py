@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from harness.analysis.summary import ScenarioTable, Summary
 from harness.report import circumstances, wording
 from harness.report.cells import (
     Grid,
@@ -15,7 +16,6 @@ from harness.report.cells import (
     start_grid,
 )
 from harness.report.drawing import Chart
-from harness.report.tables import ScenarioTable, Summary
 from harness.report.verdict import BOUND_MEANS, verdict
 
 

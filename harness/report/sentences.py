@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 from harness import stats
+from harness.analysis.curves import GrowthCurve
+from harness.analysis.summary import ArmRow, ScenarioTable
 from harness.model.metrics import METRICS, Unit
 from harness.report import wording
-from harness.report.curves import GrowthCurve
-from harness.report.tables import ArmRow, ScenarioTable
 
 MEMORY = ("pss", "uss", "cgroup-current", "available-delta")
 """What is told of memory, side by side."""

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from harness.history import Point, RunRef, Series
+from harness.analysis.history import Point, RunRef, Series
+from harness.analysis.trends import Change, State, Trend, Trends, change_in_words, size_of
 from harness.model.errors import RecordError
 from harness.records import RUN_FILE, TRIALS_FILE
 from harness.report import render, wording, write_files
 from harness.report.charts import parts
 from harness.report.charts.trend import Link, figure_of, file_name, trend_chart
 from harness.report.drawing import THEMED, Chart
-from harness.trends import Change, State, Trend, Trends, change_in_words, size_of
 
 INDEX, PAGE = "site-index.html.j2", "site-series.html.j2"
 WORTH_A_PROCESS = 4
@@ -160,8 +160,8 @@ def _make_reports(wanted: Sequence[tuple[Path, Path]]) -> None:
 
 
 def _make_report(folder: Path, path: Path) -> None:
+    from harness.analysis.summary import summarise
     from harness.records.scan import read_data
-    from harness.report.tables import summarise
 
     try:
         data = read_data(folder)

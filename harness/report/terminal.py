@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from harness.analysis.summary import ScenarioTable, Summary, summarise
 from harness.model import Run
 from harness.records.dataset import RunData
 from harness.report import circumstances, sentences, wording
@@ -20,7 +21,6 @@ from harness.report.cells import (
     memory_grid,
     start_grid,
 )
-from harness.report.tables import ScenarioTable, Summary, summarise
 from harness.report.verdict import BOUND_MEANS, Verdict, verdict
 
 if TYPE_CHECKING:

@@ -21,14 +21,14 @@ from pathlib import Path
 import pytest
 
 import runtime
+from harness.analysis.compare import DEFAULT_MOST_BLOCKS, Comparer, questions_on
+from harness.analysis.judgement import Verdict
+from harness.analysis.rules import Margin
 from harness.backends import get_backend
-from harness.compare import DEFAULT_MOST_BLOCKS, Comparer, questions_on
 from harness.environment import Environment
-from harness.judgement import Verdict
 from harness.model.metrics import trial_value
 from harness.records import RunWriter, read_run
 from harness.request import Request
-from harness.rules import Margin
 from harness.runner import Runner
 from harness.scenario import find_scenario, load_scenario
 from harness.sides import pairings_of, with_sides

@@ -14,12 +14,12 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from harness.acknowledged import Acknowledgement
-from harness.gathering import gather
-from harness.history import History
+from harness.analysis.acknowledged import Acknowledgement
+from harness.analysis.gather import gather
+from harness.analysis.history import History
+from harness.analysis.trends import Trends, trends_of
 from harness.report.charts.trend import file_name
 from harness.report.site import render_series, write_site
-from harness.trends import Trends, trends_of
 from tests.support.chromium import COLOURS, EXECUTABLE, PATIENCE_S, Browser, chromium
 from tests.support.histories import commit, one_run, write_history, write_run
 

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from harness.check import check, comparability, layers_of
+from harness.analysis.check import check, comparability, layers_of
+from harness.analysis.judgement import ExitCode, Finding, Judgement, Verdict
 from harness.check_command import check as command
-from harness.judgement import ExitCode, Finding, Judgement, Verdict
 from harness.model import (
     Budget,
     CacheState,

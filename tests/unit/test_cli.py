@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 import harness
-from harness import noise, schedule
+from harness import schedule
+from harness.analysis import noise
 from harness.backends import BACKENDS
 from harness.environment import Environment
 from harness.model import Arm, NoiseFloor

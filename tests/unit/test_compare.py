@@ -16,11 +16,12 @@ from typing import Any
 
 import pytest
 
+from harness.analysis.compare import Comparer, questions_on
+from harness.analysis.judgement import ExitCode, Finding, Judgement, Verdict
+from harness.analysis.pairs import Pairing
+from harness.analysis.rules import Margin
 from harness.backends import get_backend
-from harness.compare import Comparer, questions_on
 from harness.environment import Environment
-from harness.evidence import Pairing
-from harness.judgement import ExitCode, Finding, Judgement, Verdict
 from harness.model import (
     ArmRecord,
     CacheState,
@@ -37,7 +38,6 @@ from harness.model import (
 from harness.model.errors import ScenarioError
 from harness.records import RunWriter, read_run
 from harness.request import Request
-from harness.rules import Margin
 from harness.runner import Runner
 from harness.sides import pairings_of, with_images, with_sides
 from harness.stats.sequential import ERROR

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.doubts import host_diagnostics, run_diagnostics
+from harness.analysis.diagnose import host_diagnostics, run_diagnostics
 from harness.model import (
     SCHEMA_VERSION,
     Arm,

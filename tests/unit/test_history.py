@@ -18,22 +18,16 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from harness.acknowledged import Acknowledgement, entry_for, read_acknowledged
-from harness.gathering import gather
-from harness.history import (
-    History,
-    Point,
-    RunRef,
-    Series,
-    SeriesId,
-)
+from harness.analysis.acknowledged import Acknowledgement, entry_for, read_acknowledged
+from harness.analysis.gather import gather
+from harness.analysis.history import History, Point, RunRef, Series, SeriesId
+from harness.analysis.judgement import ExitCode, Verdict
+from harness.analysis.trends import State, Trend, Trends, exact_changes, judge, trends_of
 from harness.history_command import history as command
-from harness.judgement import ExitCode, Verdict
 from harness.model import CacheState, Outcome, Run
 from harness.model.errors import RecordError
 from harness.report.charts.trend import file_name, trend_chart
 from harness.stats.changes import fewest_points
-from harness.trends import State, Trend, Trends, exact_changes, judge, trends_of
 from tests.support.histories import START, commit, one_run, write_history, write_run
 
 STEP, DISK_STEP, RUNS = 14, 20, 26

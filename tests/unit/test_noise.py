@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from harness import noise, stats
+from harness import stats
+from harness.analysis import noise
 from harness.model import (
     SCHEMA_VERSION,
     Arm,

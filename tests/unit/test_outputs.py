@@ -12,7 +12,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from harness.judgement import ExitCode, Finding, Judgement, Verdict
+from harness.analysis.judgement import ExitCode, Finding, Judgement, Verdict
 from harness.model.errors import HarnessError
 from harness.outputs import FORMATS, render
 from harness.stats import Interval, Method

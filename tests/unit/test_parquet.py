@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from harness.gathering import export_runs, gather
-from harness.history import History
+from harness.analysis.gather import export_runs, gather
+from harness.analysis.history import History
+from harness.analysis.trends import trends_of
 from harness.model import Outcome
 from harness.model.errors import RecordError
 from harness.model.metrics import METRICS
 from harness.records.parquet import KEY
-from harness.trends import trends_of
 from tests.support.histories import one_run, write_history, write_run
 
 needs_pyarrow = pytest.mark.skipif(

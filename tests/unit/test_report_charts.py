@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.analysis.summary import ScenarioTable, Summary, summarise
 from harness.model import Milestone, Outcome, Run
 from harness.model.metrics import METRICS
 from harness.report import wording
@@ -31,7 +32,6 @@ from harness.report.charts.parts import (
 from harness.report.charts.ratios import SHOWN, ratio_chart
 from harness.report.charts.samples import samples_of
 from harness.report.drawing import INK, PALETTE, PAPER, THEMED, Chart
-from harness.report.tables import ScenarioTable, Summary, summarise
 from harness.report.verdict import UPPER_BOUND
 from tests.support.synthetic import synthetic_run, synthetic_scale_run
 

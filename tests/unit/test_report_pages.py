@@ -14,13 +14,13 @@ from types import MappingProxyType
 import pytest
 from rich.console import Console
 
+from harness.analysis.summary import summarise
 from harness.model import Milestone, Run
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.model.errors import RecordError
 from harness.records import RunWriter, read_run
 from harness.report import write_report
 from harness.report.cells import effort_grid, memory_grid, start_grid
-from harness.report.tables import summarise
 from harness.report.terminal import print_summary
 from harness.report.verdict import verdict
 from tests.support.synthetic import synthetic_run, synthetic_scale_run

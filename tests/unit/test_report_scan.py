@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from harness.analysis.summary import summarise
 from harness.model import Run, Trial
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.model.errors import RecordError
@@ -21,7 +22,6 @@ from harness.records import GROWTH_FILE, RUN_FILE, TRIALS_FILE, read_run, scan
 from harness.records.codec import encode
 from harness.records.dataset import MEASURED, RunData, run_data, samples
 from harness.records.scan import read_data
-from harness.report.tables import summarise
 from tests.support.synthetic import synthetic_run, synthetic_scale_run
 
 

@@ -10,6 +10,8 @@ import statistics
 import pytest
 
 from harness import stats
+from harness.analysis import estimates
+from harness.analysis.summary import ScenarioTable, Summary, summarise
 from harness.model import (
     DiskPart,
     Meter,
@@ -22,12 +24,11 @@ from harness.model import (
 from harness.model.diagnostics import REMEDIES, DiagnosticCode
 from harness.model.metrics import METRICS
 from harness.records.dataset import COLUMNS, durations, run_data, trials_frame
-from harness.report import figures, wording
+from harness.report import wording
 from harness.report.cells import (
     disk_grid,
     noise_grid,
 )
-from harness.report.tables import ScenarioTable, Summary, summarise
 from harness.report.verdict import Verdict, verdict
 from tests.support.synthetic import SLOPES, synthetic_run, synthetic_scale_run
 
@@ -290,14 +291,14 @@ def test_comparisons_in_columns_are_those_of_pairs() -> None:
     data = run_data(run)
     counted = data.frame[(data.frame["scenario"] == "hello") & data.frame["counted"]]
     ours, theirs = (
-        figures.arm_data(data, counted, name, None, is_scale=False)
+        estimates.arm_data(data, counted, name, None, is_scale=False)
         for name in ("vm-micro", "container")
     )
-    ratios, differences = figures.comparisons(ours, theirs, 1)
+    ratios, differences = estimates.comparisons(ours, theirs, 1)
     for metric in ("ready", "isolated", "pss", "stop", "available-delta"):
-        pairs = [figures.by_block(arm, METRICS[metric].column) for arm in (ours, theirs)]
+        pairs = [estimates.by_block(arm, METRICS[metric].column) for arm in (ours, theirs)]
         assert ratios[metric] == stats.paired_ratio(*pairs, 1)
-        if metric in figures.DIFFERENCES:
+        if metric in estimates.DIFFERENCES:
             assert differences[metric] == stats.paired_difference(*pairs, 1)
     assert ratios["ready"].undetermined > 0
     assert "kernel" not in ratios

@@ -8,6 +8,7 @@ import re
 
 import pytest
 
+from harness.analysis.summary import ScenarioTable, Summary, summarise
 from harness.model import (
     Milestone,
     Outcome,
@@ -29,7 +30,6 @@ from harness.report.cells import (
     trial_grid,
 )
 from harness.report.circumstances import how_often
-from harness.report.tables import ScenarioTable, Summary, summarise
 from harness.report.verdict import Verdict, verdict
 from tests.support.synthetic import MS, synthetic_run
 

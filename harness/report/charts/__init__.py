@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from harness.analysis.summary import ScenarioTable, Summary
 from harness.records.dataset import run_data
 from harness.report.charts.disk import disk_chart
 from harness.report.charts.distribution import distribution_chart
@@ -11,7 +12,6 @@ from harness.report.charts.ratios import ratio_chart
 from harness.report.charts.samples import samples_of
 from harness.report.charts.start import start_chart
 from harness.report.drawing import Chart
-from harness.report.tables import ScenarioTable, Summary
 
 
 def charts_by_scenario(summary: Summary) -> dict[str, list[Chart]]:

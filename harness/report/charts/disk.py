@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from harness.analysis.summary import ArmRow, ScenarioTable
 from harness.report import cells, wording
 from harness.report.charts import parts
 from harness.report.drawing import (
@@ -15,7 +16,6 @@ from harness.report.drawing import (
     add_panel,
     new_figure,
 )
-from harness.report.tables import ArmRow, ScenarioTable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

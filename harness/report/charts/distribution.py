@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from harness.analysis.summary import ArmRow, ScenarioTable
 from harness.report import cells, wording
 from harness.report.charts import parts
 from harness.report.charts.samples import Samples
@@ -26,7 +27,6 @@ from harness.report.drawing import (
     add_axes,
     new_figure,
 )
-from harness.report.tables import ArmRow, ScenarioTable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

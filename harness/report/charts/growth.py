@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness import stats
+from harness.analysis.summary import GrowthCurve, ScenarioTable
 from harness.model.metrics import METRICS, Unit
 from harness.report import wording
 from harness.report.cells import Grid
@@ -24,7 +25,6 @@ from harness.report.drawing import (
     add_axes,
     new_figure,
 )
-from harness.report.tables import GrowthCurve, ScenarioTable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from harness.analysis.summary import ArmRow, ScenarioTable
 from harness.report import wording
 from harness.report.cells import Grid
 from harness.report.charts import parts
@@ -17,7 +18,6 @@ from harness.report.drawing import (
     add_axes,
     new_figure,
 )
-from harness.report.tables import ArmRow, ScenarioTable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness import stats
+from harness.analysis.summary import ArmRow, ScenarioTable
 from harness.report import wording
 from harness.report.drawing import INK, LINES, MARGIN_INCHES, NARROW_INCHES, PAPER
-from harness.report.tables import ArmRow, ScenarioTable
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

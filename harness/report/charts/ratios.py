@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness import stats
+from harness.analysis.summary import ArmRow, ScenarioTable
 from harness.model.metrics import METRICS
 from harness.report import wording
 from harness.report.cells import Grid
@@ -26,7 +27,6 @@ from harness.report.drawing import (
     add_axes,
     new_figure,
 )
-from harness.report.tables import ArmRow, ScenarioTable
 from harness.report.verdict import UPPER_BOUND
 
 if TYPE_CHECKING:

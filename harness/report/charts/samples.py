@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from harness.analysis import estimates
+from harness.analysis.summary import ScenarioTable
 from harness.records.dataset import RunData
-from harness.report import figures
-from harness.report.tables import ScenarioTable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,8 +50,8 @@ def samples_of(table: ScenarioTable, data: RunData) -> dict[str, Samples]:
     is_scale = table.scenario.scale is not None
     found = {}
     for row in table.rows:
-        arm = figures.arm_data(data, counted, row.arm, None, is_scale=is_scale)
-        ready = np.asarray(figures.values(arm, "ready_ns"), float)
+        arm = estimates.arm_data(data, counted, row.arm, None, is_scale=is_scale)
+        ready = np.asarray(estimates.values(arm, "ready_ns"), float)
         is_there = np.isfinite(ready)
         found[row.arm] = Samples(ready[is_there], int((~is_there).sum()))
     return found

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from harness.analysis.summary import MARKS, ArmRow, ScenarioTable
 from harness.model import Milestone
 from harness.report import cells, wording
 from harness.report.charts import parts
@@ -23,7 +24,6 @@ from harness.report.drawing import (
     add_panel,
     new_figure,
 )
-from harness.report.tables import MARKS, ArmRow, ScenarioTable
 from harness.report.verdict import UPPER_BOUND
 
 if TYPE_CHECKING:

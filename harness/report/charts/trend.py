@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from harness.history import Point, Series, SeriesId
+from harness.analysis.history import Point, Series, SeriesId
+from harness.analysis.trends import Change, State, Trend, change_in_words, size_of
 from harness.model.metrics import Unit
 from harness.report import wording
 from harness.report.cells import Grid
@@ -28,7 +29,6 @@ from harness.report.drawing import (
     new_figure,
 )
 from harness.stats import Estimate
-from harness.trends import Change, State, Trend, change_in_words, size_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from harness.history import Point, Series
+from harness.analysis.history import Point, Series
 from harness.model.errors import RecordError
 from harness.model.suggestions import did_you_mean
 from harness.model.toml_positions import KeyLines

@@ -2,8 +2,8 @@
 
 What is sampled (times, memory) is looked at now and then as `harness.stats.sequential` plans it,
 and the verdict is the first that a look allows by the rule that the question was asked with
-(`harness.rules`): within a margin, for `compare`; up to a limit, for `check --against`. Where none
-is allowed when the run ends, it cannot be told, and what would be needed is said.
+(`harness.analysis.rules`): within a margin, for `compare`; up to a limit, for `check --against`.
+Where none is allowed when the run ends, it cannot be told, and what would be needed is said.
 
 The error is held over all looks, and divided among all metrics that are sampled. What is exact
 (disk that all instances share; disk of each instance where it is the same in every trial) is
@@ -17,14 +17,14 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.check import layers_of
-from harness.evidence import GIVE_UP, Evidence, Pairing
-from harness.judgement import Finding, Judgement, Verdict
-from harness.margins import percent
+from harness.analysis.check import layers_of
+from harness.analysis.judgement import Finding, Judgement, Verdict
+from harness.analysis.limits import percent
+from harness.analysis.pairs import GIVE_UP, Evidence, Pairing
+from harness.analysis.rules import Rule
 from harness.model import ArmRecord, Trial
 from harness.model.metrics import METRICS, Metric, Unit
 from harness.model.spelling import spell
-from harness.rules import Rule
 from harness.stats import Interval, Method
 from harness.stats.sequential import (
     ERROR,

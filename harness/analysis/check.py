@@ -17,8 +17,8 @@ import math
 from collections.abc import Callable, Mapping
 
 from harness import stats
-from harness.judgement import Finding, Judgement, Verdict
-from harness.margins import (
+from harness.analysis.judgement import Finding, Judgement, Verdict
+from harness.analysis.limits import (
     Measured,
     between,
     measured_by,
@@ -29,10 +29,10 @@ from harness.margins import (
     verdict_on,
     what_is_missing,
 )
+from harness.analysis.noise import host_class
 from harness.model import BASELINE, ArmRecord, Budget, Run, Scenario
 from harness.model.metrics import METRICS, Metric, Unit, static_value, trial_value
 from harness.model.spelling import spell
-from harness.noise import host_class
 
 DEFAULT_WITHIN = 0.05
 """Without a budget: how much more than the baseline's a metric may be."""

@@ -13,6 +13,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from harness import stats
+from harness.analysis import estimates
+from harness.analysis.curves import GrowthCurve, growth_curves, start_curves
+from harness.analysis.estimates import ArmData, Part
+from harness.analysis.integrity import complete_blocks, flaws
 from harness.model import (
     Arm,
     ArmRecord,
@@ -25,10 +29,6 @@ from harness.model import (
 )
 from harness.model.diagnostics import REMEDIES, Diagnostic, DiagnosticCode
 from harness.records.dataset import RunData, run_data
-from harness.report import figures
-from harness.report.curves import GrowthCurve, growth_curves, start_curves
-from harness.report.figures import ArmData, Part
-from harness.report.flaws import complete_blocks, flaws
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -235,7 +235,7 @@ def _scenario_table(data: RunData, scenario: Scenario) -> ScenarioTable:
     arms = _arms(scenario, records, counted)
     is_scale = scenario.scale is not None
     found = {
-        arm.name: figures.arm_data(
+        arm.name: estimates.arm_data(
             data, counted, arm.name, records.get(arm.name), is_scale=is_scale
         )
         for arm in arms
@@ -245,7 +245,7 @@ def _scenario_table(data: RunData, scenario: Scenario) -> ScenarioTable:
     rows = tuple(_row(data, arm, found[arm.name], against) for arm in arms)
     virtual = [row.arm for row in rows if row.is_vm and row.trials]
     between = {
-        name: figures.ratio(found[name], found[virtual[0]], "ready_ns", seed)
+        name: estimates.ratio(found[name], found[virtual[0]], "ready_ns", seed)
         for name in virtual[1:]
     }
     forms = [data.forms[number] for number in counted["form"].unique().tolist()]
@@ -287,14 +287,14 @@ def _reference(arms: list[Arm], found: Mapping[str, ArmData]) -> str | None:
 def _row(data: RunData, arm: Arm, found: ArmData, reference: ArmData | None) -> ArmRow:
     seed, record = data.info.seed, found.record
     is_reference = reference is not None and reference.name == arm.name
-    medians = figures.estimates(found, seed)
+    medians = estimates.estimates(found, seed)
     ratios: Mapping[str, stats.Comparison] = {}
     differences: Mapping[str, stats.Comparison] = {}
     delta = None
     if reference is not None and not is_reference:
-        ratios, differences = figures.comparisons(found, reference, seed)
-        delta = figures.delta(found, reference, seed)
-    ready = figures.values(found, "ready_ns")
+        ratios, differences = estimates.comparisons(found, reference, seed)
+        delta = estimates.delta(found, reference, seed)
+    ready = estimates.values(found, "ready_ns")
     outcomes = found.taken["outcome"].value_counts()
     facts = {} if record is None else record.facts
     return ArmRow(
@@ -308,19 +308,19 @@ def _row(data: RunData, arm: Arm, found: ArmData, reference: ArmData | None) -> 
         ready_p90_ns=stats.quantile(ready, 0.90),
         ready_p99_ns=stats.quantile(ready, 0.99),
         shared_bytes=None if record is None else sum(part.shared_bytes for part in record.disk),
-        parts=figures.parts(data, found),
+        parts=estimates.parts(data, found),
         prepare_ns=None if record is None else record.prepare_ns,
         facts=facts,
-        errors=figures.errors(found),
-        console=figures.console(found),
+        errors=estimates.errors(found),
+        console=estimates.console(found),
         metrics=medians,
         ratios=ratios,
         differences=differences,
-        quantiles=figures.quantiles(found, seed),
+        quantiles=estimates.quantiles(found, seed),
         delta=delta,
-        shape=figures.shape(found),
-        missing=figures.missing(found, medians),
-        scopes=figures.scopes(found),
+        shape=estimates.shape(found),
+        missing=estimates.missing(found, medians),
+        scopes=estimates.scopes(found),
         cache=arm.cache,
         repeats=arm.repeats,
         is_emulated=arm.backend.startswith("vm") and facts.get("accelerator") == "tcg",

@@ -15,9 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from harness.acknowledged import FILE, Acknowledgement, stale
-from harness.history import History, Point, Series
-from harness.judgement import Finding, Judgement, Verdict
+from harness.analysis.acknowledged import FILE, Acknowledgement, stale
+from harness.analysis.history import History, Point, Series
+from harness.analysis.judgement import Finding, Judgement, Verdict
 from harness.model.spelling import spell
 from harness.stats.changes import ALPHA, SHORTEST, ChangePoint, changes_of_many, fewest_points
 

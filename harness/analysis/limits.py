@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from harness import stats
-from harness.judgement import Verdict
+from harness.analysis.judgement import Verdict
 from harness.model.metrics import Metric
 
 

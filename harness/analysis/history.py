@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import stats
+from harness.analysis.noise import host_class
 from harness.model import ArmRecord, CacheState, RunInfo
 from harness.model.errors import RecordError
 from harness.model.metrics import METRICS, Metric, static_value
-from harness.noise import host_class
 from harness.stats.changes import SHORTEST
 
 if TYPE_CHECKING:
@@ -45,8 +45,8 @@ class SeriesId:
         scenario: Scenario name.
         arm: Arm name.
         metric: A key of `harness.model.metrics.METRICS`.
-        setting: Class of host (`harness.noise.host_class`), accelerator, launcher, `cold`: joined
-            by hyphens, as far as the arm has them.
+        setting: Class of host (`harness.analysis.noise.host_class`), accelerator, launcher, `cold`:
+            joined by hyphens, as far as the arm has them.
     """
 
     scenario: str

@@ -11,7 +11,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.history import METRICS_OF_INTEREST, REVISION, History, TakenRun, history_of, take
+from harness.analysis.history import (
+    METRICS_OF_INTEREST,
+    REVISION,
+    History,
+    TakenRun,
+    history_of,
+    take,
+)
 from harness.model.errors import RecordError
 from harness.records import RUN_FILE, TRIALS_FILE
 
@@ -32,7 +39,7 @@ def gather(
 
     Args:
         places: Run folders, folders that hold some at any depth, Parquet tables.
-        metrics: As for `harness.history.take`.
+        metrics: As for `harness.analysis.history.take`.
         commit_of: The same.
 
     Raises:

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Protocol
 
-from harness.judgement import Verdict
-from harness.margins import percent, verdict_between
+from harness.analysis.judgement import Verdict
+from harness.analysis.limits import percent, verdict_between
 from harness.stats.sequential import FIRST_LOOK, Look
 
 _HOPELESS = 30

@@ -1,0 +1,1 @@
+"""Records in, verdicts out: summaries, estimates, checks, comparisons, histories. Pure."""
