@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import harness
-from harness import schedule
+from harness.measure import schedule
 from harness.outputs.emit import emit, format_option
 from harness.paired import (
     Effort,

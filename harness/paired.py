@@ -26,15 +26,15 @@ from typing import TYPE_CHECKING
 import click
 
 import harness
-from harness import schedule
+from harness.measure import schedule
 from harness.run_command import folder_only_with_trials
 from harness.run_options import invoked_as
 
 if TYPE_CHECKING:
     from harness.analysis.compare import Question
     from harness.analysis.judgement import Judgement
+    from harness.measure.prepare import GetBackend
     from harness.model import Run, Scenario
-    from harness.preparing import GetBackend
 
 _RESULTS = Path("results")
 _TIME_LIMIT_NS = 600_000_000_000
@@ -155,7 +155,7 @@ def _image(tree: Path, folder: Path, told: str) -> Iterator[str]:
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
     """Every signal to end is an exception, so that what was made for a comparison is removed."""
-    from harness.interruption import Interruption
+    from harness.measure.interruption import Interruption
 
     with Interruption() as interruption, interruption.safe():
         yield
@@ -180,12 +180,12 @@ def take(sides: Sides, questions: Sequence[Question], asked: str, effort: Effort
     """
     from harness import environment
     from harness.analysis.compare import DEFAULT_MOST_BLOCKS, Comparer
-    from harness.interruption import Interrupted
+    from harness.measure.interruption import Interrupted
+    from harness.measure.request import Request
+    from harness.measure.runner import Runner
     from harness.progress import listener_for, make_console
     from harness.records import RunWriter, new_run_id, read_run
     from harness.report import write_report
-    from harness.request import Request
-    from harness.runner import Runner
 
     for caution in sides.cautions:
         click.echo(f"steelyard: {caution}", err=True)

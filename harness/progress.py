@@ -29,7 +29,7 @@ from harness.report.wording import share
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from harness.request import Request
+    from harness.measure.request import Request
 
 _TOLD_TOGETHER_NS = 1_000_000_000
 """Blocks share a line until they have taken so long: hundreds of lines are read by nobody."""

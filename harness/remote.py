@@ -17,13 +17,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from harness.interruption import Interruption
+from harness.measure.interruption import Interruption
+from harness.measure.schedule import Slot
 from harness.model import Arm, ArmRecord, DiskPart, Scenario, Trial
 from harness.model.backend import Availability, Instance, Progress
 from harness.model.diagnostics import Diagnostic
 from harness.model.errors import HarnessError, LaunchFailedError, PrepareError
 from harness.records.codec import ShapeError, decode, encode
-from harness.schedule import Slot
 
 if TYPE_CHECKING:
     from harness.lab import Lab
@@ -188,7 +188,7 @@ class RemoteBackend:
 class RemoteArm:
     """An arm that a worker has prepared.
 
-    Implements `harness.model.backend.PreparedArm`, and `harness.trial.TakesTrials`.
+    Implements `harness.model.backend.PreparedArm`, and `harness.measure.trial.TakesTrials`.
 
     Attributes:
         facts: What the worker says will run, and its revision.

@@ -15,15 +15,15 @@ import click
 from click.core import ParameterSource
 
 import harness
-from harness import schedule
+from harness.measure import schedule
 from harness.run_options import Typed, invoked_as, request_from, with_noise
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from harness.measure.request import Request
     from harness.model import RunInfo
     from harness.records import RunWriter
-    from harness.request import Request
 
 _RESULTS = Path("results")
 _HOOKS = {
@@ -182,9 +182,9 @@ def _refuse_more(context: click.Context) -> None:
 
 
 def _resume(directory: Path) -> int:
+    from harness.measure.request import Request
+    from harness.measure.resume import Resumption, refuse_unless_resumable
     from harness.records import RunWriter, read_run
-    from harness.request import Request
-    from harness.resume import Resumption, refuse_unless_resumable
 
     with RunWriter.resume(directory) as writer:
         resumption = Resumption(read_run(directory), directory)
@@ -210,10 +210,10 @@ def _resume(directory: Path) -> int:
 def _measure_and_report(request: Request, writer: RunWriter, aa: bool | None) -> int:
     from harness import environment
     from harness.backends import get_backend, host
-    from harness.hooks import HookFailedError
-    from harness.interruption import Interrupted
+    from harness.measure.hooks import HookFailedError
+    from harness.measure.interruption import Interrupted
+    from harness.measure.runner import Runner
     from harness.progress import listener_for, make_console
-    from harness.runner import Runner
 
     console = make_console()
     captured = environment.capture()

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 import click
 
 import harness
-from harness import schedule
+from harness.measure import schedule
 
 if TYPE_CHECKING:
     from harness.environment import Environment
+    from harness.measure.request import Request
     from harness.model import NoiseFloor, Scenario
-    from harness.request import Request
 
 _FEW_PAIRS = 10
 """A noise floor that rests on fewer is measured anew by a run that has more blocks."""
@@ -75,7 +75,7 @@ def request_from(typed: Typed, run_id: str) -> Request:
     until = parse_until(typed.until)
     most = schedule.UNTIL_MOST_BLOCKS if until else schedule.DEFAULT_MOST_BLOCKS
     scenarios = _load(typed)
-    from harness.request import Request
+    from harness.measure.request import Request
 
     return Request(
         scenarios=scenarios,

@@ -27,13 +27,13 @@ from typing import IO, TYPE_CHECKING, Any, cast
 
 import harness
 from harness.backends import get_backend
-from harness.interruption import Interruption
+from harness.measure.interruption import Interruption
+from harness.measure.schedule import Slot
+from harness.measure.trial import take_trial
 from harness.model import ArmRecord, Scenario
 from harness.model.errors import BackendUnavailableError, HarnessError
 from harness.records.codec import decode, encode
 from harness.scenario import scenario_of
-from harness.schedule import Slot
-from harness.trial import take_trial
 
 if TYPE_CHECKING:
     from harness.lab import Lab

@@ -11,10 +11,10 @@ import statistics
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
+from harness.measure.schedule import FEW_BLOCKS
 from harness.model import ArmRecord, CacheState, Outcome, RunInfo, Scenario, Trial
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.model.metrics import trial_value
-from harness.schedule import FEW_BLOCKS
 
 Value = str | int | float | bool
 

@@ -14,10 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from harness.measure.schedule import Slot
 from harness.meters import memory
 from harness.model import DiskPart, GrowthPoint, Meter, Reading, Sharing
 from harness.model.backend import Accounting, Instance, PreparedArm
-from harness.schedule import Slot
 
 
 def read_footprint(

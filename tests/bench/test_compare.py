@@ -26,10 +26,10 @@ from harness.analysis.judgement import Verdict
 from harness.analysis.rules import Margin
 from harness.backends import get_backend
 from harness.environment import Environment
+from harness.measure.request import Request
+from harness.measure.runner import Runner
 from harness.model.metrics import trial_value
 from harness.records import RunWriter, read_run
-from harness.request import Request
-from harness.runner import Runner
 from harness.scenario import find_scenario, load_scenario
 from harness.sides import pairings_of, with_sides
 

@@ -16,11 +16,11 @@ from dataclasses import replace
 import pytest
 
 from harness.backends import get_backend
-from harness.interruption import Interruption
 from harness.lab import Lab
+from harness.measure.interruption import Interruption
+from harness.measure.schedule import Slot
+from harness.measure.trial import take_trial
 from harness.model import Arm, Limits, Milestone, Outcome, Readiness, ReadinessKind, Scenario
-from harness.schedule import Slot
-from harness.trial import take_trial
 from tests.support.scenarios import scenario
 
 BLOCKS = int(os.environ.get("STEELYARD_BENCH_BLOCKS", "100"))

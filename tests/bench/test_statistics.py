@@ -22,7 +22,8 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from harness import schedule, stats
+from harness import stats
+from harness.measure import schedule
 from harness.stats.shapes import _DIP_LIMITS, dip
 from tests.support.measured import Array, measured
 

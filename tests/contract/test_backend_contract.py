@@ -20,9 +20,11 @@ import pytest
 
 from harness.backends import BACKENDS, get_backend
 from harness.backends.peers.table import PEERS
-from harness.interruption import Interruption
 from harness.lab import Lab, LabError
 from harness.lab.readiness import wait_ready
+from harness.measure.interruption import Interruption
+from harness.measure.schedule import Slot
+from harness.measure.trial import STOP_PATIENCE_NS, out_of_order, take_trial
 from harness.meters.host_activity import gauges
 from harness.model import (
     Arm,
@@ -42,8 +44,6 @@ from harness.model.errors import (
     ReadinessTimeoutError,
     UnexpectedExitError,
 )
-from harness.schedule import Slot
-from harness.trial import STOP_PATIENCE_NS, out_of_order, take_trial
 from tests.support.scenarios import scenario
 
 ENDED = Readiness(ReadinessKind.EXIT)

@@ -7,11 +7,11 @@ from contextlib import closing
 import pytest
 
 from harness.backends import get_backend
-from harness.interruption import Interruption
+from harness.measure.interruption import Interruption
+from harness.measure.schedule import Slot
+from harness.measure.trial import take_trial
 from harness.model import Arm, Outcome
 from harness.model.diagnostics import DiagnosticCode
-from harness.schedule import Slot
-from harness.trial import take_trial
 from runtime.launch.cgroups import CgroupManager
 from tests.support.scenarios import scenario
 

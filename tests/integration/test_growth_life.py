@@ -15,9 +15,10 @@ import pytest
 
 import runtime
 from harness.backends import get_backend
-from harness.growth import GrowthListener, grow
-from harness.interruption import Interrupted, Interruption
 from harness.lab import Lab
+from harness.measure.growth import GrowthListener, grow
+from harness.measure.interruption import Interrupted, Interruption
+from harness.measure.schedule import Slot
 from harness.model import (
     Arm,
     Limits,
@@ -30,7 +31,6 @@ from harness.model import (
     Trial,
 )
 from harness.records import read_run
-from harness.schedule import Slot
 from tests.support.growing import WRITTEN_BYTES, growing, take_block
 from tests.support.scenarios import scenario
 

@@ -19,11 +19,11 @@ from harness.backends.peers import backend as peer_backend
 from harness.backends.peers.command import hierarchies
 from harness.backends.peers.table import PEERS
 from harness.lab.readiness import wait_ready
+from harness.measure.trial import STOP_PATIENCE_NS, WorksApart
 from harness.model import Arm, Limits, Meter, Milestone, Readiness, ReadinessKind, Scenario
 from harness.model.backend import PreparedArm
 from harness.model.diagnostics import DiagnosticCode
 from harness.model.errors import BackendUnavailableError, LaunchFailedError, PrepareError
-from harness.trial import STOP_PATIENCE_NS, WorksApart
 from runtime.containers.leftovers import find_leftovers
 from tests.support.scenarios import scenario
 

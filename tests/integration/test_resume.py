@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from harness import doctor, schedule
+from harness import doctor
+from harness.measure import schedule
 from harness.model import Outcome
 from harness.records import read_run
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harness.backends import get_backend
-from harness.growth import GrowthListener, grow
-from harness.interruption import Interruption
+from harness.measure.growth import GrowthListener, grow
+from harness.measure.interruption import Interruption
+from harness.measure.schedule import Slot
 from harness.model import (
     Arm,
     GrowthPoint,
@@ -21,7 +22,6 @@ from harness.model import (
     Sharing,
     Trial,
 )
-from harness.schedule import Slot
 from tests.support.scenarios import scenario
 
 UP = Readiness(ReadinessKind.OUTPUT, output="^up$")

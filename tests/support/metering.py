@@ -6,7 +6,9 @@ import random
 from contextlib import closing
 from pathlib import Path
 
-from harness.interruption import Interruption
+from harness.measure.interruption import Interruption
+from harness.measure.schedule import Slot
+from harness.measure.trial import take_trial
 from harness.model import (
     Arm,
     ArmRecord,
@@ -18,8 +20,6 @@ from harness.model import (
     Trial,
 )
 from harness.model.backend import Backend
-from harness.schedule import Slot
-from harness.trial import take_trial
 from tests.support.images import add_image
 from tests.support.scenarios import ENDED, scenario
 from tests.support.tars import DIR, SYM, make_tar, member

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 
 from harness.backends import get_backend
-from harness.interruption import Interruption
+from harness.measure.interruption import Interruption
+from harness.measure.schedule import Slot, blocks
+from harness.measure.trial import take_trial
 from harness.model import ArmRecord, Outcome, Scenario, Trial
 from harness.model.metrics import trial_value
-from harness.schedule import Slot, blocks
 from harness.stats import paired_difference
-from harness.trial import take_trial
 
 TOLERANCE = 0.05
 

@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 
 import harness
-from harness import schedule
 from harness.analysis import noise
 from harness.backends import BACKENDS
 from harness.environment import Environment
+from harness.measure import schedule
+from harness.measure.request import Request
 from harness.model import Arm, NoiseFloor
 from harness.records import read_run
-from harness.request import Request
 from harness.run_options import with_noise
 from tests.support import scenarios as samples
 

@@ -22,6 +22,8 @@ from harness.analysis.pairs import Pairing
 from harness.analysis.rules import Margin
 from harness.backends import get_backend
 from harness.environment import Environment
+from harness.measure.request import Request
+from harness.measure.runner import Runner
 from harness.model import (
     ArmRecord,
     CacheState,
@@ -37,8 +39,6 @@ from harness.model import (
 )
 from harness.model.errors import ScenarioError
 from harness.records import RunWriter, read_run
-from harness.request import Request
-from harness.runner import Runner
 from harness.sides import pairings_of, with_images, with_sides
 from harness.stats.sequential import ERROR
 from tests.support.scenarios import fake, scenario

@@ -16,8 +16,10 @@ from typing import Any
 import pytest
 
 from harness.backends.fake import FakeBackend, FakeInstance
-from harness.growth import GrowthListener, grow
-from harness.interruption import Interrupted, Interruption
+from harness.measure.capacity import enough_descriptors, with_remedy
+from harness.measure.growth import GrowthListener, grow
+from harness.measure.interruption import Interrupted, Interruption
+from harness.measure.schedule import Slot
 from harness.meters.footprint import sum_parts
 from harness.model import (
     Arm,
@@ -38,8 +40,6 @@ from harness.model.backend import Exit, Instance, PreparedArm
 from harness.model.diagnostics import DiagnosticCode
 from harness.model.errors import LaunchFailedError
 from harness.model.scale import Stages, scale_problems, stages
-from harness.room import enough_descriptors, with_remedy
-from harness.schedule import Slot
 from tests.support.scenarios import fake, scenario
 
 UP = Readiness(ReadinessKind.OUTPUT, output="up")
@@ -258,7 +258,7 @@ def test_nothing_is_launched_into_a_host_without_memory(monkeypatch: pytest.Monk
     def fewer_with_each() -> int:
         return total - len(watched.launched) * total // 3
 
-    monkeypatch.setattr("harness.room.available_bytes", fewer_with_each)
+    monkeypatch.setattr("harness.measure.capacity.available_bytes", fewer_with_each)
     grown = grow_it(asked, watched)
     assert [trial.alive for trial in grown.trials] == [0, 1, 2, 0, 0]
     assert [trial.outcome for trial in grown.trials[2:]] == [Outcome.FAILED] * 3

@@ -8,14 +8,14 @@ from contextlib import closing
 import pytest
 
 from harness.backends import BACKENDS, get_backend, known_names
-from harness.interruption import Interruption
 from harness.lab import Lab, LabError
 from harness.lab.readiness import wait_ready
+from harness.measure.interruption import Interruption
+from harness.measure.schedule import Slot
+from harness.measure.trial import out_of_order, take_trial
 from harness.model import Arm, Milestone, Outcome, Readiness, ReadinessKind
 from harness.model.backend import Backend, Instance, PreparedArm
 from harness.model.errors import HarnessError, PrepareError, UnexpectedExitError
-from harness.schedule import Slot
-from harness.trial import out_of_order, take_trial
 from tests.support.scenarios import scenario
 
 ENDED = Readiness(ReadinessKind.EXIT, output="^hello$")

@@ -13,12 +13,17 @@ from typing import Any
 
 import pytest
 
-from harness import schedule
 from harness.backends import get_backend
 from harness.backends.fake import FakeArm, FakeBackend, FakeInstance
 from harness.environment import Environment
-from harness.hooks import HookFailedError
-from harness.interruption import Interrupted, Interruption
+from harness.measure import schedule
+from harness.measure.hooks import HookFailedError
+from harness.measure.interruption import Interrupted, Interruption
+from harness.measure.prepare import EnsureImage
+from harness.measure.request import Request
+from harness.measure.resume import Resumption, refuse_unless_resumable
+from harness.measure.runner import Runner
+from harness.measure.trial import out_of_order
 from harness.model import (
     Arm,
     Hooks,
@@ -49,12 +54,7 @@ from harness.model.events import (
     TrialFinished,
     TrialStarted,
 )
-from harness.preparing import EnsureImage
 from harness.records import HOOKS_FILE, RunWriter, read_run
-from harness.request import Request
-from harness.resume import Resumption, refuse_unless_resumable
-from harness.runner import Runner
-from harness.trial import out_of_order
 from tests.support.scenarios import fake, scenario
 
 ENVIRONMENT = Environment({"cpus": 2}, {})

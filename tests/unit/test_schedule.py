@@ -8,7 +8,7 @@ import math
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness import schedule
+from harness.measure import schedule
 from harness.model import ArmRecord, Meter, Milestone, Outcome, Reading, Trial
 from tests.support.scenarios import fake
 

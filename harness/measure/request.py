@@ -9,8 +9,8 @@ from types import MappingProxyType
 
 from harness.analysis.diagnose import run_diagnostics
 from harness.environment import Environment
+from harness.measure.resume import Resumption
 from harness.model import SCHEMA_VERSION, ArmRecord, NoiseFloor, RunInfo, Scenario, Trial
-from harness.resume import Resumption
 
 Decided = Callable[[Sequence[Trial], Sequence[ArmRecord]], bool]
 """Asked after each block that counts, with all trials and arms: whether the run may end."""

@@ -29,13 +29,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
-from harness.interruption import Interruption
 from harness.lab.readiness import unexpected_exit
+from harness.measure.capacity import with_remedy
+from harness.measure.interruption import Interruption
+from harness.measure.trial import OpenTrial
 from harness.model import Meter, Reading, Trial
 from harness.model.backend import Instance, PreparedArm
 from harness.model.errors import HarnessError, LaunchFailedError
-from harness.room import with_remedy
-from harness.trial import OpenTrial
 
 if TYPE_CHECKING:
     from harness.lab import Lab

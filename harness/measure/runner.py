@@ -16,12 +16,17 @@ from dataclasses import replace
 from time import monotonic_ns
 from typing import TYPE_CHECKING
 
-from harness import schedule
 from harness.analysis.diagnose import run_diagnostics
 from harness.backends.host import ensure_image
 from harness.environment import Environment
-from harness.hooks import HookRunner
-from harness.interruption import Interrupted, Interruption
+from harness.measure import schedule
+from harness.measure.hooks import HookRunner
+from harness.measure.interruption import Interrupted, Interruption
+from harness.measure.prepare import EnsureImage, GetBackend, Preparer, Ready
+from harness.measure.request import Request, begun, now
+from harness.measure.resume import refuse_another_arm, refuse_another_host
+from harness.measure.schedule import Slot
+from harness.measure.trial import take_trial
 from harness.model import Arm, GrowthPoint, NoiseFloor, Run, RunInfo, Scenario, Trial
 from harness.model.backend import Availability
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
@@ -41,11 +46,6 @@ from harness.model.events import (
     TrialStarted,
 )
 from harness.model.scale import stages
-from harness.preparing import EnsureImage, GetBackend, Preparer, Ready
-from harness.request import Request, begun, now
-from harness.resume import refuse_another_arm, refuse_another_host
-from harness.schedule import Slot
-from harness.trial import take_trial
 
 if TYPE_CHECKING:
     from harness.lab import Lab
@@ -295,7 +295,7 @@ class Runner:
 
     def _grow(self, slot: Slot, scenario: Scenario, taken: Sequence[Trial]) -> None:
         """Many instances of the arm at once."""
-        from harness.growth import GrowthListener, grow
+        from harness.measure.growth import GrowthListener, grow
 
         def alive(count: int, most: int) -> None:
             self._emit(InstancesAlive(slot.scenario, slot.arm, slot.block, count, most))

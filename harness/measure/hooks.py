@@ -22,11 +22,11 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.interruption import Interruption
+from harness.measure.interruption import Interruption
+from harness.measure.schedule import Slot
 from harness.model import Scenario
 from harness.model.errors import HarnessError
 from harness.records import HOOKS_FILE
-from harness.schedule import Slot
 
 _TOLD_LINES = 3
 _KEPT_BYTES = 4096

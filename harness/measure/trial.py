@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from harness.interruption import Interruption
 from harness.lab.readiness import Ready, wait_ready
+from harness.measure.interruption import Interruption
+from harness.measure.schedule import Slot
 from harness.meters import instance as meters
 from harness.meters.host_activity import Watch
 from harness.meters.leaks import Traces, left_behind, traces
@@ -35,7 +36,6 @@ from harness.model import (
 from harness.model.backend import Accounting, Instance, PreparedArm
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.model.errors import HarnessError, InstanceError, MeterError, ReadinessTimeoutError
-from harness.schedule import Slot
 
 if TYPE_CHECKING:
     from harness.lab import Lab
@@ -67,7 +67,7 @@ class TakesTrials(Protocol):
     """A prepared arm whose trials another process takes as a whole."""
 
     def take_trial(self, slot: Slot, interruption: Interruption) -> Trial:
-        """Have one taken; raises as `harness.trial.take_trial`."""
+        """Have one taken; raises as `harness.measure.trial.take_trial`."""
 
 
 @runtime_checkable

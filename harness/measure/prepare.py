@@ -12,7 +12,7 @@ from time import monotonic_ns
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from harness.interruption import Interruption
+from harness.measure.interruption import Interruption
 from harness.model import Arm, ArmRecord, Scenario
 from harness.model.backend import Availability, Backend, PreparedArm, Progress
 from harness.model.errors import BackendUnavailableError, PrepareError

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from harness.measure.schedule import Slot
 from harness.model import ArmRecord, Milestone, Run, RunInfo, Trial
 from harness.model.errors import RecordError
-from harness.schedule import Slot
 
 _HOST_FACTS = (
     "kernel",

@@ -6,7 +6,7 @@ the ramp       launch, wait until ready, meter    one after the other; all stay 
                  all of them at 1, 2, 4, …          their footprint: a GrowthPoint
                end them, the last one first       each stop meets as many others as its start did
 together       N threads launch at the same time  each launch a trial with `together` = N
-                 (see `harness.together`)           all are ready, or have failed, then metered
+                 (see `harness.measure.burst`)           all are ready, or have failed, then metered
                end them, all at the same time
 ```
 
@@ -26,18 +26,18 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from harness.interruption import Interruption
 from harness.lab.readiness import unexpected_exit
+from harness.measure.burst import SHOULD_RUN_ON, start_together
+from harness.measure.capacity import MemoryRoom, enough_descriptors, with_remedy
+from harness.measure.interruption import Interruption
+from harness.measure.schedule import Slot
+from harness.measure.trial import OpenTrial
 from harness.meters.footprint import read_footprint
 from harness.model import GrowthPoint, Scenario, Trial
 from harness.model.backend import PreparedArm
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.model.errors import HarnessError
 from harness.model.scale import stages
-from harness.room import MemoryRoom, enough_descriptors, with_remedy
-from harness.schedule import Slot
-from harness.together import SHOULD_RUN_ON, start_together
-from harness.trial import OpenTrial
 
 if TYPE_CHECKING:
     from harness.lab import Lab

@@ -1,0 +1,1 @@
+"""Taking trials: order, one trial from request to removal, growth, and the run around them."""
