@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.records.dataset import RunData
-from harness.report import wording
+from harness.report.text import wording
 
 if TYPE_CHECKING:
     import pandas as pd

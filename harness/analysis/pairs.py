@@ -1,4 +1,4 @@
-"""The paired values of two arms, taken in while a run goes on: what `harness.analysis.compare` judges. Pure.
+"""The paired values of two arms, taken in while a run goes on, for a comparison to judge. Pure.
 
 What is asked after each block costs no more after many blocks than after few: the time between two
 blocks is the host's own, and must not grow.

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from harness.analysis.summary import Summary
     from harness.model import Run
     from harness.records.dataset import RunData
-    from harness.report.drawing import Chart
+    from harness.report.charts.drawing import Chart
 
 TEXTS: Mapping[str, str] = MappingProxyType(
     {
@@ -49,8 +49,8 @@ def write_report(
         RecordError: A file cannot be written.
     """
     from harness.analysis.summary import Summary, summarise
-    from harness.report.ahead import draw_ahead
     from harness.report.charts import charts_by_scenario
+    from harness.report.charts.parallel import draw_ahead
 
     _make_folder(directory)  # before the work, so that a mistyped place is told at once
     summary = run if isinstance(run, Summary) else summarise(run)
@@ -82,15 +82,15 @@ def render(
         charts: As `harness.report.charts.charts_by_scenario` draws them. Markdown names them as
             files in `charts/`; a page draws its own if there are none given.
     """
-    from harness.report import formats
+    from harness.report import export
     from harness.report.charts import charts_by_scenario
     from harness.report.html import render_html
     from harness.report.markdown import render_markdown
 
     if form == "csv":
-        text = formats.render_csv(summaries)
+        text = export.render_csv(summaries)
     elif form == "json":
-        text = formats.render_json(summaries)
+        text = export.render_json(summaries)
     elif form == "markdown":
         text = "\n".join(render_markdown(summary, dict(charts or {})) for summary in summaries)
     else:

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from harness import stats
 from harness.analysis.summary import ArmRow, ScenarioTable, Summary
 from harness.model import CacheState
-from harness.report import cells, circumstances, wording
-from harness.report.drawing import THEMED, Chart
-from harness.report.verdict import BOUND_MEANS, Verdict, verdict
+from harness.report.charts.drawing import THEMED, Chart
+from harness.report.text import circumstances, wording
+from harness.report.text import tables as cells
+from harness.report.text.answer import BOUND_MEANS, Verdict, verdict
 
 TEMPLATE = "report.html.j2"
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 
 from harness.analysis.summary import ScenarioTable, Summary
-from harness.report import circumstances, wording
-from harness.report.cells import (
+from harness.report.charts.drawing import Chart
+from harness.report.text import circumstances, wording
+from harness.report.text.answer import BOUND_MEANS, verdict
+from harness.report.text.tables import (
     Grid,
     effort_grid,
     footprint_grid,
@@ -15,8 +17,6 @@ from harness.report.cells import (
     noise_grid,
     start_grid,
 )
-from harness.report.drawing import Chart
-from harness.report.verdict import BOUND_MEANS, verdict
 
 
 def render_markdown(summary: Summary, charts: dict[str, list[Chart]]) -> str:

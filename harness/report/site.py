@@ -17,10 +17,11 @@ from harness.analysis.history import Point, RunRef, Series
 from harness.analysis.trends import Change, State, Trend, Trends, change_in_words, size_of
 from harness.model.errors import RecordError
 from harness.records import RUN_FILE, TRIALS_FILE
-from harness.report import render, wording, write_files
+from harness.report import render, write_files
 from harness.report.charts import parts
+from harness.report.charts.drawing import THEMED, Chart
 from harness.report.charts.trend import Link, figure_of, file_name, trend_chart
-from harness.report.drawing import THEMED, Chart
+from harness.report.text import wording
 
 INDEX, PAGE = "site-index.html.j2", "site-series.html.j2"
 WORTH_A_PROCESS = 4

@@ -13,15 +13,9 @@ from rich.text import Text
 from harness.analysis.summary import ScenarioTable, Summary, summarise
 from harness.model import Run
 from harness.records.dataset import RunData
-from harness.report import circumstances, sentences, wording
-from harness.report.cells import (
-    Grid,
-    effort_grid,
-    footprint_grid,
-    memory_grid,
-    start_grid,
-)
-from harness.report.verdict import BOUND_MEANS, Verdict, verdict
+from harness.report.text import circumstances, sentences, wording
+from harness.report.text.answer import BOUND_MEANS, Verdict, verdict
+from harness.report.text.tables import Grid, effort_grid, footprint_grid, memory_grid, start_grid
 
 if TYPE_CHECKING:
     from rich.console import Console

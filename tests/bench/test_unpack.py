@@ -136,7 +136,7 @@ def test_listing_200_images(tmp_path: Path) -> None:
     for number in range(200):
         add_image(store, f"app:{number:03}", [base, layer_tar(number + 1)], "plain")
     environment = {**os.environ, "STEELYARD_HOME": str(home)}
-    program = [sys.executable, "-c", "from harness.cli import main; main()", "image", "ls"]
+    program = [sys.executable, "-c", "from harness.cli.main import main; main()", "image", "ls"]
     samples: dict[str, list[int]] = {"ls": [], "--help": []}
     for _ in range(LISTINGS):
         for name, argv in (("ls", program), ("--help", [*program, "--help"])):

@@ -23,7 +23,7 @@ from runtime.images import Image, ImageStore
 from runtime.images.store.layout import Layout
 
 PROJECT = Path(__file__).parents[2]
-COMMAND = (sys.executable, "-c", "from harness.cli import main; main()")
+COMMAND = (sys.executable, "-c", "from harness.cli.main import main; main()")
 BUSYBOX = Path("/bin/busybox")
 EPOCH_S = 1_700_000_000
 SHELL = 'FROM scratch\nCOPY busybox /bin/busybox\nSHELL ["/bin/busybox", "sh", "-c"]\n'

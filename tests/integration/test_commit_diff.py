@@ -236,7 +236,7 @@ def steelyard(can_run: None, tmp_path: Path, rootfs: Path) -> Callable[..., Any]
 
     def call(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [sys.executable, "-c", "from harness.cli import main; main()", *arguments],
+            [sys.executable, "-c", "from harness.cli.main import main; main()", *arguments],
             cwd=PROJECT, env={**os.environ, "STEELYARD_HOME": str(home)},
             capture_output=True, text=True, check=False,
         )  # fmt: skip
@@ -303,7 +303,7 @@ def test_a_container_whose_owner_was_killed_can_still_be_looked_at(
     steelyard: Callable[..., Any], tmp_path: Path
 ) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-c", "from harness.cli import main; main()", "container", "run",
+        [sys.executable, "-c", "from harness.cli.main import main; main()", "container", "run",
          "--keep", "--name", "k", "busybox", "sh", "-c", "echo 1 > /x; echo on; sleep 60"],
         cwd=PROJECT, env={**os.environ, "STEELYARD_HOME": str(tmp_path / "home")},
         stdout=subprocess.PIPE,

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
+from harness.experiment.remote import Worker
+from harness.experiment.revisions import export, find_revision, repository_of
 from harness.model.errors import HarnessError, PrepareError
 from harness.records import read_run
 from harness.records.codec import encode
-from harness.remote import Worker
-from harness.revisions import export, find_revision, repository_of
 from tests.support.scenarios import fake, scenario
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -98,7 +98,7 @@ def options(home: Path, tree: Path = ROOT) -> dict[str, Any]:
 
 
 def command(*arguments: str | Path, word: str = "compare") -> list[str]:
-    program = "from harness.cli import main; main()"
+    program = "from harness.cli.main import main; main()"
     return [sys.executable, "-P", "-c", program, word, *map(str, arguments)]
 
 

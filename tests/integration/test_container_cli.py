@@ -19,7 +19,7 @@ from tests.support.host import HostState
 
 pytestmark = [pytest.mark.privileged, pytest.mark.usefixtures("can_run")]
 
-STEELYARD = (sys.executable, "-m", "harness.cli", "container")
+STEELYARD = (sys.executable, "-m", "harness.cli.main", "container")
 _IMAGE = "box"
 
 

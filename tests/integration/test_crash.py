@@ -31,7 +31,7 @@ output = "ready"
 
 
 def _steelyard(*arguments: str | Path) -> list[str]:
-    program = "import sys; from harness.cli import main; sys.exit(main())"
+    program = "import sys; from harness.cli.main import main; sys.exit(main())"
     return [sys.executable, "-c", program, *map(str, arguments)]
 
 

@@ -61,7 +61,7 @@ def require(backend: str) -> None:
 
 
 def command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-c", "from harness.cli import main; main()", *map(str, arguments)]
+    return [sys.executable, "-c", "from harness.cli.main import main; main()", *map(str, arguments)]
 
 
 def test_containers_grow_and_their_disk_is_what_du_says(nothing_left: None) -> None:

@@ -39,7 +39,7 @@ VM = pytest.param(["vm-micro", "vm-classic"], marks=pytest.mark.vm)
 
 
 def command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-c", "from harness.cli import main; main()", *map(str, arguments)]
+    return [sys.executable, "-c", "from harness.cli.main import main; main()", *map(str, arguments)]
 
 
 @pytest.fixture

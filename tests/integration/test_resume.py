@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import doctor
+from harness.experiment import doctor
 from harness.measure import schedule
 from harness.model import Outcome
 from harness.records import read_run
@@ -36,7 +36,7 @@ cleanup = "echo tidied"
 
 
 def command(*arguments: str | Path) -> list[str]:
-    return [sys.executable, "-c", "from harness.cli import main; main()", *map(str, arguments)]
+    return [sys.executable, "-c", "from harness.cli.main import main; main()", *map(str, arguments)]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])

@@ -12,14 +12,14 @@ from types import MappingProxyType
 import pytest
 from click.testing import CliRunner, Result
 
-from harness.against import questions_of
 from harness.analysis.judgement import Verdict
 from harness.analysis.pairs import Pairing
 from harness.analysis.rules import Allowance, Margin
-from harness.check_command import check as command
+from harness.cli.check import check as command
+from harness.experiment.check_against import questions_of
+from harness.experiment.compare import not_the_images_own
 from harness.model import BASELINE, Budget, Scale
 from harness.model.errors import RecordError, ScenarioError
-from harness.paired import not_the_images_own
 from harness.records import read_run
 from harness.sides import BEFORE_AND_NOW, in_pairs, pairings_of, with_images
 from harness.stats.sequential import Look

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from harness.analysis.check import check, comparability, layers_of
 from harness.analysis.judgement import ExitCode, Finding, Judgement, Verdict
-from harness.check_command import check as command
+from harness.cli.check import check as command
 from harness.model import (
     Budget,
     CacheState,

@@ -18,12 +18,12 @@ import pytest
 import harness
 from harness.analysis import noise
 from harness.backends import BACKENDS
+from harness.cli.options import with_noise
 from harness.environment import Environment
 from harness.measure import schedule
 from harness.measure.request import Request
 from harness.model import Arm, NoiseFloor
 from harness.records import read_run
-from harness.run_options import with_noise
 from tests.support import scenarios as samples
 
 SCENARIO = """
@@ -54,7 +54,7 @@ def steelyard(*arguments: str | Path, **options: Any) -> subprocess.CompletedPro
 
 
 def command(*arguments: str | Path) -> list[str]:
-    program = "from harness.cli import main; main()"
+    program = "from harness.cli.main import main; main()"
     return [sys.executable, "-W", "error", "-c", program, *map(str, arguments)]
 
 
@@ -448,10 +448,10 @@ def test_a_terminal_gets_a_bar(scenario: Path, tmp_path: Path) -> None:
 
 def test_a_mistake_of_ours_is_one_sentence_too(scenario: Path, tmp_path: Path) -> None:
     program = (
-        "import harness.environment, harness.cli\n"
+        "import harness.environment, harness.cli.main\n"
         "def capture(): raise ZeroDivisionError('x')\n"
         "harness.environment.capture = capture\n"
-        "harness.cli.main()"
+        "harness.cli.main.main()"
     )
     told = subprocess.run(
         [sys.executable, "-c", program, "run", scenario],

@@ -428,7 +428,7 @@ def sample(tmp_path: Path) -> Path:
 
 
 def command(*arguments: str | Path) -> list[str]:
-    program = "from harness.cli import main; main()"
+    program = "from harness.cli.main import main; main()"
     return [sys.executable, "-W", "error", "-c", program, "compare", *map(str, arguments)]
 
 

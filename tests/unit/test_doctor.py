@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from harness import doctor
-from harness.doctor import ArmFinding, Examination, LeftoverFinding, stale_files
+from harness.experiment import doctor
+from harness.experiment.doctor import ArmFinding, Examination, LeftoverFinding, stale_files
 from harness.model.backend import Availability
 
 USABLE = ArmFinding("container", Availability(True, "fine"))

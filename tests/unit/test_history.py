@@ -23,7 +23,7 @@ from harness.analysis.gather import gather
 from harness.analysis.history import History, Point, RunRef, Series, SeriesId
 from harness.analysis.judgement import ExitCode, Verdict
 from harness.analysis.trends import State, Trend, Trends, exact_changes, judge, trends_of
-from harness.history_command import history as command
+from harness.cli.history import history as command
 from harness.model import CacheState, Outcome, Run
 from harness.model.errors import RecordError
 from harness.report.charts.trend import file_name, trend_chart

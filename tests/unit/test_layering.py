@@ -68,7 +68,7 @@ HARNESS_ROWS = (
     ("backend",),
     ("model", "diagnostics", "errors", "json_form", "quantities", "toml_lines", "words"),
 )
-MAY_IMPORT_RUNTIME = ("harness.backends", "harness.lab", "harness.doctor")
+MAY_IMPORT_RUNTIME = ("harness.backends", "harness.lab", "harness.experiment.doctor")
 MAY_IMPORT_CTYPES = ("runtime.linux.syscalls", "runtime.linux.abi", "runtime.launch.launcher")
 HEAVY = frozenset(
     {"pandas", "matplotlib", "numpy", "scipy", "pydantic", "rich", "pyroute2", "jinja2", "qemu"}
@@ -260,4 +260,4 @@ def test_the_rules_catch_what_they_should() -> None:
         "if TYPE_CHECKING:\n    import pandas\ntry:\n    import rich\nfinally: pass"
     )
     assert top_level_imports(guarded) == {"rich"}
-    assert row_of("harness.cli") < row_of("harness.model")
+    assert row_of("harness.cli.main") < row_of("harness.model")

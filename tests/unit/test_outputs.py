@@ -14,7 +14,7 @@ import pytest
 
 from harness.analysis.judgement import ExitCode, Finding, Judgement, Verdict
 from harness.model.errors import HarnessError
-from harness.outputs import FORMATS, render
+from harness.report.judgement import FORMATS, render
 from harness.stats import Interval, Method
 
 RATIO = Interval(1.06, 1.14, 0.98, Method.ORDER_STATISTICS)

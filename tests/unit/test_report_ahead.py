@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from harness.report.ahead import draw_ahead
-from harness.report.cells import Grid
-from harness.report.drawing import Chart, Told, add_panel, new_figure
+from harness.report.charts.drawing import Chart, Told, add_panel, new_figure
+from harness.report.charts.parallel import draw_ahead
+from harness.report.text.tables import Grid
 
 FORMS = ("svg", "png", "inline_wide", "inline_narrow")
 

@@ -16,9 +16,9 @@ import pytest
 from harness.analysis.summary import ScenarioTable, Summary, summarise
 from harness.model import Milestone, Outcome, Run
 from harness.model.metrics import METRICS
-from harness.report import wording
 from harness.report.charts import charts_by_scenario
 from harness.report.charts.distribution import MOST_STEPS, distribution_chart
+from harness.report.charts.drawing import INK, PALETTE, PAPER, THEMED, Chart
 from harness.report.charts.growth import crowd_chart, growth_chart
 from harness.report.charts.parts import (
     MOST_POINTS,
@@ -31,8 +31,8 @@ from harness.report.charts.parts import (
 )
 from harness.report.charts.ratios import SHOWN, ratio_chart
 from harness.report.charts.samples import samples_of
-from harness.report.drawing import INK, PALETTE, PAPER, THEMED, Chart
-from harness.report.verdict import UPPER_BOUND
+from harness.report.text import wording
+from harness.report.text.answer import UPPER_BOUND
 from tests.support.synthetic import synthetic_run, synthetic_scale_run
 
 SVG = "{http://www.w3.org/2000/svg}"

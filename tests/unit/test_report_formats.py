@@ -12,11 +12,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from harness.analysis.summary import summarise
+from harness.cli.report import report
 from harness.model import Outcome, Run
 from harness.model.metrics import METRICS, trial_value
 from harness.records import RunWriter
-from harness.report.formats import render_csv, render_json
-from harness.report_command import report
+from harness.report.export import render_csv, render_json
 from tests.support.synthetic import synthetic_run, synthetic_scale_run
 
 

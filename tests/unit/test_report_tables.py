@@ -24,12 +24,9 @@ from harness.model import (
 from harness.model.diagnostics import REMEDIES, DiagnosticCode
 from harness.model.metrics import METRICS
 from harness.records.dataset import COLUMNS, durations, run_data, trials_frame
-from harness.report import wording
-from harness.report.cells import (
-    disk_grid,
-    noise_grid,
-)
-from harness.report.verdict import Verdict, verdict
+from harness.report.text import wording
+from harness.report.text.answer import Verdict, verdict
+from harness.report.text.tables import disk_grid, noise_grid
 from tests.support.synthetic import SLOPES, synthetic_run, synthetic_scale_run
 
 

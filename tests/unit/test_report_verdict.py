@@ -15,8 +15,10 @@ from harness.model import (
     Run,
     Trial,
 )
-from harness.report import wording
-from harness.report.cells import (
+from harness.report.text import wording
+from harness.report.text.answer import Verdict, verdict
+from harness.report.text.circumstances import how_often
+from harness.report.text.tables import (
     comparison_grid,
     cost_grid,
     disk_grid,
@@ -29,8 +31,6 @@ from harness.report.cells import (
     start_grid,
     trial_grid,
 )
-from harness.report.circumstances import how_often
-from harness.report.verdict import Verdict, verdict
 from tests.support.synthetic import MS, synthetic_run
 
 

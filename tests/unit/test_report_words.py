@@ -14,7 +14,7 @@ from harness.model import (
     Readiness,
     ReadinessKind,
 )
-from harness.report import circumstances, wording
+from harness.report.text import circumstances, wording
 from harness.stats import Comparison, Estimate, Interval, Method
 from tests.support.synthetic import MS, synthetic_run
 

@@ -6,12 +6,12 @@ from harness.analysis.summary import ScenarioTable, Summary
 from harness.records.dataset import run_data
 from harness.report.charts.disk import disk_chart
 from harness.report.charts.distribution import distribution_chart
+from harness.report.charts.drawing import Chart
 from harness.report.charts.growth import crowd_chart, growth_chart
 from harness.report.charts.memory import memory_chart
 from harness.report.charts.ratios import ratio_chart
 from harness.report.charts.samples import samples_of
 from harness.report.charts.start import start_chart
-from harness.report.drawing import Chart
 
 
 def charts_by_scenario(summary: Summary) -> dict[str, list[Chart]]:

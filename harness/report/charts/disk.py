@@ -6,16 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness.analysis.summary import ArmRow, ScenarioTable
-from harness.report import cells, wording
 from harness.report.charts import parts
-from harness.report.drawing import (
-    MARGIN_INCHES,
-    PALETTE,
-    Chart,
-    Told,
-    add_panel,
-    new_figure,
-)
+from harness.report.charts.drawing import MARGIN_INCHES, PALETTE, Chart, Told, add_panel, new_figure
+from harness.report.text import tables, wording
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -46,7 +39,7 @@ def disk_chart(table: ScenarioTable) -> Chart | None:
         "however many instances there are; the second is what each instance adds, read just after "
         "it was ready. The smaller line says what was written of it, and read of the image, until "
         "then.",
-        grid=cells.disk_grid(table),
+        grid=tables.disk_grid(table),
         grid_title="On disk, part by part",
     )
     name = f"disk-{parts.slug(table.scenario.name)}"

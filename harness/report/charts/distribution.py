@@ -14,10 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.analysis.summary import ArmRow, ScenarioTable
-from harness.report import cells, wording
 from harness.report.charts import parts
-from harness.report.charts.samples import Samples
-from harness.report.drawing import (
+from harness.report.charts.drawing import (
     ALARM,
     INK,
     LINES,
@@ -27,6 +25,8 @@ from harness.report.drawing import (
     add_axes,
     new_figure,
 )
+from harness.report.charts.samples import Samples
+from harness.report.text import tables, wording
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -93,7 +93,7 @@ def distribution_chart(table: ScenarioTable, samples: dict[str, Samples]) -> Cha
         "circle is one trial, a cross one far from the others, and none is left out. The thick "
         "line is the interval of the median. Every arm has a scale of its own, which does not "
         "begin at zero. Failed trials are never ready: with them a curve ends below 100 %.",
-        grid=cells.quantile_grid(table),
+        grid=tables.quantile_grid(table),
         grid_title="Distribution of ready, and how trials ended",
     )
     name = f"distribution-{parts.slug(table.scenario.name)}"

@@ -14,17 +14,10 @@ from typing import TYPE_CHECKING, Any
 from harness import stats
 from harness.analysis.summary import GrowthCurve, ScenarioTable
 from harness.model.metrics import METRICS, Unit
-from harness.report import wording
-from harness.report.cells import Grid
 from harness.report.charts import parts
-from harness.report.drawing import (
-    INK,
-    MARGIN_INCHES,
-    Chart,
-    Told,
-    add_axes,
-    new_figure,
-)
+from harness.report.charts.drawing import INK, MARGIN_INCHES, Chart, Told, add_axes, new_figure
+from harness.report.text import wording
+from harness.report.text.tables import Grid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,17 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.analysis.summary import ArmRow, ScenarioTable
-from harness.report import wording
-from harness.report.cells import Grid
 from harness.report.charts import parts
-from harness.report.drawing import (
-    MARGIN_INCHES,
-    PALETTE,
-    Chart,
-    Told,
-    add_axes,
-    new_figure,
-)
+from harness.report.charts.drawing import MARGIN_INCHES, PALETTE, Chart, Told, add_axes, new_figure
+from harness.report.text import wording
+from harness.report.text.tables import Grid
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

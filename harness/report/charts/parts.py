@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from harness import stats
 from harness.analysis.summary import ArmRow, ScenarioTable
-from harness.report import wording
-from harness.report.drawing import INK, LINES, MARGIN_INCHES, NARROW_INCHES, PAPER
+from harness.report.charts.drawing import INK, LINES, MARGIN_INCHES, NARROW_INCHES, PAPER
+from harness.report.text import wording
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

@@ -15,10 +15,8 @@ from typing import TYPE_CHECKING
 from harness import stats
 from harness.analysis.summary import ArmRow, ScenarioTable
 from harness.model.metrics import METRICS
-from harness.report import wording
-from harness.report.cells import Grid
 from harness.report.charts import parts
-from harness.report.drawing import (
+from harness.report.charts.drawing import (
     INK,
     LINES,
     MARGIN_INCHES,
@@ -27,7 +25,9 @@ from harness.report.drawing import (
     add_axes,
     new_figure,
 )
-from harness.report.verdict import UPPER_BOUND
+from harness.report.text import wording
+from harness.report.text.answer import UPPER_BOUND
+from harness.report.text.tables import Grid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -12,10 +12,8 @@ from typing import TYPE_CHECKING
 
 from harness.analysis.summary import MARKS, ArmRow, ScenarioTable
 from harness.model import Milestone
-from harness.report import cells, wording
 from harness.report.charts import parts
-from harness.report.charts.samples import Samples
-from harness.report.drawing import (
+from harness.report.charts.drawing import (
     ALARM,
     MARGIN_INCHES,
     PALETTE,
@@ -24,7 +22,9 @@ from harness.report.drawing import (
     add_panel,
     new_figure,
 )
-from harness.report.verdict import UPPER_BOUND
+from harness.report.charts.samples import Samples
+from harness.report.text import tables, wording
+from harness.report.text.answer import UPPER_BOUND
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -104,7 +104,7 @@ def start_chart(table: ScenarioTable, samples: dict[str, Samples]) -> Chart | No
         title=f"{table.scenario.name}: time from request until ready",
         description=_description(lanes),
         caption=caption,
-        grid=cells.start_grid(table),
+        grid=tables.start_grid(table),
         grid_title=f"Median time since the request, [interval], × {table.reference}",
     )
     name = f"start-{parts.slug(table.scenario.name)}"

@@ -15,10 +15,8 @@ from typing import TYPE_CHECKING
 from harness.analysis.history import Point, Series, SeriesId
 from harness.analysis.trends import Change, State, Trend, change_in_words, size_of
 from harness.model.metrics import Unit
-from harness.report import wording
-from harness.report.cells import Grid
 from harness.report.charts import parts
-from harness.report.drawing import (
+from harness.report.charts.drawing import (
     ALARM,
     INK,
     LINES,
@@ -28,6 +26,8 @@ from harness.report.drawing import (
     add_axes,
     new_figure,
 )
+from harness.report.text import wording
+from harness.report.text.tables import Grid
 from harness.stats import Estimate
 
 if TYPE_CHECKING:

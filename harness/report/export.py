@@ -13,7 +13,7 @@ from harness.analysis.curves import GrowthCurve
 from harness.analysis.summary import ArmRow, ScenarioTable, Summary
 from harness.model.metrics import METRICS, Unit
 from harness.records.dataset import COLUMNS, COUNTS
-from harness.report.verdict import verdict
+from harness.report.text.answer import verdict
 
 if TYPE_CHECKING:
     import pandas as pd

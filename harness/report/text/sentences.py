@@ -9,7 +9,7 @@ from harness import stats
 from harness.analysis.curves import GrowthCurve
 from harness.analysis.summary import ArmRow, ScenarioTable
 from harness.model.metrics import METRICS, Unit
-from harness.report import wording
+from harness.report.text import wording
 
 MEMORY = ("pss", "uss", "cgroup-current", "available-delta")
 """What is told of memory, side by side."""

@@ -10,7 +10,7 @@ from harness.analysis.summary import MARKS, ArmRow, ScenarioTable
 from harness.model import Milestone, Run, Sharing
 from harness.model.metrics import METRICS, Unit
 from harness.records.dataset import RunData, run_data
-from harness.report import sentences, wording
+from harness.report.text import sentences, wording
 
 MOST_TRIALS = 2_000
 """No more trials than these are listed one by one."""

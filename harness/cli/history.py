@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from harness.outputs.emit import emit, format_option
+from harness.cli.output import emit, format_option
 
 if TYPE_CHECKING:
     from harness.analysis.history import Series

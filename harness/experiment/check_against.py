@@ -22,8 +22,8 @@ import click
 if TYPE_CHECKING:
     from harness.analysis.compare import Question
     from harness.analysis.judgement import Judgement
+    from harness.experiment.compare import Sides, Two
     from harness.model import Scenario
-    from harness.paired import Sides, Two
 
 _ONLY_A_REVISION = re.compile(r"HEAD\b.*|.*[~^].*|.*@\{.*", re.DOTALL)
 """No image is called so (OCI distribution: reference names are in lower case, without these)."""
@@ -48,7 +48,7 @@ def judge_against(typed: Against) -> Judgement:
         click.UsageError: A revision without a folder.
         HarnessError: The scenario, an arm, an image or a revision cannot be had.
     """
-    from harness.paired import Effort, interruptible, take
+    from harness.experiment.compare import Effort, interruptible, take
 
     if typed.context is None and _ONLY_A_REVISION.fullmatch(typed.named):
         message = f"{typed.named} is a revision, and of what is not said; add --context DIR"
@@ -88,8 +88,8 @@ def _chosen(name: str, choices: Sequence[str]) -> Scenario:
 def _sides(typed: Against, scenarios: Sequence[Scenario]) -> Iterator[Sides]:
     """Both sides, for as long as what was made for them is there."""
     from harness.backends import get_backend
-    from harness.paired import Sides, images, not_the_images_own
-    from harness.revisions import WORKING_TREE
+    from harness.experiment.compare import Sides, images, not_the_images_own
+    from harness.experiment.revisions import WORKING_TREE
 
     with contextlib.ExitStack() as stack:
         both: tuple[str | None, str | None] = typed.named, None

@@ -19,7 +19,7 @@ from html import escape
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from harness.report.cells import Grid
+from harness.report.text.tables import Grid
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

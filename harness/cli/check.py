@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.outputs.emit import emit, format_option
+from harness.cli.output import emit, format_option
 
 if TYPE_CHECKING:
     from harness.model import Run, Scenario
@@ -92,7 +92,7 @@ def check(
         raise click.UsageError("--arm and --blocks say how to take a run: give --run SCENARIO too")
     _refuse_half_a_pair(against, context, scenarios, baseline)
     if against is not None:
-        from harness.against import Against, judge_against
+        from harness.experiment.check_against import Against, judge_against
 
         typed = Against(scenarios, against, context, arms, blocks, allowed)
         return emit(judge_against(typed), formats)
@@ -149,9 +149,9 @@ def _newest() -> Path:
 
 def _take(scenarios: tuple[str, ...], arms: tuple[str, ...], blocks: int | None) -> Path:
     """Take a run as `steelyard run` does; failed trials are judged too."""
+    from harness.cli.run import run
     from harness.model.errors import RecordError
     from harness.records import find_runs
-    from harness.run_command import run
 
     before = set(find_runs(_RESULTS))
     arguments = list(scenarios)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from xml.sax.saxutils import escape
 
 from harness.analysis.judgement import ExitCode, Judgement
-from harness.outputs.words import HEADLINES
+from harness.report.judgement.words import HEADLINES
 
 _COLOURS = {
     # Dark enough for white text: contrast of 4.5 and more (WCAG 2.1, 1.4.3).
@@ -19,7 +19,7 @@ _CHARACTER, _PADDING, _HEIGHT = 6.6, 8, 20
 
 
 def render(judgement: Judgement) -> str:
-    """See `harness.outputs.render`."""
+    """See `harness.report.judgement.render`."""
     right = HEADLINES[judgement.exit_code]
     left_width, right_width = (
         round(len(text) * _CHARACTER + 2 * _PADDING) for text in (_LEFT, right)

@@ -43,7 +43,7 @@ def render(judgement: Judgement, name: str) -> str:
     if name not in FORMATS:
         message = f"there is no output format {name!r}; {did_you_mean(name, tuple(FORMATS))}"
         raise HarnessError(message)
-    module = import_module(f"harness.outputs.{name}")
+    module = import_module(f"harness.report.judgement.{name}")
     text: str = module.render(_printable(judgement))
     return text
 

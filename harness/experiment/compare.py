@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING
 import click
 
 import harness
+from harness.cli.options import invoked_as
+from harness.cli.run import folder_only_with_trials
 from harness.measure import schedule
-from harness.run_command import folder_only_with_trials
-from harness.run_options import invoked_as
 
 if TYPE_CHECKING:
     from harness.analysis.compare import Question
@@ -108,7 +108,7 @@ def revisions(folder: Path, typed: Two) -> Iterator[tuple[tuple[Path, Path], Two
         PrepareError: It is in no repository, or a revision is not there.
     """
     from harness.backends.host import temporary_folder
-    from harness.revisions import export, find_revision, repository_of
+    from harness.experiment.revisions import export, find_revision, repository_of
 
     repository = repository_of(folder)
     first, second = (find_revision(repository, name) for name in typed)
@@ -180,10 +180,10 @@ def take(sides: Sides, questions: Sequence[Question], asked: str, effort: Effort
     """
     from harness import environment
     from harness.analysis.compare import DEFAULT_MOST_BLOCKS, Comparer
+    from harness.cli.progress import listener_for, make_console
     from harness.measure.interruption import Interrupted
     from harness.measure.request import Request
     from harness.measure.runner import Runner
-    from harness.progress import listener_for, make_console
     from harness.records import RunWriter, new_run_id, read_run
     from harness.report import write_report
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from harness.analysis.summary import ScenarioTable
 from harness.model import Limits, Readiness, ReadinessKind, RunInfo, Scenario
-from harness.report import wording
+from harness.report.text import wording
 
 
 def command(scenario: Scenario) -> str:

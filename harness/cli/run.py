@@ -15,8 +15,8 @@ import click
 from click.core import ParameterSource
 
 import harness
+from harness.cli.options import Typed, invoked_as, request_from, with_noise
 from harness.measure import schedule
-from harness.run_options import Typed, invoked_as, request_from, with_noise
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -210,10 +210,10 @@ def _resume(directory: Path) -> int:
 def _measure_and_report(request: Request, writer: RunWriter, aa: bool | None) -> int:
     from harness import environment
     from harness.backends import get_backend, host
+    from harness.cli.progress import listener_for, make_console
     from harness.measure.hooks import HookFailedError
     from harness.measure.interruption import Interrupted
     from harness.measure.runner import Runner
-    from harness.progress import listener_for, make_console
 
     console = make_console()
     captured = environment.capture()

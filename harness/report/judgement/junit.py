@@ -13,11 +13,11 @@ from itertools import groupby
 from xml.etree import ElementTree as ET
 
 from harness.analysis.judgement import Finding, Judgement, Verdict
-from harness.outputs.words import headline
+from harness.report.judgement.words import headline
 
 
 def render(judgement: Judgement) -> str:
-    """See `harness.outputs.render`."""
+    """See `harness.report.judgement.render`."""
     root = ET.Element("testsuites", name="steelyard")
     findings = sorted(judgement.findings, key=lambda finding: finding.scenario)
     for scenario, group in groupby(findings, key=lambda finding: finding.scenario):

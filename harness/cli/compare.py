@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 import harness
-from harness.measure import schedule
-from harness.outputs.emit import emit, format_option
-from harness.paired import (
+from harness.cli.options import parse_time_limit
+from harness.cli.output import emit, format_option
+from harness.experiment.compare import (
     Effort,
     Sides,
     images,
@@ -22,7 +22,7 @@ from harness.paired import (
     revisions,
     take,
 )
-from harness.run_options import parse_time_limit
+from harness.measure import schedule
 
 if TYPE_CHECKING:
     from harness.model import Scenario
@@ -266,8 +266,8 @@ def _images_of(options: Typed, scenarios: Sequence[Scenario]) -> Iterator[Sides]
 def _workers_of(options: Typed, scenarios: Sequence[Scenario]) -> Iterator[Sides]:
     """Steelyard itself at two revisions, each in a process of its own."""
     from harness.backends import get_backend
-    from harness.remote import RemoteBackend, worker
-    from harness.revisions import compile_extensions
+    from harness.experiment.remote import RemoteBackend, worker
+    from harness.experiment.revisions import compile_extensions
     from harness.sides import SUFFIXES, with_twins
 
     assert options.revision is not None

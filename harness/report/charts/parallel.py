@@ -10,7 +10,7 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
 
-from harness.report.drawing import Chart
+from harness.report.charts.drawing import Chart
 
 MOST_PROCESSES = 8
 """More are no help for some ten charts."""

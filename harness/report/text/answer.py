@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from harness import stats
 from harness.analysis.summary import ArmRow, ScenarioTable, Summary
 from harness.model import RunInfo
-from harness.report import sentences, wording
+from harness.report.text import sentences, wording
 
 UPPER_BOUND = "emulated CPU: upper bound"
 """Stands wherever a VM under TCG is set against something that ran on the real processor."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from harness.doctor import Examination
+    from harness.experiment.doctor import Examination
 
 
 @click.command()
@@ -28,7 +28,7 @@ def doctor(*, clean: bool, format_: str) -> int:
 
     Exit code 0: an arm is usable and nothing is left behind; 1 otherwise.
     """
-    from harness.doctor import examine
+    from harness.experiment.doctor import examine
 
     is_watched = format_ == "text" and sys.stderr.isatty()
 

@@ -6,13 +6,13 @@ import json
 import math
 
 from harness.analysis.judgement import Finding, Judgement
-from harness.outputs.words import HEADLINES, name_of
+from harness.report.judgement.words import HEADLINES, name_of
 
 SCHEMA = 1
 
 
 def render(judgement: Judgement) -> str:
-    """See `harness.outputs.render`."""
+    """See `harness.report.judgement.render`."""
     document = {
         "schema": SCHEMA,
         "question": judgement.question,

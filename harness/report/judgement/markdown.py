@@ -5,14 +5,7 @@ from __future__ import annotations
 import re
 
 from harness.analysis.judgement import Finding, Judgement, Verdict
-from harness.outputs.words import (
-    MARKS,
-    headline,
-    interval,
-    name_of,
-    percent,
-    quantity,
-)
+from harness.report.judgement.words import MARKS, headline, interval, name_of, percent, quantity
 
 _ICONS = {
     Verdict.BETTER: "🟢",
@@ -23,7 +16,7 @@ _ICONS = {
 
 
 def render(judgement: Judgement) -> str:
-    """See `harness.outputs.render`."""
+    """See `harness.report.judgement.render`."""
     blocks = [f"### Steelyard: {_text(headline(judgement))}", _text(judgement.question)]
     blocks += [_bullets(_told(finding) for finding in judgement.findings if _is_news(finding))]
     blocks += [_bullets(f"**not judged**: {_text(refusal)}" for refusal in judgement.refusals)]

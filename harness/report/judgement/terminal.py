@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from harness.analysis.judgement import Judgement
-from harness.outputs.words import MARKS, headline, name_of
+from harness.report.judgement.words import MARKS, headline, name_of
 
 
 def render(judgement: Judgement) -> str:
-    """See `harness.outputs.render`."""
+    """See `harness.report.judgement.render`."""
     lines = [judgement.question, ""]
     for finding in judgement.findings:
         lines.append(f"  {MARKS[finding.verdict]} {name_of(finding)}: {finding.word.upper()}")

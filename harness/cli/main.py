@@ -33,21 +33,21 @@ _EXIT_FAILED, _EXIT_USAGE, _EXIT_INTERRUPTED, _EXIT_BROKEN_PIPE = 1, 2, 130, 141
 
 # Name -> (module:attribute, what the list of commands says about it).
 _COMMANDS: Mapping[str, tuple[str, str]] = {
-    "run": ("harness.run_command:run", "Run scenarios in their arms, measure, and report."),
-    "report": ("harness.report_command:report", "Make the report of earlier runs again."),
-    "compare": ("harness.compare_command:compare", "Say whether B is worse than A."),
+    "run": ("harness.cli.run:run", "Run scenarios in their arms, measure, and report."),
+    "report": ("harness.cli.report:report", "Make the report of earlier runs again."),
+    "compare": ("harness.cli.compare:compare", "Say whether B is worse than A."),
     "check": (
-        "harness.check_command:check",
+        "harness.cli.check:check",
         "Does a run keep its budgets? Is it as good as before?",
     ),
     "history": (
-        "harness.history_command:history",
+        "harness.cli.history:history",
         "Trends over many runs, and where they changed.",
     ),
-    "doctor": ("harness.doctor_command:doctor", "What works here, and what was left behind."),
+    "doctor": ("harness.cli.doctor:doctor", "What works here, and what was left behind."),
     "container": ("runtime.cli.container:container", "Run a container, or print its launch plan."),
     "image": ("runtime.cli.image:image", "Pull, build, import and look at images."),
-    "version": ("harness.cli:version", "Print the version."),
+    "version": ("harness.cli.main:version", "Print the version."),
 }
 
 # Their exit code 1 is a verdict, "worse"; whatever else goes wrong must not look like it.

@@ -24,7 +24,7 @@ from harness.model.events import (
     TrialStarted,
 )
 from harness.model.units import format_duration
-from harness.report.wording import share
+from harness.report.text.wording import share
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -7,13 +7,13 @@ about (docs.github.com, "Workflow commands for GitHub Actions").
 from __future__ import annotations
 
 from harness.analysis.judgement import Finding, Judgement, Verdict
-from harness.outputs.words import headline, name_of
+from harness.report.judgement.words import headline, name_of
 
 _LEVELS = {Verdict.WORSE: "error", Verdict.CANNOT_TELL: "warning", Verdict.BETTER: "notice"}
 
 
 def render(judgement: Judgement) -> str:
-    """See `harness.outputs.render`."""
+    """See `harness.report.judgement.render`."""
     lines = [
         _command(_LEVELS[finding.verdict], _place(finding), finding.sentence)
         for finding in judgement.findings

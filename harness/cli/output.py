@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from harness.model.suggestions import did_you_mean
-from harness.outputs import FORMATS
+from harness.report.judgement import FORMATS
 
 if TYPE_CHECKING:
     from harness.analysis.judgement import Judgement
@@ -62,7 +62,7 @@ def emit(judgement: Judgement, formats: Sequence[tuple[str, str]]) -> int:
     Raises:
         RecordError: A file cannot be written.
     """
-    from harness.outputs import render
+    from harness.report.judgement import render
 
     for name, path in formats or (("terminal", ""),):
         text = render(judgement, name)

@@ -1,0 +1,1 @@
+"""The command `steelyard`: parse, call, print."""

@@ -1,0 +1,1 @@
+"""Sentences and tables of a report: figures in, words out. Pure."""
