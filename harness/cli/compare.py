@@ -162,7 +162,7 @@ def compare(sides: tuple[str, ...], formats: tuple[tuple[str, str], ...], **type
     """
     from harness.analysis.compare import DEFAULT_METRICS, questions_on
     from harness.analysis.rules import Margin
-    from harness.sides import pairings_of
+    from harness.scenario.pairing import pairings_of
 
     options = Typed(arm=_one_arm(typed.pop("arms")), **typed)
     _refuse_nonsense(sides, options)
@@ -231,7 +231,7 @@ def _load(names: Sequence[str]) -> tuple[Scenario, ...]:
 def _sides(sides: Sequence[str], options: Typed, scenarios: Sequence[Scenario]) -> Iterator[Sides]:
     """Both sides, for as long as what was made for them is there."""
     from harness.backends import get_backend
-    from harness.sides import with_sides
+    from harness.scenario.pairing import with_sides
 
     if options.revision is None:
         first, second = sides
@@ -247,7 +247,7 @@ def _sides(sides: Sequence[str], options: Typed, scenarios: Sequence[Scenario]) 
 def _images_of(options: Typed, scenarios: Sequence[Scenario]) -> Iterator[Sides]:
     """The images of a folder at two revisions."""
     from harness.backends import get_backend
-    from harness.sides import compared_arm, with_images
+    from harness.scenario.pairing import compared_arm, with_images
 
     assert options.context is not None
     assert options.revision is not None
@@ -268,7 +268,7 @@ def _workers_of(options: Typed, scenarios: Sequence[Scenario]) -> Iterator[Sides
     from harness.backends import get_backend
     from harness.experiment.remote import RemoteBackend, worker
     from harness.experiment.revisions import compile_extensions
-    from harness.sides import SUFFIXES, with_twins
+    from harness.scenario.pairing import SUFFIXES, with_twins
 
     assert options.revision is not None
     here = Path(harness.__file__).resolve().parent.parent

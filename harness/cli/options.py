@@ -106,7 +106,7 @@ def with_noise(
         environment: This host.
     """
     from harness.analysis import noise
-    from harness.choices import reference_arm, with_twin
+    from harness.scenario.overrides import reference_arm, with_twin
 
     host = noise.host_class(environment.facts)
     known: list[NoiseFloor] = []
@@ -224,15 +224,15 @@ def _shipped() -> list[str]:
 
 def _changed(scenario: Scenario, typed: Typed, most: Mapping[str, int]) -> Scenario:
     """The scenario as the options want it."""
-    from harness import choices
     from harness.model.errors import ScenarioError
+    from harness.scenario import overrides
 
     if typed.arms:
-        scenario = choices.select_arms(scenario, typed.arms)
+        scenario = overrides.select_arms(scenario, typed.arms)
     if typed.cache is not None:
-        scenario = choices.with_cache(scenario, typed.cache)
-    scenario = choices.with_hooks(scenario, typed.hooks)
-    scenario = choices.with_scale(scenario, typed.scale, most)
-    if problems := choices.impossible_growth(scenario):
+        scenario = overrides.with_cache(scenario, typed.cache)
+    scenario = overrides.with_hooks(scenario, typed.hooks)
+    scenario = overrides.with_scale(scenario, typed.scale, most)
+    if problems := overrides.impossible_growth(scenario):
         raise ScenarioError(problems)
     return scenario

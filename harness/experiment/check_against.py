@@ -72,9 +72,9 @@ def _chosen(name: str, choices: Sequence[str]) -> Scenario:
 
     Without a choice: those whose budgets are of a baseline, or the one an A/A comparison takes.
     """
-    from harness.choices import reference_arm, select_arms
     from harness.model import BASELINE
     from harness.scenario import find_scenario, load_scenario
+    from harness.scenario.overrides import reference_arm, select_arms
 
     scenario = load_scenario(find_scenario(name))
     if choices:
@@ -104,7 +104,7 @@ def _sides(typed: Against, scenarios: Sequence[Scenario]) -> Iterator[Sides]:
 
 
 def _in_pairs(scenario: Scenario, images: tuple[str | None, str | None]) -> Scenario:
-    from harness.sides import BEFORE_AND_NOW, with_images
+    from harness.scenario.pairing import BEFORE_AND_NOW, with_images
 
     return with_images(scenario, scenario.arms, images, BEFORE_AND_NOW)
 
@@ -144,7 +144,7 @@ def questions_of(scenario: Scenario, within: float) -> tuple[Question, ...]:
     from harness.analysis.compare import Question, questions_on
     from harness.analysis.rules import Allowance
     from harness.model import BASELINE
-    from harness.sides import pairings_of
+    from harness.scenario.pairing import pairings_of
 
     found: list[Question] = []
     for pairing in pairings_of(scenario):

@@ -49,7 +49,7 @@ class Sides:
     """What is compared.
 
     Attributes:
-        scenarios: Each with its arms in pairs, see `harness.sides`.
+        scenarios: Each with its arms in pairs, see `harness.scenario.pairing`.
         get_backend: Where backends come from.
         told: What A and B are, for the judgement.
         cautions: What the verdict does not cover, a sentence each.

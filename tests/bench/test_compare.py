@@ -31,7 +31,7 @@ from harness.measure.runner import Runner
 from harness.model.metrics import trial_value
 from harness.records import RunWriter, read_run
 from harness.scenario import find_scenario, load_scenario
-from harness.sides import pairings_of, with_sides
+from harness.scenario.pairing import pairings_of, with_sides
 
 pytestmark = [pytest.mark.bench, pytest.mark.privileged, pytest.mark.timeout(4 * 3600)]
 

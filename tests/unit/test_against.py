@@ -21,7 +21,7 @@ from harness.experiment.compare import not_the_images_own
 from harness.model import BASELINE, Budget, Scale
 from harness.model.errors import RecordError, ScenarioError
 from harness.records import read_run
-from harness.sides import BEFORE_AND_NOW, in_pairs, pairings_of, with_images
+from harness.scenario.pairing import BEFORE_AND_NOW, in_pairs, pairings_of, with_images
 from harness.stats.sequential import Look
 from tests.support.scenarios import fake, scenario
 

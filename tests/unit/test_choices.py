@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.choices import (
+from harness.model import Arm, CacheState, Hooks, Scale, Scenario
+from harness.model.errors import ScenarioError
+from harness.scenario import parse_scenario
+from harness.scenario.overrides import (
     doubling,
     impossible_growth,
     select_arms,
@@ -16,9 +19,6 @@ from harness.choices import (
     with_scale,
     with_twin,
 )
-from harness.model import Arm, CacheState, Hooks, Scale, Scenario
-from harness.model.errors import ScenarioError
-from harness.scenario import parse_scenario
 from tests.support.scenarios import fake, scenario
 
 GOOD = """

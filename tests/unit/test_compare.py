@@ -39,7 +39,7 @@ from harness.model import (
 )
 from harness.model.errors import ScenarioError
 from harness.records import RunWriter, read_run
-from harness.sides import pairings_of, with_images, with_sides
+from harness.scenario.pairing import pairings_of, with_images, with_sides
 from harness.stats.sequential import ERROR
 from tests.support.scenarios import fake, scenario
 

@@ -164,7 +164,7 @@ class ScenarioFile(_Table):
     hooks: HooksTable = Field(default_factory=HooksTable)
     scale: ScaleTable | None = None
     budget: dict[str, Any] = Field(default_factory=dict)
-    """Checked by `harness.budget`."""
+    """Checked by `harness.scenario.budget`."""
 
 
 _TABLES: Mapping[tuple[str | int, ...], type[BaseModel]] = {

@@ -15,9 +15,9 @@ from dataclasses import replace
 
 from harness.analysis.pairs import Pairing
 from harness.backends import BACKENDS, get_backend
-from harness.choices import changed_arm, reference_arm, select_arms
 from harness.model import ARM_SETTINGS, Arm, Scenario
 from harness.model.errors import ScenarioError
+from harness.scenario.overrides import changed_arm, reference_arm, select_arms
 
 SUFFIXES = ("-a", "-b")
 """Of the names of the two arms of a pair."""

@@ -48,7 +48,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from harness.backends import BACKENDS, get_backend, known_names
-from harness.budget import read_budgets
 from harness.model import (
     Arm,
     CacheState,
@@ -63,9 +62,10 @@ from harness.model import (
 from harness.model.errors import ScenarioError
 from harness.model.suggestions import did_you_mean
 from harness.model.toml_positions import KeyLines
+from harness.scenario.budget import read_budgets
 
 if TYPE_CHECKING:
-    from harness.scenario_shape import ScenarioFile
+    from harness.scenario.schema import ScenarioFile
 
 ARM_NAME = _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 ARM_NAME_RULE = _NAME_RULE = (
@@ -238,7 +238,7 @@ def _normalise_arms(document: dict[str, Any]) -> list[_Problem]:
 def _check(document: dict[str, Any], problems: list[_Problem]) -> ScenarioFile | None:
     from pydantic import ValidationError
 
-    from harness.scenario_shape import ScenarioFile, problems_of
+    from harness.scenario.schema import ScenarioFile, problems_of
 
     try:
         return ScenarioFile.model_validate(document)
