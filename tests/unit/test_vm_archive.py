@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.backends.vm.cpio import Archive
-from harness.backends.vm.initramfs import Command, workload_script
-from harness.backends.vm.modules import ModuleTree, dependencies
+from harness.backends.vm.guest.cpio import Archive
+from harness.backends.vm.guest.initramfs import Command, workload_script
+from harness.backends.vm.guest.modules import ModuleTree, dependencies
 from harness.model.errors import PrepareError
 
 BUSYBOX = "/bin/busybox"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.backends.vm.disk import copy_disk, make_disk
+from harness.backends.vm.guest.disk import copy_disk, make_disk
 from harness.model.errors import PrepareError
 
 pytestmark = pytest.mark.skipif(shutil.which("mke2fs") is None, reason="no e2fsprogs here")

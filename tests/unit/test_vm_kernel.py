@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.backends.vm.bzimage import extract_elf, has_pvh_entry
-from harness.backends.vm.kernel import find_kernel
+from harness.backends.vm.guest.bzimage import extract_elf, has_pvh_entry
+from harness.backends.vm.guest.kernel import find_kernel
 from harness.model.errors import PrepareError
 
 ELF = b"\x7fELF" + hashlib.shake_128(b"kernel").digest(20_000) + bytes(20_000)

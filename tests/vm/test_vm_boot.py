@@ -18,8 +18,8 @@ import pytest
 
 from harness.backends import get_backend
 from harness.backends.vm.accelerator import try_accelerator
+from harness.backends.vm.guest.kernel import find_kernel
 from harness.backends.vm.instance import VmInstance
-from harness.backends.vm.kernel import find_kernel
 from harness.lab import Lab
 from harness.lab.readiness import Ready, wait_ready
 from harness.model import Arm, Milestone, Readiness, ReadinessKind, Sharing, Workload

@@ -25,8 +25,8 @@ from harness.backends.vm import host
 from harness.backends.vm.argv import PROGRAM, Wiring, qemu_argv
 from harness.backends.vm.arms import MICRO, AcceleratorChoice
 from harness.backends.vm.files import directory_lock, write_aside
-from harness.backends.vm.initramfs import base_initramfs
-from harness.backends.vm.kernel import Kernel
+from harness.backends.vm.guest.initramfs import base_initramfs
+from harness.backends.vm.guest.kernel import Kernel
 from harness.backends.vm.machine import Descriptors, Machine
 from harness.model.errors import BackendUnavailableError, LaunchFailedError
 from runtime import cache_home

@@ -20,15 +20,15 @@ from harness.backends.vm import host
 from harness.backends.vm.accelerator import choose, kvm_verdict, qemu_version
 from harness.backends.vm.argv import PROGRAM, Wiring, qemu_argv
 from harness.backends.vm.arms import OPTIONS, DiskKind, KernelFormat, MachineSpec
-from harness.backends.vm.disk import copy_disk, image_disk
-from harness.backends.vm.initramfs import (
+from harness.backends.vm.guest.disk import copy_disk, image_disk
+from harness.backends.vm.guest.initramfs import (
     Command,
     base_initramfs,
     find_busybox,
     workload_segment,
 )
+from harness.backends.vm.guest.kernel import Kernel, find_kernel
 from harness.backends.vm.instance import VmInstance
-from harness.backends.vm.kernel import Kernel, find_kernel
 from harness.backends.vm.machine import Descriptors, Machine, death_signal_prefix
 from harness.backends.vm.network import Connection, connect
 from harness.meters.disk import measure

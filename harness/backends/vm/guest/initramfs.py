@@ -12,9 +12,9 @@ from importlib import resources
 from pathlib import Path
 
 from harness.backends.vm.arms import Bus
-from harness.backends.vm.cpio import Archive
-from harness.backends.vm.kernel import Kernel
-from harness.backends.vm.modules import ModuleTree
+from harness.backends.vm.guest.cpio import Archive
+from harness.backends.vm.guest.kernel import Kernel
+from harness.backends.vm.guest.modules import ModuleTree
 from harness.model.errors import PrepareError
 
 _BASE_MODULES: Mapping[Bus, tuple[str, ...]] = {
@@ -186,4 +186,4 @@ def _needs_loader(elf: bytes) -> bool:
 
 
 def _guest_file(name: str) -> bytes:
-    return resources.files("harness.backends.vm").joinpath("guest", name).read_bytes()
+    return resources.files("harness.backends.vm.guest").joinpath(name).read_bytes()

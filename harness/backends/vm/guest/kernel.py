@@ -19,8 +19,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.backends.vm.bzimage import extract_elf, has_pvh_entry
 from harness.backends.vm.files import directory_lock, fsync_directory, write_aside
+from harness.backends.vm.guest.bzimage import extract_elf, has_pvh_entry
 from harness.model.backend import Progress
 from harness.model.errors import PrepareError
 from runtime import cache_home

@@ -1,0 +1,1 @@
+"""What a guest is made of: kernel, modules, initramfs, init, disk."""
