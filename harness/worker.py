@@ -28,12 +28,10 @@ from typing import IO, TYPE_CHECKING, Any, cast
 import harness
 from harness.backends import get_backend
 from harness.measure.interruption import Interruption
-from harness.measure.schedule import Slot
 from harness.measure.trial import take_trial
-from harness.model import ArmRecord, Scenario
+from harness.model import ArmRecord, Scenario, Slot
 from harness.model.errors import BackendUnavailableError, HarnessError
 from harness.records.codec import decode, encode
-from harness.scenario import scenario_of
 
 if TYPE_CHECKING:
     from harness.lab import Lab
@@ -77,7 +75,7 @@ class _Worker:
         lab = self._find_lab() if scenario.readiness.needs_network else None
         with self.interruption.safe():
             prepared = backend.prepare(
-                scenario_of(scenario, arm), arm, lab, lambda message: self.answer(progress=message)
+                scenario.for_arm(arm), arm, lab, lambda message: self.answer(progress=message)
             )
         self._stack.callback(prepared.close)
         self._arms[scenario.name, name] = scenario, prepared

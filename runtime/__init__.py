@@ -18,7 +18,7 @@ _EXPORTS = {
     "UnsupportedError": "runtime.errors",
     "Session": "runtime.containers.session",
     "dead_sessions": "runtime.containers.session",
-    "remove_tree": "runtime.containers.session",
+    "remove_tree": "runtime.linux.files",
     "data_home": "runtime.paths",
     "cache_home": "runtime.paths",
     "new_network_namespace": "runtime.linux.syscalls",
@@ -59,6 +59,8 @@ _EXPORTS = {
     "probe_features": "runtime.linux.features",
     "Leftover": "runtime.containers.leftovers",
     "find_leftovers": "runtime.containers.leftovers",
+    "kept_images": "runtime.containers.kept_containers",
+    "parse_size": "runtime.units",
 }
 
 __all__ = [
@@ -98,11 +100,13 @@ __all__ = [
     "enter_network_namespace",
     "find_layout",
     "find_leftovers",
+    "kept_images",
     "launch_container",
     "mount_folder",
     "mount_rootfs",
     "mount_tmpfs",
     "new_network_namespace",
+    "parse_size",
     "plan_container",
     "probe_features",
     "rehearse_container",
@@ -135,6 +139,7 @@ if TYPE_CHECKING:
         rehearse_container,
         spec_for_image,
     )
+    from runtime.containers.kept_containers import kept_images
     from runtime.containers.leftovers import Leftover, find_leftovers
     from runtime.containers.mounts import (
         MountNamespace,
@@ -143,7 +148,7 @@ if TYPE_CHECKING:
         mount_tmpfs,
         unmount,
     )
-    from runtime.containers.session import Session, dead_sessions, remove_tree
+    from runtime.containers.session import Session, dead_sessions
     from runtime.errors import (
         CommandNotFoundError,
         ContainerError,
@@ -166,9 +171,11 @@ if TYPE_CHECKING:
     )
     from runtime.linux.cgroup_mounts import Layout, find_layout
     from runtime.linux.features import Features, probe_features
+    from runtime.linux.files import remove_tree
     from runtime.linux.syscalls import (
         enter_network_namespace,
         new_network_namespace,
         resident_bytes,
     )
     from runtime.paths import cache_home, data_home
+    from runtime.units import parse_size

@@ -29,10 +29,10 @@ from harness.analysis.limits import (
     verdict_on,
     what_is_missing,
 )
-from harness.analysis.noise import host_class
 from harness.model import BASELINE, ArmRecord, Budget, Run, Scenario
+from harness.model.comparability import ARM_CONDITIONS, Asker, facts_for, host_class
 from harness.model.metrics import METRICS, Metric, Unit, static_value, trial_value
-from harness.model.spelling import spell
+from harness.model.units import spell
 
 DEFAULT_WITHIN = 0.05
 """Without a budget: how much more than the baseline's a metric may be."""
@@ -103,7 +103,7 @@ def comparability(run: Run, baseline: Run, scenario: str, arm: str) -> str | Non
     if records[0] is None or records[1] is None:
         which = "baseline" if records[0] is None else "run"
         return f"the {which} has no arm {arm} in scenario {scenario}; measure that arm in both"
-    for fact in ("accelerator", "launcher"):
+    for fact in facts_for(Asker.CHECK, ARM_CONDITIONS):
         values = [record.facts.get(fact) for record in records if record is not None]
         if values[0] != values[1]:
             return (

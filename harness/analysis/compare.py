@@ -24,7 +24,7 @@ from harness.analysis.pairs import GIVE_UP, Evidence, Pairing
 from harness.analysis.rules import Rule
 from harness.model import ArmRecord, Trial
 from harness.model.metrics import METRICS, Metric, Unit
-from harness.model.spelling import spell
+from harness.model.units import spell
 from harness.stats import Interval, Method
 from harness.stats.sequential import (
     ERROR,

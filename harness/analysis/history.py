@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness import stats
-from harness.analysis.noise import host_class
 from harness.model import ArmRecord, CacheState, RunInfo
+from harness.model.comparability import ARM_CONDITIONS, Asker, facts_for, host_class
 from harness.model.errors import RecordError
 from harness.model.metrics import METRICS, Metric, static_value
 from harness.stats.changes import SHORTEST
@@ -33,7 +33,6 @@ METRICS_OF_INTEREST = ("ready", "cpu", "pss", "disk", "disk-shared")
 REVISION = "steelyard_revision"
 """The fact that says which commit a run is of, if no other is named."""
 
-_SETTING_FACTS = ("accelerator", "launcher")
 _DISK = ("disk", "disk-growth")
 
 
@@ -45,8 +44,8 @@ class SeriesId:
         scenario: Scenario name.
         arm: Arm name.
         metric: A key of `harness.model.metrics.METRICS`.
-        setting: Class of host (`harness.analysis.noise.host_class`), accelerator, launcher, `cold`:
-            joined by hyphens, as far as the arm has them.
+        setting: Class of host (`host_class` of `harness.model.comparability`), accelerator,
+            launcher, `cold`: joined by hyphens, as far as the arm has them.
     """
 
     scenario: str
@@ -276,7 +275,8 @@ def _rows_of(counted: pd.DataFrame, record: ArmRecord) -> pd.DataFrame:
 
 
 def _setting(info: RunInfo, record: ArmRecord) -> str:
-    facts: Iterator[str | None] = (record.facts.get(name) for name in _SETTING_FACTS)
+    names = facts_for(Asker.HISTORY, ARM_CONDITIONS)
+    facts: Iterator[str | None] = (record.facts.get(name) for name in names)
     cold = "cold" if record.arm.cache is CacheState.COLD else None
     return "-".join(filter(None, (host_class(info.environment), *facts, cold)))
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
+from harness.model.units import count
 from harness.records.dataset import RunData
-from harness.report.text import wording
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,7 +48,7 @@ def _lost(data: RunData) -> Iterator[str]:
         if whole < expected:
             yield (
                 f"{scenario.name}: the run ended properly with "
-                f"{wording.count(expected, 'complete block')}, and {whole} of them can be found"
+                f"{count(expected, 'complete block')}, and {whole} of them can be found"
             )
 
 

@@ -14,7 +14,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -40,8 +40,6 @@ _ROUNDS = 2_000
 _MOST = 1_000
 """With more pairs, so many are simulated and the result is scaled by the square root."""
 _SCHEMA = 1
-_CLASS_FACTS = ("cpu_model", "cpus", "kernel", "hypervisor")
-_GIB = 2**30
 
 
 def noise_floors(run: Run) -> tuple[NoiseFloor, ...]:
@@ -143,19 +141,6 @@ def _detectable(ratios: list[float]) -> float:
         lows.append(np.where(np.isfinite(between), between, here))
     low = float(np.quantile(np.concatenate(lows), 1 - POWER, method="inverted_cdf"))
     return max(-low, 0.0) * math.sqrt(count / len(ratios))
-
-
-def host_class(facts: Mapping[str, object]) -> str:
-    """Name the class of hosts that share a noise floor: 12 hexadecimal digits.
-
-    Args:
-        facts: Of `harness.environment`: CPU model, number of CPUs, kernel release, hypervisor, and
-            memory, which is rounded to GiB as kernels reserve a little more or less of it.
-    """
-    memory = facts.get("memory_bytes")
-    known = [str(facts.get(name)) for name in _CLASS_FACTS]
-    known.append(str(round(memory / _GIB)) if isinstance(memory, int) else "None")
-    return hashlib.sha256("\n".join(known).encode(errors="surrogateescape")).hexdigest()[:12]
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from enum import StrEnum
 from harness.analysis.acknowledged import FILE, Acknowledgement, stale
 from harness.analysis.history import History, Point, Series
 from harness.analysis.judgement import Finding, Judgement, Verdict
-from harness.model.spelling import spell
+from harness.model.units import spell
 from harness.stats.changes import ALPHA, SHORTEST, ChangePoint, changes_of_many, fewest_points
 
 DEFAULT_WITHIN = 0.01

@@ -28,7 +28,7 @@ from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.model.errors import BackendUnavailableError, LaunchFailedError, PrepareError
 
 if TYPE_CHECKING:
-    from harness.lab import Lab, Lease
+    from harness.model.network import Lease, Network
 
 _READ_BYTES = 65536
 _TAIL_LINES = 20
@@ -47,7 +47,7 @@ class ContainerInstance:
         output_fd: int,
         requested_ns: int,
         place: Place,
-        lab: Lab | None,
+        lab: Network | None,
     ) -> None:
         launched = container.launched
         self.milestones_ns: dict[Milestone, int] = {
@@ -181,7 +181,7 @@ class LaunchedArm:
     def __init__(
         self,
         scenario: Scenario,
-        lab: Lab | None,
+        lab: Network | None,
         image: runtime.Image,
         template: runtime.ContainerSpec,
     ) -> None:
@@ -241,7 +241,11 @@ class LaunchedArm:
 
 class _ContainerArm(LaunchedArm):
     def __init__(
-        self, scenario: Scenario, lab: Lab | None, image: runtime.Image, store: runtime.ImageStore
+        self,
+        scenario: Scenario,
+        lab: Network | None,
+        image: runtime.Image,
+        store: runtime.ImageStore,
     ) -> None:
         super().__init__(scenario, lab, image, image_spec(scenario, image, store))
         self._lease_of_image = store.lease(image)
@@ -300,7 +304,7 @@ class ContainerBackend:
         return Availability(True, f"{launcher} launcher, overlay, cgroups: {layout}")
 
     def prepare(
-        self, scenario: Scenario, arm: Arm, lab: Lab | None, progress: Progress
+        self, scenario: Scenario, arm: Arm, lab: Network | None, progress: Progress
     ) -> PreparedArm:
         """See `harness.model.backend.Backend.prepare`."""
         del arm

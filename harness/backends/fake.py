@@ -44,7 +44,7 @@ from harness.model.diagnostics import Diagnostic
 from harness.model.errors import BackendUnavailableError, LaunchFailedError, PrepareError
 
 if TYPE_CHECKING:
-    from harness.lab import Lab
+    from harness.model.network import Network
 
 _DEFAULTS: Mapping[str, Any] = MappingProxyType(
     {
@@ -250,7 +250,7 @@ class FakeArm:
 
     diagnostics: tuple[Diagnostic, ...] = ()
 
-    def __init__(self, scenario: Scenario, arm: Arm, lab: Lab | None) -> None:
+    def __init__(self, scenario: Scenario, arm: Arm, lab: Network | None) -> None:
         self.scenario = scenario
         self.lab = lab
         self.options = _options(arm, scenario)
@@ -309,7 +309,9 @@ class FakeBackend:
         """It can always pretend."""
         return Availability(True, "pretends, and measures nothing: for tests")
 
-    def prepare(self, scenario: Scenario, arm: Arm, lab: Lab | None, progress: Progress) -> FakeArm:
+    def prepare(
+        self, scenario: Scenario, arm: Arm, lab: Network | None, progress: Progress
+    ) -> FakeArm:
         """See `harness.model.backend.Backend.prepare`."""
         prepared = FakeArm(scenario, arm, lab)
         progress("pretending")

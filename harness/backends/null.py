@@ -25,7 +25,7 @@ from harness.model.errors import LaunchFailedError, PrepareError
 from harness.model.suggestions import did_you_mean
 
 if TYPE_CHECKING:
-    from harness.lab import Lab
+    from harness.model.network import Network
 
 _READ_BYTES = 65536
 _PATIENCE_NS = 5_000_000_000
@@ -185,7 +185,7 @@ class NullArm:
 
     diagnostics: tuple[Diagnostic, ...] = ()
 
-    def __init__(self, scenario: Scenario, arm: Arm, lab: Lab | None) -> None:
+    def __init__(self, scenario: Scenario, arm: Arm, lab: Network | None) -> None:
         words = " ".join(scenario.workload.command[1:]) + "\n"
         self.lab = lab
         self.port = scenario.readiness.port or 0
@@ -235,7 +235,9 @@ class NullBackend:
         """There is nothing that could be missing."""
         return Availability(True, "measures what measuring costs")
 
-    def prepare(self, scenario: Scenario, arm: Arm, lab: Lab | None, progress: Progress) -> NullArm:
+    def prepare(
+        self, scenario: Scenario, arm: Arm, lab: Network | None, progress: Progress
+    ) -> NullArm:
         """See `harness.model.backend.Backend.prepare`."""
         del progress
         if problems := self.check_options(arm.options):

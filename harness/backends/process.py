@@ -32,7 +32,7 @@ from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.model.errors import PrepareError
 
 if TYPE_CHECKING:
-    from harness.lab import Lab
+    from harness.model.network import Network
 
 _DEVICES = {"null": (1, 3), "zero": (1, 5), "random": (1, 8), "urandom": (1, 9)}
 
@@ -41,7 +41,7 @@ class _ProcessArm(LaunchedArm):
     def __init__(
         self,
         scenario: Scenario,
-        lab: Lab | None,
+        lab: Network | None,
         image: runtime.Image,
         rootfs: Path,
         template: runtime.ContainerSpec,
@@ -88,7 +88,7 @@ class ProcessBackend:
         return Availability(True, f"chroot, {runtime.default_launcher()} launcher")
 
     def prepare(
-        self, scenario: Scenario, arm: Arm, lab: Lab | None, progress: Progress
+        self, scenario: Scenario, arm: Arm, lab: Network | None, progress: Progress
     ) -> PreparedArm:
         """See `harness.model.backend.Backend.prepare`."""
         del arm

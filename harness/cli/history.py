@@ -216,7 +216,7 @@ def _table(trends: Sequence[Trend]) -> Iterator[str]:
 
 def _row(trend: Trend) -> tuple[str, ...]:
     from harness.analysis.trends import change_in_words
-    from harness.model.spelling import spell
+    from harness.model.units import spell
 
     series: Series = trend.series
     return (

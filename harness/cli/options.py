@@ -105,10 +105,12 @@ def with_noise(
         folder: Where noise floors are kept.
         environment: This host.
     """
+    from harness import stats
     from harness.analysis import noise
+    from harness.model import comparability
     from harness.scenario.overrides import reference_arm, with_twin
 
-    host = noise.host_class(environment.facts)
+    host = comparability.host_class(environment.facts)
     known: list[NoiseFloor] = []
     scenarios = []
     for scenario in request.scenarios:
@@ -119,7 +121,7 @@ def with_noise(
         has_more = request.time_limit_ns is None and pairs < min(_FEW_PAIRS, request.blocks)
         is_due = (
             (not floors or has_more)
-            and request.blocks >= schedule.FEW_BLOCKS
+            and request.blocks >= stats.FEWEST_FOR_LEVEL
             and reference_arm(scenario).backend not in _UNMEASURED
         )
         scenarios.append(with_twin(scenario) if (is_due if aa is None else aa) else scenario)

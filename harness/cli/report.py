@@ -101,8 +101,8 @@ def _write_one(directories: list[Path], form: str, output: Path) -> None:
 def _write_folders(directories: list[Path], form: str | None, output: Path | None) -> None:
     """Write a folder of files for each run: its own, or the named one, or one in that."""
     from harness.cli.progress import make_console
+    from harness.cli.terminal import print_summary
     from harness.report import PAGES, write_report
-    from harness.report.terminal import print_summary
 
     console = make_console()
     for directory in directories:

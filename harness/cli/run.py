@@ -209,21 +209,25 @@ def _resume(directory: Path) -> int:
 
 def _measure_and_report(request: Request, writer: RunWriter, aa: bool | None) -> int:
     from harness import environment
-    from harness.backends import get_backend, host
+    from harness.backends import get_backend
     from harness.cli.progress import listener_for, make_console
+    from harness.experiment import images
     from harness.measure.hooks import HookFailedError
     from harness.measure.interruption import Interrupted
     from harness.measure.runner import Runner
+    from runtime import cache_home
 
     console = make_console()
     captured = environment.capture()
-    noise_folder = host.cache_home() / "noise"
+    noise_folder = cache_home() / "noise"
     if request.resumption is None:
         request = with_noise(request, aa, noise_folder, captured)
     failure: HookFailedError | None = None
     try:
         with listener_for(console, request) as listener:
-            info = Runner(request, get_backend, captured, writer, listener).run()
+            info = Runner(
+                request, get_backend, captured, writer, listener, images.ensure_image
+            ).run()
     except Interrupted as error:
         _tell_interruption(error, writer.directory)
         raise
@@ -285,18 +289,19 @@ def _remove_if_empty(directory: Path, *, existed: bool) -> None:
 def _remember_noise(info: RunInfo, folder: Path) -> None:
     """Keep what this run has shown of the host's noise, for later runs on it."""
     from harness.analysis import noise
+    from harness.model import comparability
 
     measured = tuple(floor for floor in info.noise if floor.run_id == info.run_id)
     if measured:
-        noise.remember(folder, noise.host_class(info.environment), measured)
+        noise.remember(folder, comparability.host_class(info.environment), measured)
 
 
 def _report(directory: Path, console: Console) -> int:
     from harness.analysis.summary import summarise
+    from harness.cli.terminal import print_summary
     from harness.model import Outcome
     from harness.records import read_run
     from harness.report import write_report
-    from harness.report.terminal import print_summary
 
     result = read_run(directory)
     summary = summarise(result)

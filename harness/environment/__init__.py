@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from harness.analysis.diagnose import host_diagnostics
 from harness.environment import hardware, settings, software  # noqa: F401 - they register facts
+from harness.environment.diagnose import host_diagnostics
 from harness.environment.registry import REGISTRY, Fact, MissingError, Value
 from harness.environment.software import filesystem_of
 from harness.model.diagnostics import Diagnostic

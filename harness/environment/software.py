@@ -41,14 +41,14 @@ def _container_runtime_around() -> str:
 
 @fact("cgroup_layout", str)
 def _cgroup_layout() -> str:
-    from harness.backends.host import cgroup_layout
+    from runtime import find_layout
 
-    return cgroup_layout()
+    return str(find_layout().name)
 
 
 @fact("data_home_filesystem", str)
 def _data_home_filesystem() -> str:
-    from harness.backends.host import data_home
+    from runtime import data_home
 
     return filesystem_of(data_home())
 
@@ -78,9 +78,9 @@ def _steelyard_revision() -> str:
 
 @fact("container_launcher", str)
 def _container_launcher() -> str:
-    from harness.backends.host import launcher
+    from runtime import default_launcher
 
-    return launcher()
+    return str(default_launcher())
 
 
 def filesystem_of(path: Path) -> str:

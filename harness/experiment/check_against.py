@@ -126,9 +126,7 @@ def _not_judged(scenarios: Sequence[Scenario]) -> str:
 
 
 def _own_images(scenarios: Sequence[Scenario]) -> str:
-    from harness.scenario import scenario_of
-
-    found = (scenario_of(each, arm).image for each in scenarios for arm in each.arms)
+    found = (each.for_arm(arm).image for each in scenarios for arm in each.arms)
     return ", ".join(dict.fromkeys(found))
 
 

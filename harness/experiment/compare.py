@@ -63,13 +63,11 @@ class Sides:
 
 def not_the_images_own(scenarios: Sequence[Scenario]) -> str:
     """A caution for images that are held against each other: what starts in them is not theirs."""
-    from harness.scenario import scenario_of
-
     own = [
         f"{scenario.name} starts {shlex.join(command)!r}"
         for scenario in scenarios
         for command in dict.fromkeys(
-            scenario_of(scenario, arm).workload.command for arm in scenario.arms
+            scenario.for_arm(arm).workload.command for arm in scenario.arms
         )
         if command
     ]
@@ -107,7 +105,7 @@ def revisions(folder: Path, typed: Two) -> Iterator[tuple[tuple[Path, Path], Two
     Raises:
         PrepareError: It is in no repository, or a revision is not there.
     """
-    from harness.backends.host import temporary_folder
+    from harness.experiment.images import temporary_folder
     from harness.experiment.revisions import export, find_revision, repository_of
 
     repository = repository_of(folder)
@@ -140,12 +138,12 @@ def images(folder: Path, typed: Two) -> Iterator[tuple[Two, Two]]:
 @contextlib.contextmanager
 def _image(tree: Path, folder: Path, told: str) -> Iterator[str]:
     """The image of a copy of a folder; what is wrong with it is told of the folder itself."""
-    from harness.backends import host
+    from harness.experiment.images import temporary_image
     from harness.model.errors import PrepareError
 
     with contextlib.ExitStack() as stack:
         try:
-            image = stack.enter_context(host.temporary_image(tree, _say_step))
+            image = stack.enter_context(temporary_image(tree, _say_step))
         except PrepareError as error:
             where = str(error).replace(str(tree), str(folder))
             raise PrepareError(f"{told}: {where}") from error
@@ -181,6 +179,7 @@ def take(sides: Sides, questions: Sequence[Question], asked: str, effort: Effort
     from harness import environment
     from harness.analysis.compare import DEFAULT_MOST_BLOCKS, Comparer
     from harness.cli.progress import listener_for, make_console
+    from harness.experiment.images import ensure_image
     from harness.measure.interruption import Interrupted
     from harness.measure.request import Request
     from harness.measure.runner import Runner
@@ -212,7 +211,10 @@ def take(sides: Sides, questions: Sequence[Question], asked: str, effort: Effort
         try:
             with listener_for(make_console(stderr=True), request) as listener:
                 captured = environment.capture()
-                Runner(request, sides.get_backend, captured, writer, listener).run()
+                runner = Runner(
+                    request, sides.get_backend, captured, writer, listener, ensure_image
+                )
+                runner.run()
         except Interrupted as error:
             click.echo(f"steelyard: {error}; there is no verdict", err=True)
             raise

@@ -18,15 +18,14 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from harness.measure.interruption import Interruption
-from harness.measure.schedule import Slot
-from harness.model import Arm, ArmRecord, DiskPart, Scenario, Trial
+from harness.model import Arm, ArmRecord, DiskPart, Scenario, Slot, Trial
 from harness.model.backend import Availability, Instance, Progress
 from harness.model.diagnostics import Diagnostic
 from harness.model.errors import HarnessError, LaunchFailedError, PrepareError
 from harness.records.codec import ShapeError, decode, encode
 
 if TYPE_CHECKING:
-    from harness.lab import Lab
+    from harness.model.network import Network
 
 MODULE = "harness.worker"
 _PATIENCE_S = 30.0
@@ -169,7 +168,7 @@ class RemoteBackend:
         return Availability(True, "by workers")
 
     def prepare(
-        self, scenario: Scenario, arm: Arm, lab: Lab | None, progress: Progress
+        self, scenario: Scenario, arm: Arm, lab: Network | None, progress: Progress
     ) -> RemoteArm:
         """See `harness.model.backend.Backend.prepare`; the worker has a lab of its own."""
         del lab

@@ -8,7 +8,6 @@ from harness.lab.network import (
     PREFIX_LENGTH,
     Lab,
     LabError,
-    Lease,
     T,
     lease_at,
 )
@@ -19,7 +18,6 @@ __all__ = [
     "PREFIX_LENGTH",
     "Lab",
     "LabError",
-    "Lease",
     "T",
     "lease_at",
 ]

@@ -33,7 +33,6 @@ import struct
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -41,6 +40,7 @@ from typing import Self, TypeVar
 from harness.lab.prober import Probe, Prober
 from harness.model import Readiness
 from harness.model.errors import HarnessError
+from harness.model.network import Lease
 from runtime.linux.netlink import Netlink
 
 T = TypeVar("T")
@@ -52,7 +52,6 @@ _NETWORK = 10 << 24 | 77 << 16
 _LOOPBACK_INDEX = 1
 """The kernel makes `lo` first in every network namespace (net/core/dev.c)."""
 _BRIDGE_INDEX = 10
-_FIRST_INTERFACE_INDEX = 1000
 _CONTAINER_INTERFACE = "eth0"
 _CONTAINER_INTERFACE_INDEX = 2
 _GATEWAY_INDEX, _FIRST_LEASE, _LAST_LEASE = 1, 2, 65_533
@@ -68,33 +67,6 @@ _IFREQ = struct.Struct("=16sH22x")
 
 class LabError(HarnessError):
     """The private network, or a part of it, cannot be had here."""
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """One box's place in the lab.
-
-    Attributes:
-        index: 2 … 65533; unique among the living leases of a lab.
-        address: IPv4 address.
-        mac: Hardware address, `02:…` (locally administered).
-        name: Of the box's interface on the bridge: its veth's outer end, or its tap.
-    """
-
-    index: int
-    address: str
-    mac: str
-    name: str
-
-    @property
-    def mac_bytes(self) -> bytes:
-        """The hardware address as its 6 bytes."""
-        return bytes.fromhex(self.mac.replace(":", ""))
-
-    @property
-    def interface_index(self) -> int:
-        """Of the box's interface on the bridge."""
-        return _FIRST_INTERFACE_INDEX + self.index
 
 
 def lease_at(index: int) -> Lease:

@@ -30,10 +30,9 @@ from harness.lab.readiness import unexpected_exit
 from harness.measure.burst import SHOULD_RUN_ON, start_together
 from harness.measure.capacity import MemoryRoom, enough_descriptors, with_remedy
 from harness.measure.interruption import Interruption
-from harness.measure.schedule import Slot
 from harness.measure.trial import OpenTrial
 from harness.meters.footprint import read_footprint
-from harness.model import GrowthPoint, Scenario, Trial
+from harness.model import GrowthPoint, Scenario, Slot, Trial
 from harness.model.backend import PreparedArm
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.model.errors import HarnessError

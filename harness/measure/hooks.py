@@ -23,8 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from harness.measure.interruption import Interruption
-from harness.measure.schedule import Slot
-from harness.model import Scenario
+from harness.model import Scenario, Slot
 from harness.model.errors import HarnessError
 from harness.records import HOOKS_FILE
 

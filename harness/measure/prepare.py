@@ -17,7 +17,6 @@ from harness.model import Arm, ArmRecord, Scenario
 from harness.model.backend import Availability, Backend, PreparedArm, Progress
 from harness.model.errors import BackendUnavailableError, PrepareError
 from harness.model.events import ArmPreparing, Event, ImagePrepared
-from harness.scenario import scenario_of
 
 if TYPE_CHECKING:
     from harness.lab import Lab
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 GetBackend = Callable[[str], Backend]
 """How a run comes by backends: `harness.backends.get_backend`."""
 EnsureImage = Callable[[str, Progress], None]
-"""How it comes by images: `harness.backends.host.ensure_image`. Raises PrepareError."""
+"""How it comes by images: `harness.experiment.images.ensure_image`. Raises PrepareError."""
 
 IMAGE = "image"
 """In the place of an arm's name, while an image is made."""
@@ -82,7 +81,7 @@ class Preparer:
         def progress(message: str) -> None:
             self._emit(ArmPreparing(scenario.name, arm.name, message))
 
-        asked = scenario_of(scenario, arm)
+        asked = scenario.for_arm(arm)
         backend = self._get_backend(arm.backend)
         self._require_usable(backend, progress)
         image_ns = None if backend.name in _WITHOUT_IMAGE else self._image(asked)

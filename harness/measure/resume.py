@@ -10,51 +10,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.measure.schedule import Slot
-from harness.model import ArmRecord, Milestone, Run, RunInfo, Trial
+from harness.model import ArmRecord, Milestone, Run, RunInfo, Slot, Trial
+from harness.model.comparability import (
+    ARM_CONDITIONS,
+    HOST_CONDITIONS,
+    Asker,
+    facts_for,
+    same_memory,
+)
 from harness.model.errors import RecordError
-
-_HOST_FACTS = (
-    "kernel",
-    "kernel_version",
-    "architecture",
-    "hypervisor",
-    "cpu_model",
-    "cpus",
-    "cpus_online",
-    "smt",
-    "cpu_governor",
-    "cpu_turbo",
-    "clock_source",
-    "user",
-    "cgroup_layout",
-    "data_home_filesystem",
-    "python",
-    "qemu",
-    "container_launcher",
-)
-"""Facts about the host that must be as they were."""
-_ARM_FACTS = (
-    "image",
-    "accelerator",
-    "kernel",
-    "kernel_format",
-    "qemu",
-    "machine",
-    "memory_bytes",
-    "vcpus",
-    "launcher",
-    "cgroups",
-    "plan_steps",
-    "program",
-    "version",
-    "oci_runtime",
-    "config_sha256",
-    "revision",
-)
-"""Facts about an arm that must be as they were; others may name a folder of this run alone."""
-_MEMORY_GRAIN_BYTES = 1 << 28
-"""The kernel's own share of the memory differs from one boot to the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,12 +112,12 @@ def refuse_another_host(resumption: Resumption, facts: Mapping[str, object]) -> 
         RecordError: They differ; names the first fact that does.
     """
     before = resumption.run.info.environment
-    for name in _HOST_FACTS:
+    for name in facts_for(Asker.RESUME, HOST_CONDITIONS):
         if name in before and name in facts and before[name] != facts[name]:
             what = f"the host's {name.replace('_', ' ')}"
             raise _differs(resumption.directory, what, before[name], facts[name])
     then, now = before.get("memory_bytes"), facts.get("memory_bytes")
-    if isinstance(then, int) and isinstance(now, int) and abs(then - now) > _MEMORY_GRAIN_BYTES:
+    if not same_memory(then, now):
         raise _differs(resumption.directory, "the host's memory", f"{then} B", f"{now} B")
 
 
@@ -165,7 +129,7 @@ def refuse_another_arm(resumption: Resumption, record: ArmRecord) -> None:
     """
     before = resumption.record_of(record.scenario, record.arm.name)
     assert before is not None
-    for name in _ARM_FACTS:
+    for name in facts_for(Asker.RESUME, ARM_CONDITIONS):
         then, now = before.facts.get(name), record.facts.get(name)
         if then != now:
             what = f"{record.scenario}, {record.arm.name}: the {name.replace('_', ' ')}"

@@ -17,7 +17,6 @@ from time import monotonic_ns
 from typing import TYPE_CHECKING
 
 from harness.analysis.diagnose import run_diagnostics
-from harness.backends.host import ensure_image
 from harness.environment import Environment
 from harness.measure import schedule
 from harness.measure.hooks import HookRunner
@@ -25,9 +24,8 @@ from harness.measure.interruption import Interrupted, Interruption
 from harness.measure.prepare import EnsureImage, GetBackend, Preparer, Ready
 from harness.measure.request import Request, begun, now
 from harness.measure.resume import refuse_another_arm, refuse_another_host
-from harness.measure.schedule import Slot
 from harness.measure.trial import take_trial
-from harness.model import Arm, GrowthPoint, NoiseFloor, Run, RunInfo, Scenario, Trial
+from harness.model import Arm, GrowthPoint, NoiseFloor, Run, RunInfo, Scenario, Slot, Trial
 from harness.model.backend import Availability
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.model.errors import BackendUnavailableError, HarnessError, PrepareError
@@ -71,7 +69,7 @@ class Runner:
         environment: Environment,
         writer: RunWriter,
         listener: Listener,
-        ensure_image: EnsureImage = ensure_image,
+        ensure_image: EnsureImage,
     ) -> None:
         self._request = request
         self._environment = environment

@@ -20,10 +20,9 @@ import math
 import random
 import statistics
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from harness import stats
-from harness.model import ArmRecord, Trial
+from harness.model import ArmRecord, Slot, Trial
 from harness.model.metrics import trial_value
 
 DEFAULT_WARMUP_BLOCKS = 1
@@ -36,30 +35,11 @@ UNTIL_MOST_BLOCKS = 300
 """With a width to be reached, and without a number of blocks: no more than these."""
 FEWEST_BLOCKS = 3
 """Without a number of blocks: the time limit does not cut the run below these."""
-FEW_BLOCKS = 6
-"""Below this a 95 % interval of a median does not exist: even the whole range covers less."""
 CHECKPOINT_GROWTH = 4 / 3
 """From one look at the intervals to the next: ten looks from 6 blocks to 80."""
 
 Samples = Mapping[tuple[str, str, str], Sequence[float]]
 """(scenario, arm, metric) -> one value a block that counts."""
-
-
-@dataclass(frozen=True, slots=True)
-class Slot:
-    """One trial's place in a run.
-
-    Attributes:
-        scenario: Scenario name.
-        arm: Arm name.
-        block: From 0; warm-up blocks count from -1 downwards, the last of them is -1.
-        position: Place in the order of the block, from 0.
-    """
-
-    scenario: str
-    arm: str
-    block: int
-    position: int
 
 
 def block_order(scenario: str, arms: Sequence[str], block: int, seed: int) -> tuple[Slot, ...]:
@@ -125,7 +105,7 @@ def expected_blocks(
 
 def is_checkpoint(counted: int) -> bool:
     """Whether intervals are looked at after so many blocks: 6, 8, 11, 15, 20, 27, 36 and so on."""
-    place = FEW_BLOCKS
+    place = stats.FEWEST_FOR_LEVEL
     while place < counted:
         place = math.ceil(place * CHECKPOINT_GROWTH)
     return place == counted

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from harness.lab.readiness import Ready, wait_ready
 from harness.measure.interruption import Interruption
-from harness.measure.schedule import Slot
 from harness.meters import instance as meters
 from harness.meters.host_activity import Watch
 from harness.meters.leaks import Traces, left_behind, traces
@@ -31,6 +30,7 @@ from harness.model import (
     ReadinessKind,
     Reading,
     Scenario,
+    Slot,
     Trial,
 )
 from harness.model.backend import Accounting, Instance, PreparedArm

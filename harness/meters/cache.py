@@ -24,8 +24,8 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 
-from harness.backends.host import resident_bytes as resident_of_file
 from harness.model.errors import MeterError
+from runtime import resident_bytes as resident_of_file
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 

@@ -14,9 +14,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from harness.measure.schedule import Slot
 from harness.meters import memory
-from harness.model import DiskPart, GrowthPoint, Meter, Reading, Sharing
+from harness.model import DiskPart, GrowthPoint, Meter, Reading, Sharing, Slot
 from harness.model.backend import Accounting, Instance, PreparedArm
 
 

@@ -26,6 +26,7 @@ from harness.model.values import (
     Scale,
     Scenario,
     Sharing,
+    Slot,
     Trial,
     Workload,
 )
@@ -54,6 +55,7 @@ __all__ = [
     "Scale",
     "Scenario",
     "Sharing",
+    "Slot",
     "Trial",
     "Workload",
 ]

@@ -15,13 +15,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-from harness.model import Arm, DiskPart, Milestone, Reading, Scenario
 from harness.model.diagnostics import Diagnostic
-
-if TYPE_CHECKING:
-    from harness.lab import Lab
+from harness.model.network import Network
+from harness.model.values import Arm, DiskPart, Milestone, Reading, Scenario
 
 Progress = Callable[[str], None]
 """Told, in a few words, what a slow preparation is doing now."""
@@ -206,7 +204,7 @@ class Backend(Protocol):
         """Find out, by doing, whether this backend works here. May take seconds; never raises."""
 
     def prepare(
-        self, scenario: Scenario, arm: Arm, lab: Lab | None, progress: Progress
+        self, scenario: Scenario, arm: Arm, lab: Network | None, progress: Progress
     ) -> PreparedArm:
         """Make what all instances of the arm need, or find it in the cache.
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.model import ArmRecord, RunInfo, Trial
 from harness.model.backend import Availability
+from harness.model.values import ArmRecord, RunInfo, Trial
 
 
 @dataclass(frozen=True, slots=True)

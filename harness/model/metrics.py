@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
 
-from harness.model import ArmRecord, Meter, Milestone, Outcome, Trial
+from harness.model.values import ArmRecord, Meter, Milestone, Outcome, Trial
 
 
 class Unit(StrEnum):

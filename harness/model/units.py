@@ -1,11 +1,35 @@
-"""Sizes and durations as people write them, and back."""
+"""Quantities as people write and read them: sizes, durations, percentages, three digits and a unit.
+
+Everything that reads a quantity from a person, or spells one for a person, comes here, so that one
+spelling means the same in a scenario file, on the command line and in every report.
+"""
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?B)?", re.IGNORECASE)
-_SIZE_EXPONENTS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+from harness.model.metrics import Unit
+from runtime import parse_size
+
+__all__ = [
+    "SCALES",
+    "SIZES",
+    "TIMES",
+    "Scales",
+    "count",
+    "digits",
+    "format_duration",
+    "parse_duration",
+    "parse_percent",
+    "parse_size",
+    "quantity",
+    "spell",
+    "unit_of",
+]
+
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ns|us|ms|s|m|min|h)")
 _DURATION_NS = {
     "ns": 1,
@@ -16,30 +40,6 @@ _DURATION_NS = {
     "min": 60_000_000_000,
     "h": 3_600_000_000_000,
 }
-
-
-def parse_size(text: str) -> int:
-    """Bytes from `256M`, `256MiB`, `1.5G` or `4096`: all binary multiples, as in docker-run(1).
-
-    Raises:
-        ValueError: Not a size, or `MB`, which some mean as 10^6 and some as 2^20.
-    """
-    match = _SIZE.fullmatch(text.strip())
-    if match is None:
-        message = f"{text!r} is not a size; write it like 256M or 1GiB"
-        raise ValueError(message)
-    number, prefix, unit = match.groups()
-    if prefix and (unit or "").lower() == "b":
-        message = f"{text!r} is ambiguous; write {number}{prefix}iB, a multiple of 1024"
-        raise ValueError(message)
-    if not prefix and (unit or "").lower() == "ib":
-        message = f"{text!r} is not a size; write it like 256M or 1GiB"
-        raise ValueError(message)
-    size = int(float(number) * 1024 ** _SIZE_EXPONENTS[prefix.lower()])
-    if size <= 0:
-        message = f"{text!r} is nothing; write a size above 0"
-        raise ValueError(message)
-    return size
 
 
 def parse_duration(text: str) -> int:
@@ -85,3 +85,48 @@ def format_duration(duration_ns: int) -> str:
         return f"{duration_ns / 1e9:.2f} s"
     minutes, seconds = divmod(round(duration_ns / 1e9), 60)
     return f"{minutes} min {seconds} s"
+
+
+Scales = tuple[tuple[float, str], ...]
+"""Length of each unit and its name, the largest first; the last one is 1."""
+TIMES: Scales = ((1e9, "s"), (1e6, "ms"), (1e3, "µs"), (1.0, "ns"))
+SIZES: Scales = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"), (1.0, "B"))
+SCALES: Mapping[Unit, Scales] = MappingProxyType({Unit.NANOSECONDS: TIMES, Unit.BYTES: SIZES})
+
+
+def spell(unit: Unit, value: float) -> str:
+    """Spell a value of a metric: `2.41 s`, `52.6 MB`, `3`; infinity is `not reached`."""
+    if not math.isfinite(value):
+        return "not reached"
+    return quantity(value, SCALES[unit]) if unit in SCALES else f"{value:g}"
+
+
+def quantity(value: float, scales: Scales) -> str:
+    """Spell a value in the unit that suits its size."""
+    if value == 0:
+        return f"0 {scales[-1][1]}"
+    scale, name = unit_of(value, scales)
+    return f"{digits(value / scale, value / scale, whole=scale == 1.0)} {name}"
+
+
+def unit_of(value: float, scales: Scales) -> tuple[float, str]:
+    """Choose the unit that suits a value: its length and its name."""
+    for scale, name in scales:
+        # 999.6 ms would be rounded to 1000 ms: that is the next unit's 1.00.
+        if abs(value) >= scale * 0.9995:
+            return scale, name
+    return scales[-1]
+
+
+def digits(value: float, measure: float, *, whole: bool = False) -> str:
+    """Spell a number with as many decimals as `measure` needs for three significant digits."""
+    if whole or measure == 0 or not math.isfinite(measure):
+        decimals = 0
+    else:
+        decimals = min(max(2 - math.floor(math.log10(abs(measure) * 1.0005)), 0), 4)
+    return f"{value:.{decimals}f}"
+
+
+def count(number: int, noun: str) -> str:
+    """Spell a count with its noun: `1 block`, `20 blocks`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any
@@ -235,6 +235,13 @@ class Scenario:
     scale: Scale | None = None
     budgets: tuple[Budget, ...] = ()
 
+    def for_arm(self, arm: Arm) -> Scenario:
+        """The scenario as one arm asks it: with its own image and command where it has them."""
+        workload = self.workload
+        if arm.command is not None:
+            workload = replace(workload, command=arm.command)
+        return replace(self, image=arm.image or self.image, workload=workload)
+
 
 class Sharing(StrEnum):
     """Whether bytes on disk serve one instance or all that use the same image."""
@@ -317,6 +324,23 @@ class Reading:
     value: int | None
     scope: str
     missing: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """One trial's place in a run.
+
+    Attributes:
+        scenario: Scenario name.
+        arm: Arm name.
+        block: From 0; warm-up blocks count from -1 downwards, the last of them is -1.
+        position: Place in the order of the block, from 0.
+    """
+
+    scenario: str
+    arm: str
+    block: int
+    position: int
 
 
 class Outcome(StrEnum):

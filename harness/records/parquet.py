@@ -19,8 +19,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from harness.analysis.noise import host_class
 from harness.model import SCHEMA_VERSION, RunInfo
+from harness.model.comparability import host_class
 from harness.model.errors import RecordError
 from harness.records.codec import ShapeError, decode, encode
 

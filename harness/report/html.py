@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from harness import stats
 from harness.analysis.summary import ArmRow, ScenarioTable, Summary
-from harness.model import CacheState
+from harness.model import CacheState, units
 from harness.report.charts.drawing import THEMED, Chart
 from harness.report.text import circumstances, wording
 from harness.report.text import tables as cells
@@ -73,7 +73,7 @@ def render_html(summary: Summary, charts: Mapping[str, list[Chart]]) -> str:
     jinja.filters["drawing"] = Markup
     jinja.filters["bound"] = _bound
     jinja.filters["duration"] = wording.duration
-    jinja.filters["counted"] = wording.count
+    jinja.filters["counted"] = units.count
     jinja.filters["facts"] = circumstances.facts
     info = summary.run.info
     return jinja.get_template(TEMPLATE).render(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from harness.analysis.summary import ScenarioTable, Summary
+from harness.model import units
 from harness.report.charts.drawing import Chart
 from harness.report.text import circumstances, wording
 from harness.report.text.answer import BOUND_MEANS, verdict
@@ -60,7 +61,7 @@ def _scenario(table: ScenarioTable, summary: Summary, charts: list[Chart]) -> li
         *(f"![{_text(chart.description)}](charts/{chart.name}.svg)" for chart in charts),
     ]
     errors = [
-        f"{row.arm}, {wording.count(number, 'trial')}: {error}"
+        f"{row.arm}, {units.count(number, 'trial')}: {error}"
         for row in table.rows
         for error, number in row.errors
     ]

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from harness.analysis.history import Point, RunRef, Series
 from harness.analysis.trends import Change, State, Trend, Trends, change_in_words, size_of
+from harness.model import units
 from harness.model.errors import RecordError
 from harness.records import RUN_FILE, TRIALS_FILE
 from harness.report import render, write_files
@@ -84,7 +85,7 @@ def render_index(found: Trends) -> str:
         opened=[(_series_cell(trend, full=True), _news(trend, change)) for trend, change in opened],
         groups=list(_groups(found.trends)),
         heads=("series", "runs", "newest", "level since", "last change"),
-        span=f"{wording.count(len(runs), 'run')}, {runs[0].at:%Y-%m-%d} to {runs[-1].at:%Y-%m-%d}"
+        span=f"{units.count(len(runs), 'run')}, {runs[0].at:%Y-%m-%d} to {runs[-1].at:%Y-%m-%d}"
         if runs
         else "no run",
         notes=(*found.history.problems, *found.stale),
@@ -250,7 +251,7 @@ def _answer(opened: int) -> str:
     if not opened:
         return "No change for the worse is open."
     verb = "is" if opened == 1 else "are"
-    return f"{wording.count(opened, 'change')} for the worse {verb} open."
+    return f"{units.count(opened, 'change')} for the worse {verb} open."
 
 
 def _series_answer(trend: Trend) -> str:
@@ -259,10 +260,10 @@ def _series_answer(trend: Trend) -> str:
         size = size_of(trend.series, change)
         return f"{size} since {change.first.label}, and nobody has said that it is meant."
     if not trend.is_judged:
-        count = wording.count(len(trend.series.points), "run")
+        count = units.count(len(trend.series.points), "run")
         return f"Too few runs to tell: {count}, and {trend.wanted} are needed."
     if not trend.changes:
-        return f"No change in {wording.count(len(trend.series.points), 'run')}."
+        return f"No change in {units.count(len(trend.series.points), 'run')}."
     change = trend.changes[-1]
     ending = {
         State.ACKNOWLEDGED: f"acknowledged: {change.reason}",

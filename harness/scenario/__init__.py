@@ -9,7 +9,6 @@ from harness.scenario.parse import (
     load_scenario,
     option_problems,
     parse_scenario,
-    scenario_of,
     shipped_scenarios,
 )
 
@@ -20,6 +19,5 @@ __all__ = [
     "load_scenario",
     "option_problems",
     "parse_scenario",
-    "scenario_of",
     "shipped_scenarios",
 ]

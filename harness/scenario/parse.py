@@ -161,14 +161,6 @@ def parse_scenario(source: str, path: Path) -> Scenario:
     return replace(_build(checked, source, path), budgets=budgets)
 
 
-def scenario_of(scenario: Scenario, arm: Arm) -> Scenario:
-    """The scenario as one arm asks it: with the arm's own image and command where it has them."""
-    workload = scenario.workload
-    if arm.command is not None:
-        workload = replace(workload, command=arm.command)
-    return replace(scenario, image=arm.image or scenario.image, workload=workload)
-
-
 def option_problems(arm: Arm) -> list[tuple[str | None, str]]:
     """What is wrong with an arm's options, by its backend's own word.
 

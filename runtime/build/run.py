@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.containers.container import launch_container, writable_root
-from runtime.containers.session import Session, remove_tree
+from runtime.containers.session import Session
 from runtime.errors import ImageError
 from runtime.images.layer.changes import read_changes
 from runtime.images.layer.layer_builder import LayerDraft
@@ -23,6 +23,7 @@ from runtime.launch.spec import (
     User,
     Volume,
 )
+from runtime.linux.files import remove_tree
 
 # On the host's network, names are looked up as the host does.
 _RESOLVER_FILES = ("/etc/resolv.conf", "/etc/hosts")

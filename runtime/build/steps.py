@@ -14,7 +14,7 @@ from runtime.build.copy import Copier
 from runtime.build.metadata import apply
 from runtime.build.plan import PROXY_ARGUMENTS
 from runtime.build.tree import LayerTree, follow
-from runtime.containers.session import Session, remove_tree
+from runtime.containers.session import Session
 from runtime.containers.users import resolve_user
 from runtime.errors import ImageError
 from runtime.images.formats.digest import ByteSource
@@ -22,6 +22,7 @@ from runtime.images.formats.tar_reader import show
 from runtime.images.layer.layer_builder import Item, LayerDraft
 from runtime.images.layer.view import MergedView
 from runtime.launch.spec import DEFAULT_PATH
+from runtime.linux.files import remove_tree
 
 if TYPE_CHECKING:
     from runtime.build.build import Build, StageState

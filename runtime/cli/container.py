@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from runtime.cli.assignments import assignments
+from runtime.units import parse_size
 
 if TYPE_CHECKING:
     from runtime.containers.container import Container, ExitStatus
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 else:
     _IntType = click.ParamType  # generic only in newer versions of click
 
-_SIZE = re.compile(r"(?i)(\d+(?:\.\d+)?)\s*([bkmgt]?)(?:i?b)?")
-_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _SMALLEST_MEMORY_BYTES = 1 << 20
 _MOST_CPUS = 8192  # NR_CPUS of the largest distribution kernels
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1,
@@ -41,12 +40,10 @@ class _Size(_IntType):
     def convert(self, value: Any, param: Any, ctx: Any) -> int:
         if isinstance(value, int):
             return value
-        match = _SIZE.fullmatch(value.strip())
-        if match is None:
-            self.fail(
-                f"{value!r} is no size; write a number and b, k, m or g, as in 512m", param, ctx
-            )
-        size = int(float(match[1]) * _UNITS[match[2].lower()])
+        try:
+            size: int = parse_size(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
         if size < _SMALLEST_MEMORY_BYTES:
             self.fail(f"{value} is less than 1m, in which nothing runs", param, ctx)
         return size

@@ -92,7 +92,7 @@ def import_(
         working_directory=workdir,
         user=user,
     )
-    with told_store() as store:
+    with open_store() as store:
         click.echo(store.import_rootfs(source, reference, config).digest)
 
 
@@ -101,7 +101,7 @@ def import_(
 @click.argument("name")
 def tag(reference: str, name: str) -> None:
     """Give the image REFERENCE another NAME; one that is taken moves to it."""
-    with told_store() as store:
+    with open_store() as store:
         click.echo(store.tag(reference, name).reference)
 
 
@@ -109,13 +109,14 @@ def tag(reference: str, name: str) -> None:
 @click.argument("references", nargs=-1, required=True, metavar="REFERENCE...")
 def rm(references: tuple[str, ...]) -> None:
     """Remove images by name, and the layers that no other image and no instance needs."""
+    from runtime.containers.kept_containers import kept_images
     from runtime.errors import ContainerError
 
     failed = False
-    with told_store() as store:
+    with open_store() as store:
         for reference in references:
             try:
-                echo_removal(store.remove(reference))
+                echo_removal(store.remove(reference, keep=kept_images))
             except ContainerError as error:
                 click.echo(f"steelyard: {error}", err=True)
                 failed = True
@@ -160,7 +161,7 @@ def age_text(moment: datetime | None, now: datetime) -> str:
 
 
 @contextlib.contextmanager
-def told_store() -> Iterator[ImageStore]:
+def open_store() -> Iterator[ImageStore]:
     """The default store; what goes wrong is one sentence on stderr and exit code 1."""
     from runtime.errors import ContainerError
     from runtime.images import ImageStore

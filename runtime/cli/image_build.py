@@ -69,7 +69,7 @@ def build(
     Each RUN is a container of Steelyard's own; what it leaves becomes a layer. Prints the digest.
     """
     from runtime.build.build import BuildRequest, build_image
-    from runtime.cli.image import told_store
+    from runtime.cli.image import open_store
 
     null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC) if quiet else -1
     request = BuildRequest(
@@ -87,7 +87,7 @@ def build(
         epoch_s=epoch_s,
         output=(null, 2) if quiet else (1, 2),
     )
-    with told_store() as store, _ended_by_signals():
+    with open_store() as store, _ended_by_signals():
         image = build_image(store, request, (lambda _: None) if quiet else click.echo)
     click.echo(image.digest)
 
@@ -109,10 +109,10 @@ def bootstrap(
     Prints the digest, which is the same every time until Debian publishes newer packages.
     """
     from runtime.build.bootstrap import bootstrap_image
-    from runtime.cli.image import told_store
+    from runtime.cli.image import open_store
 
     names = [name for item in packages for name in item.replace(",", " ").split()]
-    with told_store() as store, _ended_by_signals():
+    with open_store() as store, _ended_by_signals():
         image = bootstrap_image(
             store,
             base,

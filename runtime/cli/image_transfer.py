@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from runtime.cli.image import told_store
+from runtime.cli.image import open_store
 
 if TYPE_CHECKING:
     from runtime.images.formats.reference import Reference
@@ -62,7 +62,7 @@ def pull(
     from runtime.images.registry.transfer import pull as pull_image
     from runtime.images.registry.transfer import resolve_registry
 
-    with told_store() as store:
+    with open_store() as store:
         wanted = resolve_registry(reference, registry)
         with _client(wanted, plain_http, insecure, cert_dir) as client:
             if not quiet:
@@ -99,7 +99,7 @@ def push(
     from runtime.images.registry.transfer import push as push_image
     from runtime.images.registry.transfer import resolve_registry
 
-    with told_store() as store:
+    with open_store() as store:
         found = store.get(image)
         wanted = resolve_registry(target or _name(found.reference, image), registry)
         with _client(wanted, plain_http, insecure, cert_dir) as client:
@@ -142,7 +142,7 @@ def load(
         if sys.stdin.isatty():
             raise click.UsageError("name an archive or a layout's folder, or pipe an archive in")
         where = sys.stdin.buffer
-    with told_store() as store, _pull_progress(quiet) as listener:
+    with open_store() as store, _pull_progress(quiet) as listener:
         loaded = load_images(
             store, where, name=name, platform=_platform(platform), listener=listener
         )
@@ -172,7 +172,7 @@ def save(references: tuple[str, ...], output: Path | None, style: str) -> None:
             raise click.UsageError("an archive is not for a terminal: use --output, or redirect")
         target = sys.stdout.buffer
     assert target is not None
-    with told_store() as store:
+    with open_store() as store:
         save_images(store, references, target, style)
         if target is not output:
             sys.stdout.buffer.flush()

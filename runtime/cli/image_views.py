@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from runtime.cli.image import age_text, echo_removal, size_text, told_store
+from runtime.cli.image import age_text, echo_removal, open_store, size_text
 
 if TYPE_CHECKING:
     from runtime.images.formats.image import Image
@@ -28,7 +28,7 @@ def ls(style: str) -> None:
     SIZE is SHARED, which other images stand on too, and EXCLUSIVE, which removing the image frees.
     Counted are unpacked layers and the blobs that they came from, as du counts.
     """
-    with told_store() as store:
+    with open_store() as store:
         usage = store.usage()
     if style == "json":
         click.echo(json.dumps([_summary(each) for each in usage.images], indent=2))
@@ -64,7 +64,7 @@ def tree() -> None:
     """
     from runtime.images.store.sharing import layer_tree
 
-    with told_store() as store:
+    with open_store() as store:
         root = layer_tree(store.images())
     for line in draw_tree(root):
         click.echo(line)
@@ -103,7 +103,7 @@ def history(reference: str, style: str) -> None:
     """Show the steps that an image was made by, the last first."""
     from runtime.images.formats.config import format_time
 
-    with told_store() as store:
+    with open_store() as store:
         steps = store.history(store.get(reference))[::-1]
     if style == "json":
         documents = [
@@ -136,7 +136,7 @@ def history(reference: str, style: str) -> None:
 @click.argument("reference")
 def inspect(reference: str) -> None:
     """Print all that is known of an image, as JSON."""
-    with told_store() as store:
+    with open_store() as store:
         found = store.get(reference)
         usage = store.usage()
     same = [each for each in usage.images if each.image.digest == found.digest]
@@ -169,8 +169,10 @@ def inspect(reference: str) -> None:
 @click.command()
 def gc() -> None:
     """Remove everything that no image, running instance or kept container needs."""
-    with told_store() as store:
-        removal = store.collect()
+    from runtime.containers.kept_containers import kept_images
+
+    with open_store() as store:
+        removal = store.collect(keep=kept_images)
     echo_removal(removal)
     if not removal.freed_bytes:
         click.echo("Nothing to free: images need all that is there.")
@@ -188,7 +190,7 @@ def verify(quiet: bool) -> None:
         if not quiet:
             click.echo(f"checking {what}", err=True)
 
-    with told_store() as store:
+    with open_store() as store:
         problems = store.verify(progress)
     for problem in problems:
         click.echo(f"{problem}")

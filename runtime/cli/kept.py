@@ -43,8 +43,9 @@ def run_kept(
     """
     from runtime.containers.container import launch_container, writable_root
     from runtime.containers.kept_containers import keep, note_end
-    from runtime.containers.session import Session, remove_tree
+    from runtime.containers.session import Session
     from runtime.launch.spec import OverlayRoot
+    from runtime.linux.files import remove_tree
 
     assert isinstance(spec.root, OverlayRoot)
     session = Session.current()
@@ -116,9 +117,9 @@ def ls(style: str) -> None:
 @click.argument("name")
 def diff(name: str) -> None:
     """Show what the container NAME changed: A added, C changed, D deleted."""
-    from runtime.cli.image import told_store
+    from runtime.cli.image import open_store
 
-    with told_store() as store:
+    with open_store() as store:
         _, (_, changes) = _changes(store, _ended(name))
     for change in changes:
         # As bytes: names need not be UTF-8.
@@ -139,9 +140,9 @@ def commit(name: str, reference: str, message: str, author: str, changes: tuple[
 
     The image's own command stays; --change sets another. Prints the digest.
     """
-    from runtime.cli.image import told_store
+    from runtime.cli.image import open_store
 
-    with told_store() as store:
+    with open_store() as store:
         click.echo(_commit(store, name, reference, message, author, changes).digest)
 
 

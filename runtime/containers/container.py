@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeVar
 
-from runtime.containers.session import Session, remove_tree
+from runtime.containers.session import Session
 from runtime.errors import CommandNotFoundError, ContainerError
 from runtime.launch.cgroups import ContainerCgroup, cgroup_manager
 from runtime.launch.launcher import Launched, Launcher, launch
@@ -35,6 +35,7 @@ from runtime.launch.spec import (
     Volume,
 )
 from runtime.linux.features import probe_features
+from runtime.linux.files import remove_tree
 
 if TYPE_CHECKING:
     from runtime.images import Image, ImageStore

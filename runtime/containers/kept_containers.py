@@ -22,8 +22,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from runtime.containers.session import is_alive, remove_tree
+from runtime.containers.session import is_alive
 from runtime.errors import ContainerError
+from runtime.linux.files import remove_tree
 from runtime.paths import data_home
 
 if TYPE_CHECKING:

@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from runtime.containers.session import dead_sessions, instances_directory, is_alive, remove_tree
+from runtime.containers.session import dead_sessions, instances_directory, is_alive
 from runtime.launch.cgroups import PARENT, remove_group
 from runtime.linux import syscalls
 from runtime.linux.abi import MNT_DETACH
+from runtime.linux.files import remove_tree
 from runtime.paths import unescape_mountinfo
 
 _IDENTIFIER = re.compile(r"[0-9a-f]{12}")

@@ -17,13 +17,13 @@ import contextlib
 import fcntl
 import os
 import secrets
-import shutil
 import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from runtime.launch import cgroups
+from runtime.linux.files import remove_tree
 from runtime.paths import data_home
 
 _LOCK_NAME = ".lock"
@@ -154,27 +154,3 @@ def _is_locked(directory: Path) -> bool:
     finally:
         os.close(fd)
     return False
-
-
-def remove_tree(path: Path) -> None:
-    """Remove a folder and everything in it, also overlay's `work/work` of mode 000; absent is fine.
-
-    Never crosses into another filesystem by a mount: a mount that is still there makes rmdir fail
-    with EBUSY, which is an error worth seeing.
-    """
-
-    def make_writable(_function: object, name: str, _error: object) -> None:
-        # Only an ordinary user meets this: root passes every mode.
-        os.chmod(os.path.dirname(name), 0o700)
-        with contextlib.suppress(OSError):
-            os.chmod(name, 0o700)
-        if os.path.isdir(name) and not os.path.islink(name):
-            shutil.rmtree(name)
-        else:
-            os.unlink(name)
-
-    with contextlib.suppress(FileNotFoundError):
-        if os.geteuid() == 0:
-            shutil.rmtree(path)
-        else:
-            shutil.rmtree(path, onerror=make_writable)

@@ -99,7 +99,9 @@ class Bench:
         begun = time.monotonic()
         directory = self.folder / f"run-{self.number}"
         with RunWriter(directory) as writer:
-            Runner(request, get_backend, Environment({}, {}), writer, lambda _: None).run()
+            Runner(
+                request, get_backend, Environment({}, {}), writer, lambda _: None, lambda *_: None
+            ).run()
         took = time.monotonic() - begun
         run = read_run(directory)
         judgement = comparer.judgement("bench", run.trials, run.info.arms, {})

@@ -18,9 +18,8 @@ import pytest
 from harness.backends import get_backend
 from harness.lab import Lab
 from harness.measure.interruption import Interruption
-from harness.measure.schedule import Slot
 from harness.measure.trial import take_trial
-from harness.model import Arm, Limits, Milestone, Outcome, Readiness, ReadinessKind, Scenario
+from harness.model import Arm, Limits, Milestone, Outcome, Readiness, ReadinessKind, Scenario, Slot
 from tests.support.scenarios import scenario
 
 BLOCKS = int(os.environ.get("STEELYARD_BENCH_BLOCKS", "100"))

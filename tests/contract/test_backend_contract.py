@@ -23,7 +23,6 @@ from harness.backends.peers.table import PEERS
 from harness.lab import Lab, LabError
 from harness.lab.readiness import wait_ready
 from harness.measure.interruption import Interruption
-from harness.measure.schedule import Slot
 from harness.measure.trial import STOP_PATIENCE_NS, out_of_order, take_trial
 from harness.meters.host_activity import gauges
 from harness.model import (
@@ -35,6 +34,7 @@ from harness.model import (
     ReadinessKind,
     Scenario,
     Sharing,
+    Slot,
 )
 from harness.model.backend import Backend, Instance, PreparedArm
 from harness.model.diagnostics import DiagnosticCode

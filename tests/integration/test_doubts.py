@@ -8,9 +8,8 @@ import pytest
 
 from harness.backends import get_backend
 from harness.measure.interruption import Interruption
-from harness.measure.schedule import Slot
 from harness.measure.trial import take_trial
-from harness.model import Arm, Outcome
+from harness.model import Arm, Outcome, Slot
 from harness.model.diagnostics import DiagnosticCode
 from runtime.launch.cgroups import CgroupManager
 from tests.support.scenarios import scenario

@@ -18,7 +18,6 @@ from harness.backends import get_backend
 from harness.lab import Lab
 from harness.measure.growth import GrowthListener, grow
 from harness.measure.interruption import Interrupted, Interruption
-from harness.measure.schedule import Slot
 from harness.model import (
     Arm,
     Limits,
@@ -28,6 +27,7 @@ from harness.model import (
     Readiness,
     ReadinessKind,
     Scale,
+    Slot,
     Trial,
 )
 from harness.records import read_run

@@ -146,8 +146,8 @@ def assert_no_more_than(store: ImageStore, name: str) -> None:
     """Remove all other images; then nothing else is left."""
     for image in store.images():
         if image.reference != name:
-            store.remove(image.reference)
-    store.collect()
+            store.remove(image.reference, keep=set)
+    store.collect(keep=set)
     assert_whole(store)
     assert store.usage().unneeded_bytes == 0
     assert len(list((store.root / "layers/sha256").glob("*.json"))) == 2
@@ -206,7 +206,7 @@ def test_two_processes_pull_the_same(store: ImageStore, tars: list[Path], folder
         add_image(store, "new", [path.read_bytes() for path in tars])
         home = {"STEELYARD_HOME": str(store.root.parent)}
         assert CliRunner().invoke(image_group, ["push", "new", name], env=home).exit_code == 0
-        store.remove("new")
+        store.remove("new", keep=set)
         for worker in [Worker(store, "pull", name) for _ in range(3)]:
             worker.finish()
         assert len(store.get(name).layers) == 3
@@ -216,7 +216,7 @@ def test_two_processes_pull_the_same(store: ImageStore, tars: list[Path], folder
 def test_several_processes_and_one_is_killed(store: ImageStore, tars: list[Path]) -> None:
     duration = duration_of(store, "add", *tars)
     for fraction in (0.2, 0.7):
-        store.remove("new")
+        store.remove("new", keep=set)
         victim = Worker(store, "add", *tars)
         others = [
             Worker(store, "add", *tars),
@@ -228,7 +228,7 @@ def test_several_processes_and_one_is_killed(store: ImageStore, tars: list[Path]
             other.finish()
         assert_survived(store, set())
         assert store.get("new").layers
-    store.collect()
+    store.collect(keep=set)
     assert_whole(store)
 
 
@@ -299,7 +299,7 @@ def test_a_full_disk(small_disk: Path, tars: list[Path]) -> None:
     assert failed >= 6
     assert store.get("new").layers
     assert_whole(store)
-    store.remove("new")
+    store.remove("new", keep=set)
     assert store.usage().unneeded_bytes == 0
 
 
@@ -316,7 +316,7 @@ def test_a_full_disk_can_be_emptied(small_disk: Path) -> None:
             rest.write(bytes(512))
     assert os.statvfs(small_disk).f_bavail == 0
     removed = store.get("app:3").layers[0].diff_id[7:]
-    assert store.remove("app:3").freed_bytes > 200_000
+    assert store.remove("app:3", keep=set).freed_bytes > 200_000
     assert len(store.images()) == 5
     left = [path for path in records if path.stem != removed]
     assert sorted((store.root / "layers/sha256").glob("*.json")) == left

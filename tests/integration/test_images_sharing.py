@@ -198,7 +198,7 @@ def test_gc_takes_only_what_nothing_needs(three: ImageStore) -> None:
     (three.root / "tmp/half-made/file").write_bytes(bytes(100_000))
     unneeded = three.usage().unneeded_bytes
     used = used_bytes(three)
-    removal = three.collect()
+    removal = three.collect(keep=set)
     assert removal.freed_bytes >= unneeded + 100_000
     assert used_bytes(three) == used - unneeded
     assert len(removal.layers) == 3
@@ -219,11 +219,11 @@ def test_gc_spares_what_is_leased_or_kept(
     image = three.get("two")
     with three.lease(image):
         add_image(three, "two", [layer_tar(60)])
-        three.collect()
+        three.collect(keep=set)
         assert (image.layers[1].path / "d/3").exists()
         code = (
             "import sys; from pathlib import Path; from runtime.images import ImageStore\n"
-            "ImageStore(Path(sys.argv[1])).collect()"
+            "ImageStore(Path(sys.argv[1])).collect(keep=set)"
         )
         subprocess.run([sys.executable, "-c", code, three.root], cwd=PROJECT, check=True)
         assert (image.layers[1].path / "d/3").exists()
@@ -231,7 +231,7 @@ def test_gc_spares_what_is_leased_or_kept(
 
     # A stopped container that is kept stands on it.
     monkeypatch.setattr(store_module, "kept_manifests", lambda _: {image.digest})
-    three.collect()
+    three.collect(keep=set)
     assert (image.layers[1].path / "d/3").exists()
     apart = three.tag("apart", "x").digest
     monkeypatch.setattr(store_module, "kept_manifests", lambda _: {apart})
@@ -247,7 +247,7 @@ def test_gc_does_nothing_when_it_cannot_know(three: ImageStore) -> None:
     add_layers(three, [layer_tar(70)])
     before = used_bytes(three)
     with pytest.raises(StoreError, match="damaged"):
-        three.collect()
+        three.collect(keep=set)
     assert used_bytes(three) == before
 
 

@@ -297,26 +297,26 @@ def test_remove_frees_only_what_nothing_needs(
     store.import_rootfs(archive, "one")
     store.import_rootfs(archive, "two", ImageConfig(user="2"))
     layer = store.get("one").layers[0]
-    removal = store.remove("one")
+    removal = store.remove("one", keep=set)
     assert removal.untagged == ("one:latest",)
     assert len(removal.deleted) == 2  # manifest and configuration; the layer is two's as well
     assert store.get("two").layers == (layer,)
-    removal = store.remove("two")
+    removal = store.remove("two", keep=set)
     assert layer.digest in removal.deleted
     assert removal.freed_bytes > layer.size_bytes
     assert os.listdir(store.root / "blobs/sha256") == []
     assert os.listdir(store.root / "layers/sha256") == []
     with pytest.raises(ImageNotFoundError):
-        store.remove("two")
+        store.remove("two", keep=set)
 
 
 def test_remove_one_of_several_names(store: ImageStore, archive: Path) -> None:
     digest = store.import_rootfs(archive, "one").digest
     store.import_rootfs(archive, "two")
     with pytest.raises(StoreError, match="several names"):
-        store.remove(digest)
-    assert store.remove("one").deleted == ()
-    assert store.remove(digest[7:20]).untagged == ("two:latest",)
+        store.remove(digest, keep=set)
+    assert store.remove("one", keep=set).deleted == ()
+    assert store.remove(digest[7:20], keep=set).untagged == ("two:latest",)
     assert store.images() == ()
 
 
@@ -325,16 +325,16 @@ def test_what_is_running_is_not_removed(store: ImageStore, archive: Path) -> Non
     store.import_rootfs(archive, "other", ImageConfig(user="1"))
     with store.lease(image), store.lease(image):
         with pytest.raises(StoreError, match="in use"):
-            store.remove("app")
+            store.remove("app", keep=set)
         # Its name may move on; collecting for another image then still spares it.
         store.import_rootfs(archive, "app", ImageConfig(user="2"))
-        store.remove("other")
-        store.remove("app")
+        store.remove("other", keep=set)
+        store.remove("app", keep=set)
         assert store.images() == ()
         assert (image.layers[0].path / "etc/passwd").exists()
         assert (store.root / "blobs/sha256" / image.digest[7:]).exists()
     store.import_rootfs(archive, "x", ImageConfig(user="3"))
-    store.remove("x")
+    store.remove("x", keep=set)
     assert not image.layers[0].path.exists()
     assert os.listdir(store.root / "leases/sha256") == []
     with pytest.raises(ImageNotFoundError, match="removed meanwhile"), store.lease(image):
@@ -353,9 +353,9 @@ def test_a_lease_ends_with_its_process(store: ImageStore, archive: Path) -> None
         assert process.stdout is not None
         assert process.stdout.readline() == b"held\n"
         with pytest.raises(StoreError, match="in use"):
-            store.remove("app")
+            store.remove("app", keep=set)
         process.kill()
-    store.remove("app")
+    store.remove("app", keep=set)
     assert store.images() == ()
 
 
@@ -401,7 +401,7 @@ def test_import_and_remove_race(store: ImageStore, archive: Path) -> None:
             for _ in range(10):
                 store.import_rootfs(archive, name)
                 assert (store.get(name).layers[0].path / "etc/passwd").exists()
-                store.remove(name)
+                store.remove(name, keep=set)
         except BaseException as error:
             errors.append(error)
 

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.lab import GATEWAY, Lab, LabError, Lease, lease_at
+from harness.lab import GATEWAY, Lab, LabError, lease_at
 from harness.lab.prober import Probe
 from harness.model import Readiness, ReadinessKind
+from harness.model.network import Lease
 from runtime import enter_network_namespace
 
 pytestmark = [pytest.mark.privileged, pytest.mark.usefixtures("nothing_left")]

@@ -18,7 +18,6 @@ from pathlib import Path
 import pytest
 
 from harness.backends import get_backend
-from harness.backends.host import resident_bytes as resident_of_file
 from harness.lab.readiness import wait_ready
 from harness.meters import cache, cpu
 from harness.meters.host_activity import gauges
@@ -26,6 +25,7 @@ from harness.model import Arm, CacheState, Limits, Meter, Readiness, ReadinessKi
 from harness.model.backend import Backend
 from harness.model.diagnostics import DiagnosticCode
 from harness.model.metrics import trial_value
+from runtime import resident_bytes as resident_of_file
 from tests.support.metering import KNOWN_BYTES, MIB, WAITING, add_known_image, measure, sh
 from tests.support.scenarios import scenario
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from harness.backends import get_backend
 from harness.measure.growth import GrowthListener, grow
 from harness.measure.interruption import Interruption
-from harness.measure.schedule import Slot
 from harness.model import (
     Arm,
     GrowthPoint,
@@ -20,6 +19,7 @@ from harness.model import (
     Scale,
     Scenario,
     Sharing,
+    Slot,
     Trial,
 )
 from tests.support.scenarios import scenario

@@ -25,9 +25,9 @@ def work(store: ImageStore, operation: str, arguments: list[str]) -> None:
     elif operation == "remove":
         for image in store.images():
             if image.reference != "keep:latest":
-                store.remove(image.reference)
+                store.remove(image.reference, keep=set)
     elif operation == "collect":
-        store.collect()
+        store.collect(keep=set)
     elif operation == "tag":
         store.tag("keep", "new-tag")
     elif operation == "verify":

@@ -7,7 +7,6 @@ from contextlib import closing
 from pathlib import Path
 
 from harness.measure.interruption import Interruption
-from harness.measure.schedule import Slot
 from harness.measure.trial import take_trial
 from harness.model import (
     Arm,
@@ -17,6 +16,7 @@ from harness.model import (
     Outcome,
     Readiness,
     ReadinessKind,
+    Slot,
     Trial,
 )
 from harness.model.backend import Backend

@@ -7,9 +7,9 @@ from contextlib import ExitStack, closing
 
 from harness.backends import get_backend
 from harness.measure.interruption import Interruption
-from harness.measure.schedule import Slot, blocks
+from harness.measure.schedule import blocks
 from harness.measure.trial import take_trial
-from harness.model import ArmRecord, Outcome, Scenario, Trial
+from harness.model import ArmRecord, Outcome, Scenario, Slot, Trial
 from harness.model.metrics import trial_value
 from harness.stats import paired_difference
 

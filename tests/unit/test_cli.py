@@ -22,7 +22,7 @@ from harness.cli.options import with_noise
 from harness.environment import Environment
 from harness.measure import schedule
 from harness.measure.request import Request
-from harness.model import Arm, NoiseFloor
+from harness.model import Arm, NoiseFloor, comparability
 from harness.records import read_run
 from tests.support import scenarios as samples
 
@@ -401,7 +401,7 @@ def test_a_noise_floor_of_few_pairs_is_measured_anew_by_more_blocks(
         steelyard="0",
     )  # fmt: skip
     floor = NoiseFloor("sample", "a", "ready", pairs, 0.2, 0.1, "earlier")
-    noise.remember(tmp_path, noise.host_class(host.facts), [floor])
+    noise.remember(tmp_path, comparability.host_class(host.facts), [floor])
     found = with_noise(asked, None, tmp_path, host)
     assert found.noise == (floor,)
     assert len(found.scenarios[0].arms) == 1 + is_anew

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.analysis.diagnose import host_diagnostics, run_diagnostics
+from harness.analysis.diagnose import run_diagnostics
+from harness.environment.diagnose import host_diagnostics
 from harness.model import (
     SCHEMA_VERSION,
     Arm,

@@ -19,7 +19,6 @@ from harness.backends.fake import FakeBackend, FakeInstance
 from harness.measure.capacity import enough_descriptors, with_remedy
 from harness.measure.growth import GrowthListener, grow
 from harness.measure.interruption import Interrupted, Interruption
-from harness.measure.schedule import Slot
 from harness.meters.footprint import sum_parts
 from harness.model import (
     Arm,
@@ -34,6 +33,7 @@ from harness.model import (
     Scale,
     Scenario,
     Sharing,
+    Slot,
     Trial,
 )
 from harness.model.backend import Exit, Instance, PreparedArm

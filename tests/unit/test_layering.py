@@ -1,4 +1,9 @@
-"""Who may import whom, and what must not be imported on the way to a launch."""
+"""Who may import whom, and what must not be imported on the way to a launch.
+
+The house is one table, `FLOORS`: a package imports from lower floors only, and packages of one
+floor do not know each other. Every import counts: those inside functions, and those that only the
+type checker reads.
+"""
 
 from __future__ import annotations
 
@@ -6,96 +11,122 @@ import ast
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# From the top down; a module may import from its own row and from those below it.
-HARNESS_ROWS = (
-    ("cli", "__main__"),
-    (
-        "run_command",
-        "run_options",
-        "paired",
-        "against",
-        "report_command",
-        "check_command",
-        "compare_command",
-        "history_command",
-        "doctor_command",
-    ),
-    ("doctor", "progress"),
-    ("runner", "preparing", "hooks", "request", "resume", "remote", "worker"),
-    (
-        "report",
-        "outputs",
-        "events",
-        "trial",
-        "growth",
-        "together",
-        "footprint",
-        "room",
-        "history",
-        "gathering",
-        "acknowledged",
-        "trends",
-        "parquet",
-    ),
-    (
-        "scenario",
-        "scenario_shape",
-        "choices",
-        "records",
-        "noise",
-        "environment",
-        "disturbance",
-        "doubts",
-        "readiness",
-        "check",
-        "compare",
-        "rules",
-        "evidence",
-        "sides",
-        "revisions",
-        "margins",
-    ),
-    ("backends", "meters", "lab", "prober", "netlink"),
-    ("budget", "judgement", "sequential", "changes"),
-    ("schedule", "scale", "stats", "interruption", "metrics", "spelling"),
-    ("backend",),
-    ("model", "diagnostics", "errors", "json_form", "quantities", "toml_lines", "words"),
-)
-MAY_IMPORT_RUNTIME = ("harness.backends", "harness.lab", "harness.experiment.doctor")
-MAY_IMPORT_CTYPES = ("runtime.linux.syscalls", "runtime.linux.abi", "runtime.launch.launcher")
+FLOORS = {
+    # Top: what starts the program. Then the rooms of measuring, from the commands down.
+    "harness.__main__": 17,
+    "harness.worker": 16,
+    "harness.cli": 16,
+    "harness": 15,
+    "harness.experiment": 14,
+    "harness.scenario": 13,
+    "harness.report": 12,
+    "harness.measure": 12,
+    "harness.backends": 12,
+    "harness.analysis": 11,
+    "harness.meters": 11,
+    "harness.environment": 10,
+    "harness.lab": 10,
+    "harness.records": 10,
+    "harness.stats": 9,
+    "harness.model": 9,
+    # The runtime stands below, and alone.
+    "runtime.cli": 16,
+    "runtime": 8,
+    "runtime.build": 7,
+    "runtime.containers": 6,
+    "runtime.images": 5,
+    "runtime.images.archive": 5,
+    "runtime.images.registry": 4,
+    "runtime.images.store": 3,
+    "runtime.images.layer": 2,
+    "runtime.images.formats": 1,
+    "runtime.launch": 1,
+    "runtime.linux": 0,
+    "runtime.errors": -1,
+    "runtime.paths": -1,
+}
+"""Package -> its floor. The longest name that a module begins with is its room."""
+
+ONLY = {
+    "ctypes": ("runtime.linux", "runtime.launch"),
+    "click": ("harness.cli", "runtime.cli"),
+    "rich": ("harness.cli", "runtime.cli"),
+    "pandas": ("harness.records", "harness.analysis", "harness.report", "harness"),
+    "matplotlib": ("harness.report.charts",),
+    "urllib3": ("runtime.images.registry",),
+    "pydantic": ("harness.scenario",),
+    "jinja2": ("harness.report",),
+    "qemu": ("harness.backends.vm",),
+}
+"""Third-party package, or part of the standard library -> the rooms that may import it."""
+
+TOP = {
+    "harness": {"__init__", "__main__", "worker"},
+    "runtime": {"__init__", "errors", "paths"},
+}
+"""What stands in the two top folders beside their packages."""
+
+MOST_MODULES = 16
+"""In one folder, `__init__` included: more do not fit into one view."""
+
 HEAVY = frozenset(
-    {"pandas", "matplotlib", "numpy", "scipy", "pydantic", "rich", "pyroute2", "jinja2", "qemu"}
+    {
+        "pandas",
+        "matplotlib",
+        "numpy",
+        "scipy",
+        "pydantic",
+        "msgspec",
+        "rich",
+        "jinja2",
+        "qemu",
+        "psutil",
+        "urllib3",
+    }
 )
+
+
+LATE = ("harness.report.", "harness.scenario.schema", "harness.backends.vm", "harness.cli.terminal")
+"""Rooms that are themselves imported late, so that what is heavy may stand at their top."""
 
 
 def modules(package: str) -> Iterator[tuple[str, ast.Module]]:
+    """The modules of a package that are named like the package they are imported as."""
     for path in sorted((ROOT / package).rglob("*.py")):
-        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
-        yield name, ast.parse(path.read_text())
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        name = ".".join(parts).removesuffix(".__init__")
+        if name != "harness._steelyard":  # installed as `steelyard`, above everything
+            yield name, ast.parse(path.read_text())
 
 
-def imported(tree: ast.Module, *, at_run_time: bool = False) -> Iterator[tuple[str, str]]:
+def imported(tree: ast.Module) -> Iterator[tuple[str, str]]:
     """(module, name) of every import, also inside functions; `name` is empty for `import m`."""
-    skipped: set[ast.AST] = set()
-    if at_run_time:
-        for node in ast.walk(tree):
-            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-                skipped.update(inner for part in node.body for inner in ast.walk(part))
     for node in ast.walk(tree):
-        if node in skipped:
-            continue
         if isinstance(node, ast.Import):
             yield from ((alias.name, "") for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"relative import of {node.module}"
             yield from ((node.module or "", alias.name) for alias in node.names)
+
+
+def own_imports() -> dict[str, set[str]]:
+    """Module -> the modules of this project that it imports, in whatever place."""
+    trees = {name: tree for package in ("harness", "runtime") for name, tree in modules(package)}
+    found: dict[str, set[str]] = {name: set() for name in trees}
+    for name, tree in trees.items():
+        for module, what in imported(tree):
+            full = f"{module}.{what}"
+            target = full if full in trees else module
+            if target in trees and target != name:
+                found[name].add(target)
+    return found
 
 
 def top_level_imports(tree: ast.Module) -> set[str]:
@@ -115,40 +146,85 @@ def top_level_imports(tree: ast.Module) -> set[str]:
     return found
 
 
-def row_of(module: str) -> int:
-    part = module.split(".")[1] if "." in module else ""
-    for number, row in enumerate(HARNESS_ROWS):
-        if part in row:
-            return number
-    message = f"{module} is in no row of HARNESS_ROWS: give it a place"
+def room_of(module: str) -> str:
+    """The package of `FLOORS` that a module belongs to."""
+    parts = module.split(".")
+    for length in range(len(parts), 0, -1):
+        if (room := ".".join(parts[:length])) in FLOORS:
+            return room
+    message = f"{module} is in no room of FLOORS: give it a place"
     raise AssertionError(message)
 
 
-def test_the_harness_imports_only_downwards() -> None:
-    wrong = []
-    for name, tree in modules("harness"):
-        if name == "harness":
-            continue
-        # What only the type checker reads may point upwards: the protocols name the lab.
-        for module, what in imported(tree, at_run_time=True):
-            target = f"harness.{what}" if module == "harness" and what else module
-            if not target.startswith("harness.") or what == "__version__":
-                continue
-            if row_of(target) < row_of(name):
-                wrong.append(f"{name} imports {target}")
-    assert wrong == []
+def climbing(imports: Mapping[str, Iterable[str]]) -> list[str]:
+    """Every import that does not point down, as a sentence."""
+    return [
+        f"{name} (floor {FLOORS[room]}) imports {target} (floor {FLOORS[other]})"
+        for name, targets in sorted(imports.items())
+        for target in sorted(targets)
+        if (room := room_of(name)) != (other := room_of(target)) and FLOORS[other] >= FLOORS[room]
+    ]
 
 
-def test_only_a_few_modules_of_the_harness_know_the_runtime_and_only_what_it_exports() -> None:
+def circles(imports: Mapping[str, Iterable[str]]) -> list[list[str]]:
+    """Groups of modules that import each other in a ring (Tarjan's strong components)."""
+    number: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(node: str) -> None:
+        number[node] = low[node] = len(number)
+        stack.append(node)
+        for other in imports[node]:
+            # A package's `__init__` and its own modules are one thing, whoever names whom.
+            if other not in number:
+                visit(other)
+                low[node] = min(low[node], low[other])
+            elif other in stack:
+                low[node] = min(low[node], number[other])
+        if low[node] == number[node]:
+            ring = stack[stack.index(node) :]
+            del stack[stack.index(node) :]
+            if len(ring) > 1:
+                found.append(sorted(ring))
+
+    for node in imports:
+        if node not in number:
+            visit(node)
+    return found
+
+
+def test_every_import_points_down() -> None:
+    assert climbing(own_imports()) == []
+
+
+def test_no_modules_import_each_other_in_a_ring() -> None:
+    assert circles(own_imports()) == []
+
+
+def test_every_folder_can_be_taken_in_at_a_glance() -> None:
+    crowded = {}
+    for package in ("harness", "runtime"):
+        for folder in {path.parent for path in (ROOT / package).rglob("*.py")}:
+            if (number := len(list(folder.glob("*.py")))) > MOST_MODULES:
+                crowded[str(folder.relative_to(ROOT))] = number
+    assert crowded == {}
+    for package, names in TOP.items():
+        assert {path.stem for path in (ROOT / package).glob("*.py")} == names
+
+
+def test_the_harness_knows_the_runtime_by_what_it_exports() -> None:
+    """Two doors: the names of `runtime`, and the thin system calls of `runtime.linux`."""
     import runtime
 
     wrong = []
     for name, tree in modules("harness"):
         for module, what in imported(tree):
-            if module.split(".")[0] != "runtime":
+            if module.split(".")[0] != "runtime" or module.startswith("runtime.linux"):
                 continue
-            if not name.startswith(MAY_IMPORT_RUNTIME):
-                wrong.append(f"{name} imports {module}")
+            if f"{module}.{what}" == "runtime.linux":
+                continue
             if module != "runtime" or (what and what not in runtime.__all__):
                 wrong.append(f"{name} imports {what or module}, which is not exported")
         wrong += [
@@ -162,11 +238,11 @@ def test_only_a_few_modules_of_the_harness_know_the_runtime_and_only_what_it_exp
     assert wrong == []
 
 
-def test_what_the_runtime_exports_is_there() -> None:
-    import runtime
-
-    for name in runtime.__all__:
-        assert getattr(runtime, name) is not None
+@pytest.mark.parametrize("package", ["harness", "runtime"])
+def test_what_a_package_exports_is_there(package: str) -> None:
+    door = __import__(package)
+    for name in door.__all__:
+        assert getattr(door, name) is not None
 
 
 def test_the_runtime_stands_alone() -> None:
@@ -179,13 +255,14 @@ def test_the_runtime_stands_alone() -> None:
     assert wrong == []
 
 
-def test_ctypes_is_used_only_where_libc_is_called() -> None:
+def test_each_library_is_used_in_its_own_rooms() -> None:
     wrong = [
-        name
+        f"{name} imports {module}"
         for package in ("harness", "runtime")
         for name, tree in modules(package)
         for module, _ in imported(tree)
-        if module.split(".")[0] == "ctypes" and not name.startswith(MAY_IMPORT_CTYPES)
+        if (rooms := ONLY.get(module.split(".")[0])) is not None
+        and not any(name == room or name.startswith(f"{room}.") for room in rooms)
     ]
     assert wrong == []
 
@@ -216,10 +293,10 @@ def loaded_by(code: str) -> set[str]:
 
 HELP = """
 import sys
-from harness import cli
+from harness.cli import main
 sys.argv = ["steelyard", "--help"]
 try:
-    cli.main()
+    main.main()
 except SystemExit as end:
     assert end.code == 0
 """
@@ -260,4 +337,11 @@ def test_the_rules_catch_what_they_should() -> None:
         "if TYPE_CHECKING:\n    import pandas\ntry:\n    import rich\nfinally: pass"
     )
     assert top_level_imports(guarded) == {"rich"}
-    assert row_of("harness.cli.main") < row_of("harness.model")
+    assert ("pandas", "") in set(imported(guarded))  # type-only imports count among the floors
+    assert room_of("runtime.images.store.gc") == "runtime.images.store"
+    with pytest.raises(AssertionError, match="give it a place"):
+        room_of("harness_of_another")
+    assert climbing({"harness.model.units": ["harness.stats.lines"]}) != []
+    assert climbing({"harness.cli.run": ["harness.model.units"]}) == []
+    ring = {"a": ["b"], "b": ["c"], "c": ["a"], "d": ["a"]}
+    assert circles(ring) == [["a", "b", "c"]]

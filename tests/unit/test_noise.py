@@ -25,6 +25,7 @@ from harness.model import (
     Run,
     RunInfo,
     Trial,
+    comparability,
 )
 from harness.model.errors import RecordError
 from tests.support.measured import measured
@@ -175,9 +176,9 @@ def test_a_host_class_is_stable_and_tells_hosts_apart() -> None:
         "memory_bytes": 8 * 2**30 - 200_000_000,
         "load_1min": 0.3,
     }
-    name = noise.host_class(facts)
+    name = comparability.host_class(facts)
     assert name == "222ce7a5abfa"
-    assert noise.host_class({**facts, "load_1min": 7.0, "memory_bytes": 8 * 2**30}) == name
+    assert comparability.host_class({**facts, "load_1min": 7.0, "memory_bytes": 8 * 2**30}) == name
     for other in (
         {"cpu_model": "other"},
         {"cpus": 4},
@@ -186,8 +187,8 @@ def test_a_host_class_is_stable_and_tells_hosts_apart() -> None:
         {"memory_bytes": 2**34},
         {"cpu_model": None},
     ):
-        assert noise.host_class({**facts, **other}) != name
-    assert noise.host_class({}) != name
+        assert comparability.host_class({**facts, **other}) != name
+    assert comparability.host_class({}) != name
 
 
 def test_what_is_remembered_is_recalled(tmp_path: Path) -> None:

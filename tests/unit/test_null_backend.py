@@ -11,9 +11,8 @@ from harness.backends import BACKENDS, get_backend, known_names
 from harness.lab import Lab, LabError
 from harness.lab.readiness import wait_ready
 from harness.measure.interruption import Interruption
-from harness.measure.schedule import Slot
 from harness.measure.trial import out_of_order, take_trial
-from harness.model import Arm, Milestone, Outcome, Readiness, ReadinessKind
+from harness.model import Arm, Milestone, Outcome, Readiness, ReadinessKind, Slot
 from harness.model.backend import Backend, Instance, PreparedArm
 from harness.model.errors import HarnessError, PrepareError, UnexpectedExitError
 from tests.support.scenarios import scenario

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from harness.analysis.summary import ScenarioTable, Summary, summarise
-from harness.model import Milestone, Outcome, Run
+from harness.model import Milestone, Outcome, Run, units
 from harness.model.metrics import METRICS
 from harness.report.charts import charts_by_scenario
 from harness.report.charts.distribution import MOST_STEPS, distribution_chart
@@ -194,7 +194,7 @@ def test_the_distribution_shows_every_sample_and_outliers_as_crosses() -> None:
     assert chart is not None
     legend = 2
     assert drawn(chart.inline_wide) == drawn(chart.inline_narrow) == 60 + legend
-    assert wording.count(outliers, "outlier") in chart.description
+    assert units.count(outliers, "outlier") in chart.description
     for row in table.rows:
         assert f"p50 {wording.duration(row.ready.median if row.ready else 0)}" in words(chart)
 

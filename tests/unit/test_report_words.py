@@ -13,6 +13,7 @@ from harness.model import (
     Milestone,
     Readiness,
     ReadinessKind,
+    units,
 )
 from harness.report.text import circumstances, wording
 from harness.stats import Comparison, Estimate, Interval, Method
@@ -58,7 +59,7 @@ def test_lists_and_counts_read_as_sentences_do() -> None:
     assert [wording.listed(words) for words in ([], ["a"], ["a", "b"], ["a", "b", "c"])] == [
         "", "a", "a and b", "a, b and c",
     ]  # fmt: skip
-    assert [wording.count(number, "block") for number in (0, 1, 2)] == [
+    assert [units.count(number, "block") for number in (0, 1, 2)] == [
         "0 blocks", "1 block", "2 blocks",
     ]  # fmt: skip
 

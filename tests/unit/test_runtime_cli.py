@@ -27,12 +27,12 @@ def empty_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (("--memory", "lots"), "'lots' is no size; write a number and b, k, m or g, as in 512m"),
-        (("--memory", ""), "'' is no size"),
-        (("--memory", "-5m"), "'-5m' is no size"),
-        (("--memory", "512mm"), "'512mm' is no size"),
+        (("--memory", "lots"), "'lots' is not a size; write a number and b, k, m or g, as in 512m"),
+        (("--memory", ""), "'' is not a size"),
+        (("--memory", "-5m"), "'-5m' is not a size"),
+        (("--memory", "512mm"), "'512mm' is not a size"),
         (("-m", "4k"), "4k is less than 1m, in which nothing runs"),
-        (("-m", "0"), "0 is less than 1m"),
+        (("-m", "0"), "'0' is nothing"),
         (("--cpus", "0"), "0.0 is not in the range"),
         (("--cpus", "-1"), "-1.0 is not in the range"),
         (("--cpus", "inf"), "inf is not in the range"),

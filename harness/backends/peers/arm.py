@@ -28,8 +28,8 @@ from harness.model.errors import HarnessError, LaunchFailedError
 if TYPE_CHECKING:
     from harness.backends.peers.engine import Engine
     from harness.backends.peers.table import Peer
-    from harness.lab import Lab, Lease
     from harness.model.diagnostics import Diagnostic
+    from harness.model.network import Lease, Network
 
 INFO_FD = 3
 """The descriptor on which bwrap is asked to tell its pids."""
@@ -79,7 +79,7 @@ class PeerArm:
         peer: Peer,
         tool: Tool,
         scenario: Scenario,
-        lab: Lab | None,
+        lab: Network | None,
         image: runtime.Image,
         spec: runtime.ContainerSpec,
         engine: Engine | None,

@@ -39,7 +39,7 @@ from harness.model.errors import BackendUnavailableError, HarnessError, PrepareE
 from harness.model.suggestions import did_you_mean
 
 if TYPE_CHECKING:
-    from harness.lab import Lab
+    from harness.model.network import Network
 
 _OCI_RUNTIMES = ("crun", "runc")
 
@@ -78,7 +78,7 @@ class PeerBackend:
         return _verdict(self.name, None, None)
 
     def prepare(
-        self, scenario: Scenario, arm: Arm, lab: Lab | None, progress: Progress
+        self, scenario: Scenario, arm: Arm, lab: Network | None, progress: Progress
     ) -> PreparedArm:
         """See `harness.model.backend.Backend.prepare`."""
         peer = self.peer

@@ -38,7 +38,7 @@ from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.model.errors import HarnessError, LaunchFailedError, PrepareError
 
 if TYPE_CHECKING:
-    from harness.lab import Lab
+    from harness.model.network import Network
     from runtime import ContainerSpec
 
 _TOOLS = {
@@ -92,7 +92,9 @@ class VmBackend:
             True, f"{verdict.accelerator}: {verdict.reason}; guest kernel {version}"
         )
 
-    def prepare(self, scenario: Scenario, arm: Arm, lab: Lab | None, progress: Progress) -> VmArm:
+    def prepare(
+        self, scenario: Scenario, arm: Arm, lab: Network | None, progress: Progress
+    ) -> VmArm:
         """See `harness.model.backend.Backend.prepare`."""
         spec = self.spec.with_options(arm.options, arm.name)
         if spec.qemu is not None:
@@ -163,7 +165,7 @@ class VmArm:
         self,
         spec: MachineSpec,
         scenario: Scenario,
-        lab: Lab | None,
+        lab: Network | None,
         wiring: Wiring,
         backing: Path,
         template: Path,

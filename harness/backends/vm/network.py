@@ -15,7 +15,7 @@ from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.model.errors import HarnessError, LaunchFailedError
 
 if TYPE_CHECKING:
-    from harness.lab import Lab, Lease
+    from harness.model.network import Lease, Network
 
 _NETDEV = "net0"
 # QEMU's defaults for `-netdev user` (qemu-system(1)).
@@ -55,7 +55,7 @@ class Connection:
         self._release()
 
 
-def connect(lab: Lab, choice: NetworkChoice, port: int | None) -> Connection:
+def connect(lab: Network, choice: NetworkChoice, port: int | None) -> Connection:
     """Give the next guest its network.
 
     Args:
@@ -81,7 +81,7 @@ def connect(lab: Lab, choice: NetworkChoice, port: int | None) -> Connection:
         raise
 
 
-def _tap(lab: Lab, lease: Lease) -> Connection:
+def _tap(lab: Network, lease: Lease) -> Connection:
     fd = lab.open_tap(lease)
     return Connection(
         netdev=f"tap,id={_NETDEV},fd={fd}",
@@ -95,7 +95,7 @@ def _tap(lab: Lab, lease: Lease) -> Connection:
     )
 
 
-def _user_network(lab: Lab, lease: Lease, port: int | None, why: str) -> Connection:
+def _user_network(lab: Network, lease: Lease, port: int | None, why: str) -> Connection:
     """QEMU itself plays the network, in the lab's namespace, where the prober can reach it.
 
     It forwards a loopback address of the instance's own, so that several guests can serve the same

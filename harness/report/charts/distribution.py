@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness.analysis.summary import ArmRow, ScenarioTable
+from harness.model import units
 from harness.report.charts import parts
 from harness.report.charts.drawing import (
     ALARM,
@@ -149,9 +150,9 @@ def _description(panels: Sequence[_Panel]) -> str:
     for panel in panels:
         first, last = panel.curve[0][0], panel.curve[-1][0]
         told.append(
-            f"{panel.row.arm}: {wording.count(panel.trials, 'trial')}, "
+            f"{panel.row.arm}: {units.count(panel.trials, 'trial')}, "
             f"from {wording.duration(first)} to {wording.duration(last)}, {panel.figures}"
-            + (f", {wording.count(len(panel.outliers), 'outlier')}" if panel.outliers else "")
+            + (f", {units.count(len(panel.outliers), 'outlier')}" if panel.outliers else "")
             + (f", {panel.missed} failed" if panel.missed else "")
         )
     return f"A rising curve an arm, with every trial as a point below it. {'. '.join(told)}."

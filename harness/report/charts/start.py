@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.analysis.summary import MARKS, ArmRow, ScenarioTable
-from harness.model import Milestone
+from harness.model import Milestone, units
 from harness.report.charts import parts
 from harness.report.charts.drawing import (
     ALARM,
@@ -153,7 +153,7 @@ def _description(lanes: Sequence[_Lane]) -> str:
             phases.append(f"{wording.PHASES[milestone]} {wording.duration(at - before)}")
             before = at
         missed = lane.samples.missed
-        failed = f"; {wording.count(missed, 'trial')} failed" if missed else ""
+        failed = f"; {units.count(missed, 'trial')} failed" if missed else ""
         bound = f"; {lane.note}" if lane.note else ""
         told.append(f"{lane.row.arm}: ready {lane.figures} ({', '.join(phases)}{failed}{bound})")
     return f"Horizontal bars, one an arm, divided into phases. {'. '.join(told)}."

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from harness.analysis.history import Point, Series, SeriesId
 from harness.analysis.trends import Change, State, Trend, change_in_words, size_of
+from harness.model import units
 from harness.model.metrics import Unit
 from harness.report.charts import parts
 from harness.report.charts.drawing import (
@@ -69,7 +70,7 @@ def trend_chart(trend: Trend, link: Link | None = None) -> Chart:
     name, count = trend.series.id, len(trend.series.points)
     told = Told(
         title=f"{name.scenario}, {name.arm}: {name.quantity.title}",
-        description=f"{wording.count(count, 'run')} in the order of time. {_described(trend)}",
+        description=f"{units.count(count, 'run')} in the order of time. {_described(trend)}",
         caption="Each mark is the median of one run with its 95 % interval, in the order of time. "
         "A heavy line is the level between two changes; a dashed line is where a change begins. A "
         "triangle at the edge lies beyond it, a ✕ at the top is a run in which most trials failed.",
@@ -191,7 +192,7 @@ def _change_lines(trend: Trend, width: float) -> list[str]:
     first = max(len(trend.changes) - MOST_TOLD, 0)
     told = [_told(trend, number) for number in range(first, len(trend.changes))]
     if first:
-        told.insert(0, f"{wording.count(first, 'earlier change')}: see the table")
+        told.insert(0, f"{units.count(first, 'earlier change')}: see the table")
     if not trend.changes:
         told = [f"changes: {change_in_words(trend)}"]
     return [line for text in told for line in parts.wrapped(text, parts.SMALL, room)]

@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from harness.analysis import limits
 from harness.analysis.judgement import ExitCode, Finding, Judgement, Verdict
-from harness.model.spelling import spell
+from harness.model.units import spell
 
 NONE = "–"
 """Stands for a value that does not exist."""

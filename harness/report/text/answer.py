@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from harness import stats
 from harness.analysis.summary import ArmRow, ScenarioTable, Summary
-from harness.model import RunInfo
+from harness.model import RunInfo, units
 from harness.report.text import sentences, wording
 
 UPPER_BOUND = "emulated CPU: upper bound"
@@ -87,7 +87,7 @@ def _bounds(table: ScenarioTable) -> list[ArmRow]:
 
 
 def _badge(table: ScenarioTable, reference: ArmRow, compared: list[stats.Estimate]) -> str:
-    blocks = wording.count(table.complete_blocks, "block")
+    blocks = units.count(table.complete_blocks, "block")
     if table.trials and not any(row.ok for row in table.rows):
         return f"no answer: {wording.every(table.trials, 'trial')} failed"
     if reference.ready is None or not reference.ready.is_reached:
@@ -145,11 +145,11 @@ def _headline(table: ScenarioTable, reference: ArmRow) -> str:
         return f"{start}; no other arm ran, so nothing is compared."
     told = [_against(table, row) for row in others[:MOST_NAMED]]
     if len(others) > MOST_NAMED:
-        told.append(f"{wording.count(len(others) - MOST_NAMED, 'further arm')} in the table")
+        told.append(f"{units.count(len(others) - MOST_NAMED, 'further arm')} in the table")
     found = f"{start}; {wording.listed(told)}."
     if any(row.ratio is not None and not _is_settled(row.ratio.estimate) for row in others):
         # What few blocks show is no fact yet.
-        blocks = wording.count(table.complete_blocks, "block")
+        blocks = units.count(table.complete_blocks, "block")
         return f"A first look, {blocks}: {re.sub('^The ', 'the ', found)}"
     return found
 
@@ -208,9 +208,7 @@ def _footprint(table: ScenarioTable, metric: str, begin: str, none: str) -> Iter
 
 def _missed(row: ArmRow, *, inside: bool = False) -> str:
     missed = row.ready.censored if row.ready is not None else 0
-    return (
-        f"{_named(row, inside=inside)} failed in {missed} of {wording.count(row.trials, 'trial')}"
-    )
+    return f"{_named(row, inside=inside)} failed in {missed} of {units.count(row.trials, 'trial')}"
 
 
 def _finding(table: ScenarioTable, row: ArmRow, reference: ArmRow) -> str:
@@ -283,7 +281,7 @@ def _spread(
         yield "There is no figure to be sure of."
         return
     fewest = min(reached, key=lambda found: found.count)
-    blocks = wording.count(fewest.count, "block")
+    blocks = units.count(fewest.count, "block")
     if fewest.interval is None:
         yield (
             "Not sure at all: a single trial of each arm says nothing about how much they vary. "
@@ -322,7 +320,7 @@ def _spread(
 def _failures(table: ScenarioTable, reference: ArmRow) -> Iterator[str]:
     bad = [row for row in table.rows if row.trials > row.ok]
     if not bad:
-        yield f"All {wording.count(table.trials, 'trial')} went well."
+        yield f"All {units.count(table.trials, 'trial')} went well."
         return
     told = [f"{row.trials - row.ok} of {row.trials} in {row.arm}" for row in bad]
     yield (
@@ -369,5 +367,5 @@ def _interruption(info: RunInfo, table: ScenarioTable) -> list[str]:
     how = "was interrupted" if info.interrupted else "did not end properly"
     whole = table.complete_blocks
     verb = "is" if whole == 1 else "are"
-    blocks = wording.count(info.asked_blocks, "block")
+    blocks = units.count(info.asked_blocks, "block")
     return [f"The run {how}: {whole} of {blocks} {verb} complete."]

@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 
 from harness.analysis.summary import ScenarioTable
-from harness.model import Limits, Readiness, ReadinessKind, RunInfo, Scenario
+from harness.model import Limits, Readiness, ReadinessKind, RunInfo, Scenario, units
 from harness.report.text import wording
 
 
@@ -50,12 +50,12 @@ def how_often(info: RunInfo, table: ScenarioTable) -> str:
     """Say how many trials there were and in what order."""
     arms = sum(1 for row in table.rows if row.trials)
     told = (
-        f"{wording.count(table.trials, 'trial')} of {wording.count(arms, 'arm')}: "
-        f"{wording.count(table.blocks, 'block')}{_of_how_many(info, table)}, each with one trial "
+        f"{units.count(table.trials, 'trial')} of {units.count(arms, 'arm')}: "
+        f"{units.count(table.blocks, 'block')}{_of_how_many(info, table)}, each with one trial "
         f"of every arm in an order drawn with seed {info.seed}"
     )
     if info.warmup_blocks:
-        told += f", after {wording.count(info.warmup_blocks, 'warm-up block')} (in no figure)"
+        told += f", after {units.count(info.warmup_blocks, 'warm-up block')} (in no figure)"
     return f"{told}."
 
 

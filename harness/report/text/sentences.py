@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from harness import stats
 from harness.analysis.curves import GrowthCurve
 from harness.analysis.summary import ArmRow, ScenarioTable
+from harness.model import units
 from harness.model.metrics import METRICS, Unit
 from harness.report.text import wording
 
@@ -54,7 +55,7 @@ def growth(table: ScenarioTable) -> Iterator[str]:
                 ]
             )
             yield (
-                f"{arm}, up to {wording.count(most, 'instance')}: each further one takes {each}; "
+                f"{arm}, up to {units.count(most, 'instance')}: each further one takes {each}; "
                 f"shared by all: {once}."
             )
         failed_at = next(iter(by_metric.values())).failed_at
@@ -108,9 +109,9 @@ def noise(table: ScenarioTable, run_id: str) -> Iterator[str]:
         )
         yield (
             f"Noise of this host, {arm} against itself: 95 % of single pairs differ by less than "
-            f"{pairs}, by {wording.count(shown[0].blocks, 'pair')}"
+            f"{pairs}, by {units.count(shown[0].blocks, 'pair')}"
             f"{'' if shown[0].run_id == run_id else f' of the earlier run {shown[0].run_id}'}; "
-            f"{wording.count(blocks, 'block')} find a difference "
+            f"{units.count(blocks, 'block')} find a difference "
             f"of medians of {found} in 4 of 5 cases, and smaller ones less often."
         )
 
@@ -134,7 +135,7 @@ def undetectable(table: ScenarioTable) -> Iterator[str]:
     if small:
         yield (
             f"Differences of {wording.listed(small)} to {table.reference} are below the smallest "
-            f"that {wording.count(table.blocks, 'block')} tell apart on this host, "
+            f"that {units.count(table.blocks, 'block')} tell apart on this host, "
             f"{wording.share(min(limits))}."
         )
 

@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from harness.model import Milestone
 from harness.model.metrics import Unit
-from harness.model.spelling import SCALES, SIZES, TIMES, digits, quantity, unit_of
+from harness.model.units import SCALES, SIZES, TIMES, digits, quantity, unit_of
 from harness.stats import Comparison, Estimate, Interval
 
 NOT_REACHED = "not reached"
@@ -156,11 +156,6 @@ def ordinal(number: int) -> str:
     """Spell a place: `1st`, `2nd`, `11th`."""
     ending = {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
     return f"{number}{'th' if number % 100 in (11, 12, 13) else ending}"
-
-
-def count(number: int, noun: str) -> str:
-    """Spell a count with its noun: `1 block`, `20 blocks`."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def every(number: int, noun: str) -> str:

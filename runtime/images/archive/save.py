@@ -19,7 +19,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from runtime.containers.session import remove_tree
 from runtime.errors import StoreError
 from runtime.images.archive.archive_files import blob_name, compact_json
 from runtime.images.archive.load import CONTAINERD_NAME
@@ -30,6 +29,7 @@ from runtime.images.formats.schema import OCI_INDEX, ImageManifest
 from runtime.images.registry.transfer import stored_manifest
 from runtime.images.store.layout import REFERENCE_ANNOTATION, Layout
 from runtime.images.store.store import ImageStore
+from runtime.linux.files import remove_tree
 
 STYLES = ("docker", "oci", "oci-dir")
 

@@ -14,9 +14,9 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from runtime.containers.session import remove_tree
 from runtime.errors import StoreError
 from runtime.images.formats.image import Image
+from runtime.linux.files import remove_tree
 
 _SYMLINK_LIMIT = 40
 """As many as the kernel follows in one path (path_resolution(7))."""

@@ -8,12 +8,19 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 from runtime.images.formats.digest import chain_key
 from runtime.images.store.layout import Layout, check_descriptor
 from runtime.images.store.manifest import diff_ids_of, read_parts
+
+Keep = Callable[[], Collection[str]]
+"""The policy of who removes: digests of manifests that must stay although nothing runs from them.
+
+The store knows its leases; what else stands on an image (a container kept after its end) is the
+business of whoever calls, and is asked while the lock is held.
+"""
 
 
 def leased_manifests(layout: Layout) -> set[str]:
@@ -31,15 +38,8 @@ def leased_manifests(layout: Layout) -> set[str]:
     return held
 
 
-def kept_manifests(layout: Layout) -> set[str]:
-    """Digests of the manifests that stopped containers, kept for later, stand on."""
-    from runtime.containers.kept_containers import kept_images
-
-    return kept_images(layout.root.parent)
-
-
 @dataclass(frozen=True, slots=True)
-class Collection:
+class Garbage:
     """What has been removed because nothing needed it.
 
     Attributes:
@@ -53,7 +53,7 @@ class Collection:
     freed_bytes: int
 
 
-def collect(layout: Layout, in_use: Iterable[str]) -> Collection:
+def collect(layout: Layout, in_use: Iterable[str]) -> Garbage:
     """Remove the blobs and layers that neither the index nor a manifest in use leads to.
 
     Raises:
@@ -74,7 +74,7 @@ def collect(layout: Layout, in_use: Iterable[str]) -> Collection:
     for chain in layout.folders() - needed.chains:
         freed += layout.folders_allocated_bytes(chain)
         layout.remove_folders(chain)
-    return Collection(tuple(unneeded_blobs), tuple(unneeded_layers), freed)
+    return Garbage(tuple(unneeded_blobs), tuple(unneeded_layers), freed)
 
 
 @dataclass(slots=True)

@@ -35,9 +35,9 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from runtime.containers.session import remove_tree
 from runtime.errors import StoreError
 from runtime.images.formats.digest import digest_of, hexadecimal, is_digest
+from runtime.linux.files import remove_tree
 
 REFERENCE_ANNOTATION = "org.opencontainers.image.ref.name"
 INDEX_TYPE = "application/vnd.oci.image.index.v1+json"

@@ -25,7 +25,7 @@ from runtime.images.formats.digest import chain_key
 from runtime.images.formats.image import Image, Layer
 from runtime.images.formats.reference import parse_reference
 from runtime.images.layer import merged
-from runtime.images.store.gc import collect, kept_manifests, leased_manifests
+from runtime.images.store.gc import Keep, collect, leased_manifests
 from runtime.images.store.layout import Descriptor, Layout
 from runtime.images.store.manifest import (
     CONFIG_TYPE,
@@ -296,8 +296,13 @@ class ImageStore:
 
     # Removing.
 
-    def remove(self, reference: str) -> Removal:
+    def remove(self, reference: str, *, keep: Keep) -> Removal:
         """Take a name away, and what nothing else needs: no other image, no running instance.
+
+        Args:
+            reference: The image, by name or digest.
+            keep: Gives the digests of further manifests that stay, such as those of kept
+                containers (`runtime.kept_images`).
 
         Raises:
             ImageNotFoundError: There is no such image.
@@ -311,7 +316,7 @@ class ImageStore:
             if len(same) > 1 and not _is_named(reference, entry):
                 names = ", ".join(name_of(other) for other in same)
                 raise StoreError(f"{reference} has several names ({names}); remove them by name")
-            leased, kept = leased_manifests(self._layout), kept_manifests(self._layout)
+            leased, kept = leased_manifests(self._layout), set(keep())
             if len(same) == 1 and entry["digest"] in leased:
                 raise StoreError(f"{reference} is in use by a running instance; stop that first")
             if len(same) == 1 and entry["digest"] in kept:
@@ -324,16 +329,20 @@ class ImageStore:
         name = name_of(entry) or entry["digest"]
         return Removal((name,), gone.blobs, gone.freed_bytes, gone.layers)
 
-    def collect(self) -> Removal:
-        """Remove all that no name, no running instance and no kept container needs.
+    def collect(self, *, keep: Keep) -> Removal:
+        """Remove all that no name and no running instance needs, and that `keep` does not name.
 
         What killed processes have left half-made goes too, and counts.
+
+        Args:
+            keep: Gives the digests of further manifests that stay, such as those of kept
+                containers (`runtime.kept_images`).
 
         Raises:
             StoreError: A manifest is damaged, so that it cannot be known what it needs.
         """
         with self._explained(), self._layout.removing() as swept_bytes:
-            in_use = leased_manifests(self._layout) | kept_manifests(self._layout)
+            in_use = leased_manifests(self._layout) | set(keep())
             gone = collect(self._layout, in_use)
         return Removal((), gone.blobs, gone.freed_bytes + swept_bytes, gone.layers)
 

@@ -11,9 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.analysis.summary import ScenarioTable, Summary, summarise
-from harness.model import Run
+from harness.model import Run, units
 from harness.records.dataset import RunData
-from harness.report.text import circumstances, sentences, wording
+from harness.report.text import circumstances, sentences
 from harness.report.text.answer import BOUND_MEANS, Verdict, verdict
 from harness.report.text.tables import Grid, effort_grid, footprint_grid, memory_grid, start_grid
 
@@ -58,9 +58,9 @@ def _print_scenario(
     _bullets(list(found.certainty), console)
     for row in table.rows:
         for error, number in row.errors[:MOST_ERRORS]:
-            _bullets([f"{row.arm}, {wording.count(number, 'trial')}: {error}"], console, "red")
+            _bullets([f"{row.arm}, {units.count(number, 'trial')}: {error}"], console, "red")
         if len(row.errors) > MOST_ERRORS:
-            more = wording.count(len(row.errors) - MOST_ERRORS, "further error")
+            more = units.count(len(row.errors) - MOST_ERRORS, "further error")
             _bullets([f"{row.arm}: {more}, in trials.jsonl"], console, "red")
 
 

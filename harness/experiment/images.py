@@ -1,4 +1,4 @@
-"""What the runtime knows about this host, for those parts of the harness that may not ask it."""
+"""Images and folders that a run needs from the runtime, with the harness's errors."""
 
 from __future__ import annotations
 
@@ -7,41 +7,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from harness.model.errors import PrepareError
-
-
-def cgroup_layout() -> str:
-    """How control groups are mounted: `v2`, `v1`, `hybrid` and the like."""
-    from runtime import find_layout
-
-    return str(find_layout().name)
-
-
-def launcher() -> str:
-    """Which launcher starts containers: `native` or `forked`."""
-    from runtime import default_launcher
-
-    return str(default_launcher())
-
-
-def data_home() -> Path:
-    """Where images and the writable layers of instances are."""
-    from runtime import data_home as find
-
-    return find()
-
-
-def cache_home() -> Path:
-    """Where kernels, VM disks and verdicts of probes are; can be deleted at any time."""
-    from runtime import cache_home as find
-
-    return find()
-
-
-def resident_bytes(fd: int) -> int:
-    """How much of a regular file is in the page cache, in bytes of whole pages (mincore(2))."""
-    from runtime import resident_bytes as count
-
-    return count(fd)
 
 
 def ensure_image(reference: str, progress: Callable[[str], None]) -> None:
@@ -106,4 +71,4 @@ def temporary_image(context: Path, progress: Callable[[str], None]) -> Iterator[
         if image.digest not in known:
             # Somebody may have it in use, or removed it: then it is theirs.
             with contextlib.suppress(runtime.ContainerError):
-                store.remove(image.digest)
+                store.remove(image.digest, keep=runtime.kept_images)
