@@ -50,7 +50,13 @@ CASES: dict[str, tuple[MachineSpec, Wiring]] = {
     ),
     "vm-options": (
         MICRO.with_options(
-            {"devices": ["virtio-rng-device"], "cpu": "max", "qemu": "/opt/qemu/bin/qemu"}, "arm"
+            {
+                "devices": ["virtio-rng-device"],
+                "cpu": "max",
+                "firmware": "/opt/qemu/bios.bin",
+                "qemu": "/opt/qemu/bin/qemu",
+            },
+            "arm",
         ),
         dataclasses.replace(WIRING, tsc_khz=None),
     ),

@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
-from harness.backends.vm.accelerator import Verdict, choose, kvm_verdict, qemu_version
+from harness.backends.vm.accelerator import (
+    Verdict,
+    choose,
+    find_firmware,
+    kvm_verdict,
+    qemu_version,
+)
 from harness.backends.vm.arms import MICRO, AcceleratorChoice, DiskKind
+from harness.backends.vm.backend import VmBackend
+from harness.backends.vm.guest.kernel import Kernel
 from harness.backends.vm.network import netmask
+from harness.model import Arm
 from harness.model.errors import BackendUnavailableError, PrepareError
+from runtime import cache_home
+from tests.support.scenarios import scenario
+
+needs_qemu = pytest.mark.skipif(
+    shutil.which("qemu-system-x86_64") is None, reason="there is no qemu-system-x86_64"
+)
+KERNEL = Kernel("6.1", "6.1-1", Path("bzimage"), Path("elf"), Path("modules"), "0" * 64)
+NO_FIRMWARE = dataclasses.replace(MICRO, firmware="nosuch.rom")
 
 
 def test_options_replace_fields_with_their_types() -> None:
@@ -94,3 +113,58 @@ def test_a_qemu_that_is_not_there_is_told(tmp_path: Path) -> None:
     (tmp_path / "qemu").write_text("")
     with pytest.raises(BackendUnavailableError, match="cannot be run: permission denied"):
         qemu_version(str(tmp_path / "qemu"))
+
+
+@needs_qemu
+def test_firmware_is_a_file_of_qemu_or_a_path(tmp_path: Path) -> None:
+    found = find_firmware(MICRO.firmware)
+    assert found is not None
+    assert found.is_file()
+    own = tmp_path / "own.rom"
+    own.write_bytes(b"firmware")
+    assert find_firmware(str(own)) == own
+    assert find_firmware("nosuch.rom") is None
+    with pytest.raises(BackendUnavailableError, match="there is no /nosuch/qemu"):
+        find_firmware(MICRO.firmware, "/nosuch/qemu")
+
+
+@needs_qemu
+def test_an_arm_without_its_firmware_is_told_before_anything_is_made() -> None:
+    usable = VmBackend("vm-micro", NO_FIRMWARE).availability()
+    assert not usable.usable
+    if all(shutil.which(tool) for tool in ("qemu-img", "mke2fs", "debugfs", "dumpe2fs")):
+        assert usable.reason == "there is no nosuch.rom in QEMU's data folders"
+    asked = scenario(Arm("odd", "vm-micro", {"firmware": "nosuch.rom"}))
+    with pytest.raises(PrepareError, match=r"arm odd: there is no nosuch\.rom in the data folders"):
+        VmBackend("vm-micro", MICRO).prepare(asked, asked.arms[0], None, print)
+
+
+@needs_qemu
+def test_without_firmware_nothing_is_said_of_kvm_for_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STEELYARD_CACHE", str(tmp_path))
+    monkeypatch.setattr("harness.backends.vm.accelerator.KVM_DEVICE", Path("/dev/null"))
+    monkeypatch.setattr("harness.backends.vm.accelerator.MICRO", NO_FIRMWARE)
+    verdict = kvm_verdict(lambda: KERNEL, print)
+    assert not verdict.usable
+    assert "no nosuch.rom to try it with" in verdict.reason
+    assert cache_home() == tmp_path
+    assert not (tmp_path / "accelerators.json").exists()
+
+
+@needs_qemu
+def test_a_verdict_lasts_as_long_as_its_firmware_and_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from harness.backends.vm.accelerator import _key
+
+    monkeypatch.setattr("harness.backends.vm.accelerator.KVM_DEVICE", Path("/dev/null"))
+    one, two = tmp_path / "one.rom", tmp_path / "two.rom"
+    one.write_bytes(b"one")
+    two.write_bytes(b"two")
+    key = _key(KERNEL, one)
+    assert key == _key(KERNEL, one)
+    assert key != _key(KERNEL, two)
+    monkeypatch.setattr("harness.backends.vm.accelerator.MICRO", NO_FIRMWARE)
+    assert key != _key(KERNEL, one)

@@ -69,7 +69,11 @@ def kvm_verdict(kernel: Callable[[], Kernel], progress: Callable[[str], None]) -
     except OSError as error:
         return Verdict(False, f"/dev/kvm is there, but cannot be opened: {error.strerror}")
     found = kernel()
-    key = _key(found)
+    firmware = find_firmware(MICRO.firmware)
+    if firmware is None:
+        # That says nothing about KVM, so it is not kept.
+        return Verdict(False, f"/dev/kvm is there, but QEMU has no {MICRO.firmware} to try it with")
+    key = _key(found, firmware)
     file = cache_home() / "accelerators.json"
     # Others wait: two trials at once would slow each other down, and need no second answer.
     with directory_lock(cache_home()):
@@ -118,6 +122,20 @@ def qemu_version(program: str = PROGRAM) -> str:
         raise BackendUnavailableError("vm", reason, remedy) from None
     found = re.search(r"version (.+)", result.stdout)
     return found[1].strip() if found else "unknown"
+
+
+@functools.cache
+def find_firmware(name: str, program: str = PROGRAM) -> Path | None:
+    """The file that `-bios` takes: a path, else in QEMU's data folders (`-L help`), if it is there.
+
+    Raises:
+        BackendUnavailableError: There is no such QEMU, or it cannot be run.
+    """
+    qemu_version(program)
+    result = subprocess.run([program, "-L", "help"], capture_output=True, text=True, check=False)
+    # A path counts first, as for QEMU itself (its qemu_find_file).
+    candidates = (Path(name), *(Path(folder) / name for folder in result.stdout.splitlines()))
+    return next((path.resolve() for path in candidates if path.is_file()), None)
 
 
 def try_accelerator(kernel: Kernel, accelerator: str, timeout_s: float) -> tuple[bool, str]:
@@ -197,13 +215,16 @@ def _reaches_userspace(machine: Machine, deadline: float) -> bool:
     return True
 
 
-def _key(kernel: Kernel) -> str:
+def _key(kernel: Kernel, firmware: Path) -> str:
     """Everything that the verdict depends on, as a digest."""
     status = os.stat(KVM_DEVICE)
+    descriptors = Descriptors(0, 0, 0, 0)
     parts = [
         os.uname().release,
         qemu_version(),
         kernel.digest,
+        hashlib.sha256(firmware.read_bytes()).hexdigest(),
+        *_trial_argv(kernel, Path("initramfs"), "kvm", descriptors),
         f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}",
         host.cpu_model(),
         str(BOOT_TIMEOUT_S),

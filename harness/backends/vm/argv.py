@@ -87,6 +87,7 @@ def qemu_argv(spec: MachineSpec, wiring: Wiring) -> tuple[str, ...]:
         "-no-reboot",
     ]
     argv += ["-display", "none", "-machine", spec.machine, "-accel", wiring.accelerator]
+    argv += ["-bios", spec.firmware]
     argv += ["-cpu", "host" if wiring.accelerator == "kvm" else spec.cpu]
     argv += ["-m", f"{wiring.memory_bytes // 1024}k", "-smp", str(wiring.vcpus)]
     argv += ["-kernel", str(wiring.kernel), "-initrd", str(wiring.initramfs)]

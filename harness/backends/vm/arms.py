@@ -74,7 +74,7 @@ class MachineSpec:
         disk: What an instance gets as its root disk.
         devices: More `-device` values.
         kernel_arguments: More words for the kernel's command line.
-        firmware: The file that QEMU boots the machine with.
+        firmware: QEMU's `-bios`: a file in its data folders, or a path.
         cpu: QEMU's `-cpu` under TCG; KVM always gets `host`. The default is the oldest model with
             all of x86-64-v2, and RDRAND so that the guest need not wait for entropy: the wide
             vector state of younger ones costs 0.15 s of emulated boot.
@@ -165,7 +165,9 @@ MICRO = MachineSpec(
     bus=Bus.MMIO,
     kernel_format=KernelFormat.ELF,
     disk=DiskKind.OVERLAY,
-    firmware="bios-microvm.bin",
+    # Said by name, because QEMU's own choice is SeaBIOS in some packages, and that cannot enter a
+    # kernel without option ROMs.
+    firmware="qboot.rom",
     kernel_arguments=(
         # There is no PCI to look for, and one serial line.
         "pci=off",
@@ -186,7 +188,7 @@ OPTIONS: Mapping[str, str] = MappingProxyType(
         "disk": "the root disk of an instance: copy or overlay",
         "devices": "more -device values, a list",
         "kernel_arguments": "more words for the kernel's command line, a list",
-        "firmware": "the file that QEMU boots the machine with",
+        "firmware": "QEMU's -bios: a file in its data folders, or a path",
         "cpu": "QEMU's -cpu under emulation; KVM always gets host",
         "memory_bytes": "guest memory where the scenario sets no limit",
         "vcpus": "vCPUs where the scenario sets no limit",

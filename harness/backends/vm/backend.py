@@ -17,7 +17,12 @@ from typing import TYPE_CHECKING, Any
 
 from harness.backends.container import image_spec, prepare_image, unknown_options
 from harness.backends.vm import host
-from harness.backends.vm.accelerator import choose, kvm_verdict, qemu_version
+from harness.backends.vm.accelerator import (
+    choose,
+    find_firmware,
+    kvm_verdict,
+    qemu_version,
+)
 from harness.backends.vm.argv import PROGRAM, Wiring, qemu_argv
 from harness.backends.vm.arms import OPTIONS, DiskKind, KernelFormat, MachineSpec
 from harness.backends.vm.guest.disk import copy_disk, image_disk
@@ -48,6 +53,7 @@ _TOOLS = {
     "debugfs": "e2fsprogs",
     "dumpe2fs": "e2fsprogs",
 }
+_FIRMWARE_PACKAGES = {"qboot.rom": "qemu-system-data", "bios-256k.bin": "seabios"}
 _DISK_NAMES = {DiskKind.COPY: "disk copy", DiskKind.OVERLAY: "overlay"}
 
 
@@ -82,6 +88,11 @@ class VmBackend:
             if shutil.which(tool) is None:
                 return Availability(False, f"there is no {tool}", f"install the package {package}")
         try:
+            firmware = self.spec.firmware
+            if find_firmware(firmware) is None:
+                package = _FIRMWARE_PACKAGES.get(firmware, "that has it")
+                reason = f"there is no {firmware} in QEMU's data folders"
+                return Availability(False, reason, f"install the package {package}")
             find_busybox()
             kernel = functools.cache(lambda: self._kernel(self.spec, _silent))
             verdict = kvm_verdict(kernel, _silent)
@@ -99,6 +110,9 @@ class VmBackend:
         spec = self.spec.with_options(arm.options, arm.name)
         if spec.qemu is not None:
             qemu_version(str(spec.qemu))  # what cannot be run is told before anything is made
+        if find_firmware(spec.firmware, str(spec.qemu or PROGRAM)) is None:
+            where = f"in the data folders of {spec.qemu or PROGRAM} (-L help)"
+            raise PrepareError(f"arm {arm.name}: there is no {spec.firmware} {where}; install it")
         # Imported now, so that no launch pays for it.
         import harness.backends.vm.qmp  # noqa: F401
         from runtime import Session
@@ -312,14 +326,6 @@ class VmArm:
         if connection:
             connection.handed_over()
         return machine
-
-
-@functools.cache
-def find_firmware(name: str, program: str = PROGRAM) -> Path | None:
-    """A firmware file in QEMU's data folders (qemu-system(1), `-L help`), if it is there."""
-    result = subprocess.run([program, "-L", "help"], capture_output=True, text=True, check=False)
-    candidates = (Path(folder) / name for folder in result.stdout.splitlines())
-    return next((path.resolve() for path in candidates if path.exists()), None)
 
 
 def _command(container: ContainerSpec) -> Command:
