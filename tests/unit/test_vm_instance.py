@@ -114,6 +114,26 @@ def test_a_machine_that_dies_later_takes_its_workload_with_it(start: Start) -> N
     assert instance.output.data == b"half\n"
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (
+            "echo 'lost it was killed' >&$control; sleep 100",
+            "how the workload ended: it was killed",
+        ),
+        ("echo drained >&$control; sleep 100", "how the workload ended: it ended without a word"),
+        ("echo 'lost it was killed' >&$control", "how the workload ended: it was killed"),
+    ],
+)
+def test_an_end_that_nobody_knows_is_a_failure(start: Start, words: str, message: str) -> None:
+    instance = start(f"{STARTS} echo half >&$output; {words}")
+    with pytest.raises(UnexpectedExitError, match=message) as error:
+        pump_until(instance, lambda: False)
+    assert instance.exit is None
+    assert instance.output.data == b"half\n"
+    assert "half" in error.value.console
+
+
 def test_an_end_that_was_told_counts_also_when_the_machine_goes_at_once(start: Start) -> None:
     instance = start(f"{STARTS} echo all >&$output; echo 'exit 4' >&$control")
     pump_until(instance, lambda: instance.exit is not None)

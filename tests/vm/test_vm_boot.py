@@ -30,6 +30,7 @@ from harness.model.errors import (
     LaunchFailedError,
     PrepareError,
     ReadinessTimeoutError,
+    UnexpectedExitError,
 )
 from runtime import Session
 from tests.support.scenarios import ENDED, scenario
@@ -144,6 +145,16 @@ def test_a_signal_is_told_apart_from_an_exit_code(nothing_left: None) -> None:
     assert (result.instance.exit.code, result.instance.exit.signal) == (None, 9)
     assert result.error is not None
     assert "SIGKILL" in str(result.error)
+
+
+def test_a_workload_that_kills_all_the_others_has_not_succeeded(nothing_left: None) -> None:
+    # That includes the process that waits for it in the guest.
+    result = boot("sh", "-c", "echo a; kill -9 -1; sleep 1; exit 7")
+    assert isinstance(result.error, UnexpectedExitError)
+    assert "does not know how the workload ended: the process that waited" in str(result.error)
+    assert result.ready is None
+    assert result.instance.exit is not None
+    assert result.instance.exit.code is None
 
 
 def test_a_command_that_is_not_there(nothing_left: None) -> None:

@@ -81,7 +81,8 @@ class VmInstance:
 
         Raises:
             LaunchFailedError: The guest ended before its workload started, or could not start it.
-            UnexpectedExitError: The guest ended with the workload in it.
+            UnexpectedExitError: The guest ended with the workload in it, or does not know how the
+                workload ended.
         """
         poller = select.poll()
         for fd in self._open:
@@ -207,12 +208,23 @@ class VmInstance:
                     self._ended = Exit(int(rest), None, now)
                 case "signal":
                     self._ended = Exit(None, int(rest), now)
+                case "lost":
+                    raise self._no_verdict(rest, now)
                 case "drained":
+                    if self._ended is None:
+                        raise self._no_verdict("it ended without a word about its end", now)
                     self._drain(now)
                 case "failed":
                     raise LaunchFailedError(
                         f"the guest could not start the workload: {rest}", self.console_tail()
                     )
+
+    def _no_verdict(self, why: str, now: int) -> UnexpectedExitError:
+        """The error for a workload whose end the guest does not know: that is never a success."""
+        self._drain(now)
+        return UnexpectedExitError(
+            f"the guest does not know how the workload ended: {why}", self.console_tail()
+        )
 
     def _drain(self, now: int) -> None:
         """What was printed before the end belongs to it: it is in the socket by now."""
