@@ -59,6 +59,7 @@ _EXPORTS = {
     "probe_features": "runtime.linux.features",
     "Leftover": "runtime.containers.leftovers",
     "find_leftovers": "runtime.containers.leftovers",
+    "groups_of_others": "runtime.containers.leftovers",
     "kept_images": "runtime.containers.kept_containers",
     "parse_size": "runtime.units",
 }
@@ -100,6 +101,7 @@ __all__ = [
     "enter_network_namespace",
     "find_layout",
     "find_leftovers",
+    "groups_of_others",
     "kept_images",
     "launch_container",
     "mount_folder",
@@ -140,7 +142,7 @@ if TYPE_CHECKING:
         spec_for_image,
     )
     from runtime.containers.kept_containers import kept_images
-    from runtime.containers.leftovers import Leftover, find_leftovers
+    from runtime.containers.leftovers import Leftover, find_leftovers, groups_of_others
     from runtime.containers.mounts import (
         MountNamespace,
         mount_folder,

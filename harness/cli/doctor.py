@@ -67,4 +67,9 @@ def _lines(found: Examination, *, clean: bool) -> list[str]:
         lines.append("  nothing")
     elif not clean:
         lines.append("  remove them with: steelyard doctor --clean")
+    if found.left_alone:
+        groups = "control group" if found.left_alone == 1 else "control groups"
+        lines.append(
+            f"  {found.left_alone} {groups} of another home or namespace left alone, dead or alive"
+        )
     return lines

@@ -1,8 +1,8 @@
 """What works on this host, exactly why not where it does not, and what dead runs left behind.
 
 Looking changes nothing. Cleaning removes exactly what carries the name of a session whose owner is
-dead, and temporary files in the cache that nobody can be writing any more; living sessions, images
-and finished runs are never touched.
+proven dead by a free lock in this data home, and temporary files in the cache that nobody can be
+writing any more; living sessions, those of other homes, images and finished runs are never touched.
 """
 
 from __future__ import annotations
@@ -55,11 +55,19 @@ class LeftoverFinding:
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """All that was found."""
+    """All that was found.
+
+    Attributes:
+        arms: In the order of the backends.
+        features: What the arms build upon.
+        leftovers: What dead runs of this data home left behind.
+        left_alone: How many cgroups belong to another data home or namespace, dead or alive.
+    """
 
     arms: tuple[ArmFinding, ...]
     features: tuple[FeatureFinding, ...]
     leftovers: tuple[LeftoverFinding, ...]
+    left_alone: int = 0
 
     @property
     def is_well(self) -> bool:
@@ -75,6 +83,8 @@ def examine(*, clean: bool, progress: Callable[[str], None] = lambda _: None) ->
         clean: Also remove the leftovers.
         progress: Told what is being tried.
     """
+    import runtime
+
     progress("leftovers of dead runs")
     leftovers = tuple(_leftovers(clean=clean))
     arms = []
@@ -82,27 +92,34 @@ def examine(*, clean: bool, progress: Callable[[str], None] = lambda _: None) ->
         if name not in NOT_FOR_COMPARISON:
             progress(f"arm {name}")
             arms.append(ArmFinding(name, get_backend(name).availability()))
-    return Examination(tuple(arms), tuple(_features()), leftovers)
+    return Examination(tuple(arms), tuple(_features()), leftovers, len(runtime.groups_of_others()))
 
 
 def _leftovers(*, clean: bool) -> Iterator[LeftoverFinding]:
     """What the runtime finds, in the order in which it can be removed, then the cache."""
     import runtime
 
-    found: list[tuple[str, str, Callable[[], None]]] = [
-        (leftover.kind, leftover.name, leftover.remove) for leftover in runtime.find_leftovers()
+    found: list[tuple[str, str, str, Callable[[], None]]] = [
+        (leftover.kind, leftover.name, leftover.session, leftover.remove)
+        for leftover in runtime.find_leftovers()
     ]
     found += [
-        ("temporary file", str(path), _remover(path))
+        ("temporary file", str(path), "", _remover(path))
         for path in stale_files(runtime.cache_home(), time.time())
     ]
-    for kind, name, remove in found:
+    unfinished: set[str] = set()
+    for kind, name, session, remove in found:
         if not clean:
             yield LeftoverFinding(kind, name)
+            continue
+        if kind == "folder" and session in unfinished:
+            # It proves the session dead: without it, nobody could remove the rest any more.
+            yield LeftoverFinding(kind, name, problem="it stays until the rest is removed")
             continue
         try:
             remove()
         except OSError as error:
+            unfinished.add(session)
             yield LeftoverFinding(kind, name, problem=(error.strerror or str(error)).lower())
         else:
             yield LeftoverFinding(kind, name, removed=True)

@@ -1,30 +1,40 @@
 """What sessions whose owner died have left on the machine, and how to take it away.
 
-Only things that carry the name of a dead session are touched. In the order in which they must go:
-processes, mounts, cgroups, folders.
+Only things that carry the name of a session whose owner is proven dead are touched: its folder is
+in this data home, and its lock is free. Everything else (of another home, or of one that this mount
+namespace does not show) may be in use by somebody who cannot be seen from here. In the order in
+which they must go: processes, mounts, cgroups, folders.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import select
 import signal
 import time
 from collections.abc import Callable, Iterator
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from runtime.containers.session import dead_sessions, instances_directory, is_alive
+from runtime.containers.mounts import unmount
+from runtime.containers.session import (
+    Lock,
+    dead_sessions,
+    instances_directory,
+    look_at_lock,
+)
 from runtime.launch.cgroups import PARENT, remove_group
 from runtime.linux import syscalls
-from runtime.linux.abi import MNT_DETACH
 from runtime.linux.files import remove_tree
 from runtime.paths import unescape_mountinfo
 
 _IDENTIFIER = re.compile(r"[0-9a-f]{12}")
+_WORD = re.compile(rf"\b{_IDENTIFIER.pattern}\b")
 _KILL_TIMEOUT_NS = 5_000_000_000
 _TOLD_THE_NAME = ("qemu-system", "runc", "crun", "bwrap", "podman", "conmon")
 """Programs that get the name of an instance or of its folder on their command line."""
@@ -55,88 +65,129 @@ class Leftover:
 
 
 def find_leftovers(home: Path | None = None) -> list[Leftover]:
-    """Everything that dead sessions left, in the order in which it can be removed."""
+    """Everything that dead sessions left, in the order in which it can be removed.
+
+    The folder of a session proves that its owner is dead: remove it only when the rest is gone.
+    """
+    # Looked at once: of a session that dies from now on, the folder stays as well.
+    folders = dead_sessions(home)
+    dead = {path.name for path in folders if look_at_lock(path) is Lock.FREE}
     return [
-        *_processes(home),
-        *_mounts(home),
-        *_cgroups(home),
+        *_processes(dead),
+        *_mounts(dead, home),
+        *(
+            Leftover("cgroup", path, session, partial(_remove_cgroup, path))
+            for session, path in _cgroups()
+            if session in dead
+        ),
         *(
             Leftover("folder", os.fspath(path), path.name.lstrip("."), partial(remove_tree, path))
-            for path in dead_sessions(home)
+            for path in folders
         ),
     ]
 
 
-def _processes(home: Path | None) -> Iterator[Leftover]:
+def groups_of_others(home: Path | None = None) -> list[str]:
+    """Paths of cgroups whose owner cannot be determined: they are for somebody else to remove."""
+    instances = instances_directory(home)
+    return [
+        path
+        for name, path in _cgroups()
+        if look_at_lock(instances / name) not in (Lock.HELD, Lock.FREE)
+        # Its owner may just have closed it: the group goes before the folder.
+        and os.path.isdir(path)
+    ]
+
+
+def _processes(dead: AbstractSet[str]) -> Iterator[Leftover]:
     """Processes in a dead session's cgroup, or whose command names its folder or instances."""
-    prefix = re.escape(os.fspath(instances_directory(home)))
-    named = re.compile(rf"(?:{prefix}/|\bsteelyard[-/])({_IDENTIFIER.pattern})\b")
+    if not dead or not _proc_is_ours():
+        return
     for entry in os.listdir("/proc"):
         if not entry.isdecimal() or int(entry) == os.getpid():
             continue
         with contextlib.suppress(OSError):
+            started = _start_ticks(entry)
             command = (
                 Path(f"/proc/{entry}/cmdline")
                 .read_bytes()
                 .replace(b"\0", b" ")
                 .decode(errors="replace")
             )
-            groups = Path(f"/proc/{entry}/cgroup").read_text(errors="replace")
+            text = Path(f"/proc/{entry}/cgroup").read_text(errors="replace")
             if Path(f"/proc/{entry}/stat").read_bytes().rpartition(b") ")[2].startswith(b"Z"):
                 continue  # dead already: its parent, not we, can let go of the rest
-            found = {*named.findall(groups)}
             # A shell that merely mentions such a name is no leftover: only these are told it.
             program = os.path.basename(command.split(" ", 1)[0])
             if program.startswith(_TOLD_THE_NAME):
-                found |= {*named.findall(command)}
-            for session in found:
-                if not is_alive(session, home):
-                    name = f"{entry} ({command.strip()[:60]})"
-                    yield Leftover("process", name, session, partial(_kill, int(entry)))
-                    break
+                text += command
+            for session in dead & {*_WORD.findall(text)}:
+                name = f"{entry} ({command.strip()[:60]})"
+                yield Leftover("process", name, session, partial(_kill, int(entry), started))
+                break
 
 
-def _kill(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
+def _proc_is_ours() -> bool:
+    """Whether the pids in /proc are those that system calls of this process take.
+
+    After unshare(2) with CLONE_NEWPID, /proc still has the numbers of the namespace that it was
+    mounted in, and one of them may mean somebody else here. `NSpid` has a number for each namespace
+    from that one down to the process's (proc(5)).
+    """
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("NSpid:"):
+                return line.split()[1:] == [str(os.getpid())]
+    return False
+
+
+def _start_ticks(pid: str | int) -> bytes:
+    """When a process started, which tells it from a later one of the same pid (proc(5))."""
+    return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2].split()[19]
+
+
+def _kill(pid: int, started: bytes) -> None:
+    with contextlib.suppress(ProcessLookupError, FileNotFoundError):
         pidfd = os.pidfd_open(pid)
         try:
-            syscalls.pidfd_send_signal(pidfd, signal.SIGKILL)
-            poll = select.poll()
-            poll.register(pidfd, select.POLLIN)
-            if not poll.poll(_KILL_TIMEOUT_NS / 1e6):
-                raise TimeoutError(f"process {pid} does not die")
+            if _start_ticks(pid) == started:
+                _kill_by_pidfd(pid, pidfd)
         finally:
             os.close(pidfd)
 
 
-def _mounts(home: Path | None) -> Iterator[Leftover]:
-    base = os.fspath(instances_directory(home))
+def _kill_by_pidfd(pid: int, pidfd: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        syscalls.pidfd_send_signal(pidfd, signal.SIGKILL)
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        if not poll.poll(_KILL_TIMEOUT_NS / 1e6):
+            raise TimeoutError(f"process {pid} does not die")
+
+
+def _mounts(dead: AbstractSet[str], home: Path | None) -> Iterator[Leftover]:
+    # The kernel tells where a mount really is; the home may be reached through a symbolic link.
+    base = os.path.realpath(instances_directory(home))
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
         mountpoints = [unescape_mountinfo(line.split()[4]) for line in file]
     # Topmost last mounted first, so that each can be unmounted.
     for mountpoint in reversed(mountpoints):
         session = mountpoint.removeprefix(base + "/").split("/")[0]
-        if mountpoint.startswith(base + "/") and not is_alive(session, home):
-            yield Leftover(
-                "mount",
-                mountpoint,
-                session,
-                partial(syscalls.umount, mountpoint, MNT_DETACH),
-            )
+        if mountpoint.startswith(base + "/") and session in dead:
+            yield Leftover("mount", mountpoint, session, partial(unmount, mountpoint))
 
 
-def _cgroups(home: Path | None) -> Iterator[Leftover]:
-    """Groups in every hierarchy: other people's tools make theirs in each that is mounted."""
+def _cgroups() -> Iterator[tuple[str, str]]:
+    """Session and path of every group, in every hierarchy.
+
+    Other people's tools make theirs in each that is mounted.
+    """
     for parent in _cgroup_parents():
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             for entry in os.scandir(parent):
                 session = entry.name.split("-")[0]
-                if not entry.is_dir() or not _IDENTIFIER.fullmatch(session):
-                    continue
-                if not is_alive(session, home):
-                    yield Leftover(
-                        "cgroup", entry.path, session, partial(_remove_cgroup, entry.path)
-                    )
+                if entry.is_dir() and _IDENTIFIER.fullmatch(session):
+                    yield session, entry.path
 
 
 def _cgroup_parents() -> list[str]:
@@ -158,13 +209,28 @@ def _remove_cgroup(path: str) -> None:
 
 
 def _empty_cgroup(path: str) -> None:
+    with contextlib.suppress(OSError):
+        # Linux 5.14, version 2 only. Reaches other PID namespaces, whose processes are told as 0.
+        Path(path, "cgroup.kill").write_text("1")
     deadline = time.monotonic_ns() + _KILL_TIMEOUT_NS
-    while time.monotonic_ns() < deadline:
-        try:
-            pids = [int(line) for line in Path(path, "cgroup.procs").read_text().split()]
-        except FileNotFoundError:
-            return
-        if not pids:
-            return
-        for pid in pids:
-            _kill(pid)
+    while pids := _members(path):
+        if time.monotonic_ns() > deadline:
+            raise OSError(errno.EBUSY, "its processes do not die", path)
+        for pid in filter(None, pids):
+            with contextlib.suppress(ProcessLookupError):
+                pidfd = os.pidfd_open(pid)
+                try:
+                    # Still a member: then the pid did not go to somebody else in between.
+                    if pid in _members(path):
+                        _kill_by_pidfd(pid, pidfd)
+                finally:
+                    os.close(pidfd)
+        if 0 in pids:
+            time.sleep(0.001)
+
+
+def _members(path: str) -> list[int]:
+    try:
+        return [int(line) for line in Path(path, "cgroup.procs").read_text().split()]
+    except FileNotFoundError:
+        return []

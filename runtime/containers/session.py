@@ -5,15 +5,16 @@ lies below it or carries its identifier in its name, so that whoever finds a ses
 free knows that the owner is dead, however it died, and what it left behind. No pid is compared:
 pids are used again, locks are not.
 
-For what is not below the folder (cgroups, processes) there is a second sign of life that needs no
-path: the session holds an abstract Unix socket named after itself, which the kernel frees when the
-process dies (unix(7)).
+A folder that is not there proves nothing: the session may live in another data home, or where this
+mount namespace does not reach. Nor does a copy of one, which no owner ever locked: the lock file
+says which device and inode it was made as.
 """
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import enum
 import fcntl
 import os
 import secrets
@@ -30,6 +31,16 @@ _LOCK_NAME = ".lock"
 _MAKING_NS = 60_000_000_000
 """A session is under its hidden name for microseconds; one older than this was never finished."""
 _current: Session | None = None
+
+
+class Lock(enum.Enum):
+    """What the lock of a session's folder tells about its owner."""
+
+    HELD = "the owner lives"
+    FREE = "the owner is dead"
+    COPY = "the folder is a copy: its owner locks another file"
+    ABSENT = "the folder, or the lock in it, is not there"
+    UNREADABLE = "this user, or this filesystem, does not let us look"
 
 
 class Session:
@@ -51,6 +62,7 @@ class Session:
         aside.mkdir(parents=True, mode=0o700)
         self._lock_fd = os.open(aside / _LOCK_NAME, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock_fd, fcntl.LOCK_EX)
+        os.write(self._lock_fd, _identity(self._lock_fd))
         aside.rename(self.directory)
         self._sign_of_life = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._sign_of_life.bind(_socket_name(self.identifier))
@@ -81,7 +93,11 @@ class Session:
         return path
 
     def close(self) -> None:
-        """Remove every instance and the folder, and let the lock go. Idempotent."""
+        """Remove every instance and the folder, and let the lock go. Idempotent.
+
+        The folder stays if an instance cannot be removed: it is what proves the owner of the rest
+        dead.
+        """
         global _current
         if self._lock_fd < 0 or self._owner_pid != os.getpid():
             return
@@ -91,9 +107,13 @@ class Session:
         with contextlib.ExitStack() as stack:
             stack.callback(self._let_go)
             stack.callback(cgroups.cgroup_manager().remove_parents)
-            stack.callback(remove_tree, self.directory)
+            stack.push(self._remove_folder)
             for remove in self.on_close:
                 stack.callback(remove)
+
+    def _remove_folder(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            remove_tree(self.directory)
 
     def _let_go(self) -> None:
         self._sign_of_life.close()
@@ -102,14 +122,21 @@ class Session:
 
 
 def _socket_name(identifier: str) -> str:
+    """Of an abstract Unix socket that the kernel frees with its process (unix(7)).
+
+    Seen only in the same network namespace: taken, it proves that the owner lives; free, nothing.
+    """
     return f"\0steelyard-{identifier}"
 
 
 def is_alive(identifier: str, home: Path | None = None) -> bool:
-    """Whether the session of that name still has an owner, here or under another data home."""
-    directory = instances_directory(home) / identifier
-    if directory.is_dir():
-        return _is_locked(directory)
+    """Whether the session of that name still has an owner, as far as can be seen from here.
+
+    False does not prove that the owner is dead: see `look_at_lock`.
+    """
+    lock = look_at_lock(instances_directory(home) / identifier)
+    if lock is not Lock.ABSENT:
+        return lock in (Lock.HELD, Lock.UNREADABLE)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as attempt:
         try:
             attempt.bind(_socket_name(identifier))
@@ -124,7 +151,7 @@ def instances_directory(home: Path | None = None) -> Path:
 
 
 def dead_sessions(home: Path | None = None) -> list[Path]:
-    """Folders of sessions whose owner no longer lives, oldest first."""
+    """Folders that belong to no living session, copies and half-made ones too, oldest first."""
     found: list[tuple[int, Path]] = []
     now_ns = time.time_ns()
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
@@ -135,22 +162,36 @@ def dead_sessions(home: Path | None = None) -> list[Path]:
                 continue  # its owner has just closed it
             if path.name.startswith(".") and now_ns - made_ns < _MAKING_NS:
                 continue
-            if path.is_dir() and not path.is_symlink() and not _is_locked(path):
+            if not path.is_dir() or path.is_symlink():
+                continue
+            if look_at_lock(path) not in (Lock.HELD, Lock.UNREADABLE):
                 found.append((made_ns, path))
     return [path for _, path in sorted(found)]
 
 
-def _is_locked(directory: Path) -> bool:
-    """Whether a living process holds the session's lock."""
+def look_at_lock(directory: Path) -> Lock:
+    """What the lock in a session's folder tells about the session's owner."""
     try:
-        fd = os.open(directory / _LOCK_NAME, os.O_RDWR | os.O_CLOEXEC)
+        fd = os.open(directory / _LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
-        return False  # its maker or remover was killed half-way
+        return Lock.ABSENT  # never there, or its maker or remover was killed half-way
+    except OSError:
+        return Lock.UNREADABLE
     try:
         # Shared, so that two who look at the same time do not take each other for the owner.
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        # Empty is that of an older version, which did not write it.
+        is_original = os.read(fd, 100) in (_identity(fd), b"")
     except BlockingIOError:
-        return True
+        return Lock.HELD
+    except OSError:
+        return Lock.UNREADABLE
     finally:
         os.close(fd)
-    return False
+    return Lock.FREE if is_original else Lock.COPY
+
+
+def _identity(fd: int) -> bytes:
+    """What tells a file from every copy of it."""
+    status = os.fstat(fd)
+    return f"{status.st_dev} {status.st_ino}\n".encode()

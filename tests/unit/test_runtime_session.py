@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -15,10 +16,12 @@ from pathlib import Path
 import pytest
 
 from runtime.containers.session import (
+    Lock,
     Session,
     dead_sessions,
     instances_directory,
     is_alive,
+    look_at_lock,
     remove_tree,
 )
 from runtime.paths import cache_home, data_home, unescape_mountinfo
@@ -26,7 +29,7 @@ from runtime.paths import cache_home, data_home, unescape_mountinfo
 _PROGRAM = """
 import sys, time
 from pathlib import Path
-from runtime.session import Session
+from runtime.containers.session import Session
 session = Session(Path(sys.argv[1]))
 session.new_instance_directory("one")
 print(session.identifier, flush=True)
@@ -68,6 +71,26 @@ def test_looking_does_not_make_it_seem_alive_to_others(session: Session, tmp_pat
     with (dead / ".lock").open() as other:  # another who looks this very moment
         fcntl.flock(other, fcntl.LOCK_SH)
         assert dead_sessions(tmp_path) == [dead]
+
+
+def test_what_a_lock_tells(session: Session, tmp_path: Path) -> None:
+    assert look_at_lock(session.directory) is Lock.HELD
+    copy = tmp_path / "copied-home/instances" / session.identifier
+    shutil.copytree(session.directory, copy)
+    assert look_at_lock(copy) is Lock.COPY  # nobody ever held it: that proves nothing
+    moved = tmp_path / "moved"
+    session.directory.rename(moved)
+    assert look_at_lock(moved) is Lock.HELD
+    moved.rename(session.directory)
+    assert look_at_lock(moved) is Lock.ABSENT
+    (copy / ".lock").unlink()
+    assert look_at_lock(copy) is Lock.ABSENT
+    (copy / ".lock").touch()  # as an older version left it
+    assert look_at_lock(copy) is Lock.FREE
+    (copy / ".lock").unlink()
+    (copy / ".lock").symlink_to(session.directory / ".lock")
+    assert look_at_lock(copy) is Lock.UNREADABLE
+    assert dead_sessions(copy.parent.parent) == []
 
 
 def test_a_killed_process_leaves_a_dead_session(tmp_path: Path) -> None:
@@ -123,7 +146,9 @@ def test_names_are_not_used_twice(session: Session) -> None:
         session.new_instance_directory("x-1")
 
 
-def test_closing_removes_instances_whatever_becomes_of_some(session: Session) -> None:
+def test_closing_removes_instances_whatever_becomes_of_some(
+    session: Session, tmp_path: Path
+) -> None:
     removed: list[str] = []
 
     def fail() -> None:
@@ -134,8 +159,9 @@ def test_closing_removes_instances_whatever_becomes_of_some(session: Session) ->
     with pytest.raises(OSError, match="cannot"):
         session.close()
     assert sorted(removed) == ["failed", "other"]
-    assert not session.directory.exists()
-    assert not is_alive(session.identifier)
+    # It proves that the owner of what could not be removed is gone.
+    assert look_at_lock(session.directory) is Lock.FREE
+    assert dead_sessions(tmp_path) == [session.directory]
 
 
 def test_current_is_one_a_process() -> None:
