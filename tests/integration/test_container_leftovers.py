@@ -22,10 +22,10 @@ _PATIENCE_MS = 20_000
 _PROGRAM = """
 import os, sys, time
 from pathlib import Path
-from runtime.container import launch_container
-from runtime.launch import Launcher
-from runtime.session import Session
-from runtime.spec import ContainerSpec, OverlayRoot, ResourceLimits
+from runtime.containers.container import launch_container
+from runtime.launch.launcher import Launcher
+from runtime.containers.session import Session
+from runtime.launch.spec import ContainerSpec, OverlayRoot, ResourceLimits
 
 rootfs, home, launcher, ending = sys.argv[1:]
 session = Session(Path(home))

@@ -143,9 +143,9 @@ def test_streams_can_be_crossed(can_run: None, rootfs: Path, tmp_path: Path) -> 
     # In a process of its own, whose descriptors 1 and 2 are two files.
     program = f"""
 import os, sys
-from runtime.container import launch_container
-from runtime.launch import Launcher
-from runtime.spec import ContainerSpec, OverlayRoot
+from runtime.containers.container import launch_container
+from runtime.launch.launcher import Launcher
+from runtime.launch.spec import ContainerSpec, OverlayRoot
 for launcher in Launcher:
     spec = ContainerSpec(OverlayRoot(({str(rootfs)!r},), "", "", ""),
                          ("sh", "-c", "echo to 1; echo to 2 >&2; cat"), {{"PATH": "/bin"}},
@@ -169,9 +169,9 @@ def test_a_closed_stream_becomes_dev_null(
     report.mkdir()
     program = f"""
 import os, sys
-from runtime.container import launch_container
-from runtime.launch import Launcher
-from runtime.spec import ContainerSpec, OverlayRoot, Volume
+from runtime.containers.container import launch_container
+from runtime.launch.launcher import Launcher
+from runtime.launch.spec import ContainerSpec, OverlayRoot, Volume
 for launcher in Launcher:
     spec = ContainerSpec(OverlayRoot(({str(rootfs)!r},), "", "", ""),
                          ("sh", "-c", "(ls -l /proc/1/fd > /report/$LAUNCHER); true"),

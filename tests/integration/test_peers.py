@@ -284,7 +284,7 @@ import os, sys, time
 import runtime
 from harness.backends import get_backend
 from harness.model import Arm, Limits, Readiness, ReadinessKind
-from harness.readiness import wait_ready
+from harness.lab.readiness import wait_ready
 from tests.support.scenarios import scenario
 
 ready = Readiness(ReadinessKind.OUTPUT, output="waiting")

@@ -347,7 +347,7 @@ from pathlib import Path
 import matplotlib as mpl
 from tests.support.synthetic import synthetic_run, synthetic_scale_run
 from harness.report import write_report
-from harness.report.cells import effort_grid, memory_grid, start_grid
+from harness.report.text.tables import effort_grid, memory_grid, start_grid
 
 mpl.rcParams["font.size"] = 31
 write_report(synthetic_run(blocks=1, scenarios=('hello',)), Path({str(tmp_path)!r}))
