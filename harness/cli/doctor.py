@@ -57,6 +57,9 @@ def _lines(found: Examination, *, clean: bool) -> list[str]:
             lines.append(f"  {'':<12} {verdict.remedy}")
     lines += ["", "Built upon"]
     lines += [f"  {feature.name:<20} {feature.value}" for feature in found.features]
+    lines += ["", "Missing programs"]
+    lines += [f"  {need.proof:<20} for {need.purpose}" for need in found.missing]
+    lines.append(f"  install them with: {found.install}" if found.missing else "  none")
     lines += ["", "Left behind by dead runs"]
     for leftover in found.leftovers:
         state = "removed: " if leftover.removed else ""

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from harness.backends import BACKENDS, NOT_FOR_COMPARISON, get_backend
 from harness.model.backend import Availability
+from harness.needs import Need, install_line, missing_needs
 
 STALE_AFTER_S = 3600
 """A temporary file in the cache that was not written to for so long belongs to nobody."""
@@ -62,12 +63,16 @@ class Examination:
         features: What the arms build upon.
         leftovers: What dead runs of this data home left behind.
         left_alone: How many cgroups belong to another data home or namespace, dead or alive.
+        missing: Programs that this machine does not have.
+        install: What to type to install these; empty if none is missing.
     """
 
     arms: tuple[ArmFinding, ...]
     features: tuple[FeatureFinding, ...]
     leftovers: tuple[LeftoverFinding, ...]
     left_alone: int = 0
+    missing: tuple[Need, ...] = ()
+    install: str = ""
 
     @property
     def is_well(self) -> bool:
@@ -92,7 +97,23 @@ def examine(*, clean: bool, progress: Callable[[str], None] = lambda _: None) ->
         if name not in NOT_FOR_COMPARISON:
             progress(f"arm {name}")
             arms.append(ArmFinding(name, get_backend(name).availability()))
-    return Examination(tuple(arms), tuple(_features()), leftovers, len(runtime.groups_of_others()))
+    missing = _missing()
+    return Examination(
+        arms=tuple(arms),
+        features=tuple(_features()),
+        leftovers=leftovers,
+        left_alone=len(runtime.groups_of_others()),
+        missing=missing,
+        install=install_line(missing),
+    )
+
+
+def _missing() -> tuple[Need, ...]:
+    """Programs; a compiler is one of them only where the native launcher is yet to be built."""
+    import runtime
+
+    is_built = runtime.default_launcher() is runtime.Launcher.NATIVE
+    return missing_needs(("run",) if is_built else ("run", "build"))
 
 
 def _leftovers(*, clean: bool) -> Iterator[LeftoverFinding]:
