@@ -268,10 +268,14 @@ def _workers_of(options: Typed, scenarios: Sequence[Scenario]) -> Iterator[Sides
     from harness.backends import get_backend
     from harness.experiment.remote import RemoteBackend, worker
     from harness.experiment.revisions import compile_extensions
+    from harness.model.errors import PrepareError
     from harness.scenario.pairing import SUFFIXES, with_twins
 
     assert options.revision is not None
     here = Path(harness.__file__).resolve().parent.parent
+    if not (here / "pyproject.toml").is_file():
+        message = "Steelyard is installed here without its git repository, which has its revisions"
+        raise PrepareError(f"{message}; compare them with ./steelyard in a clone")
     with contextlib.ExitStack() as stack:
         trees, told = stack.enter_context(revisions(here, options.revision))
         processes = []

@@ -182,7 +182,12 @@ def option_problems(arm: Arm) -> list[tuple[str | None, str]]:
 
 
 def _shipped_folder() -> Path:
-    return Path(__file__).resolve().parent.parent / "scenarios"
+    """Package data of an installation; in a clone, the folder that these are made from."""
+    from importlib.resources import files
+
+    package = Path(str(files("harness")))
+    installed = package / "shipped_scenarios"
+    return installed if installed.is_dir() else package.parent / "scenarios"
 
 
 def _syntax_problem(error: tomllib.TOMLDecodeError, source: str, path: Path) -> str:

@@ -68,7 +68,16 @@ class ShippedImage:
     @property
     def folder(self) -> Path:
         """Where its Containerfile is."""
-        return Path(__file__).resolve().parents[2] / "scenarios" / "images" / self.name
+        return _recipes() / self.name
+
+
+def _recipes() -> Path:
+    """Package data of an installation; in a clone, the folder that these are made from."""
+    from importlib.resources import files
+
+    package = Path(str(files("runtime")))
+    installed = package / "shipped_images"
+    return installed if installed.is_dir() else package.parent / "scenarios" / "images"
 
 
 def ensure_image(store: ImageStore, name: str, progress: Progress) -> Image:

@@ -305,10 +305,15 @@ CONTAINER = """
 import runtime.cli.container
 from runtime import ImageStore, default_launcher, launch_container, plan_container, spec_for_image
 """
+FRONT_DOOR = "import steelyard; steelyard.ImageStore; dir(steelyard)"
 BACKEND = "from harness.backends import get_backend; get_backend('container').availability()"
 
 
-@pytest.mark.parametrize("code", [HELP, CONTAINER, BACKEND], ids=["help", "container", "backend"])
+@pytest.mark.parametrize(
+    "code",
+    [HELP, CONTAINER, BACKEND, FRONT_DOOR],
+    ids=["help", "container", "backend", "front door"],
+)
 def test_the_way_to_help_and_to_a_launch_loads_nothing_heavy(code: str) -> None:
     assert loaded_by(code) & HEAVY == set()
 
