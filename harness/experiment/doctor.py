@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.backends import BACKENDS, NOT_FOR_COMPARISON, get_backend
+from harness.experiment.needs import Need, install_line, missing_needs
 from harness.model.backend import Availability
-from harness.needs import Need, install_line, missing_needs
 
 STALE_AFTER_S = 3600
 """A temporary file in the cache that was not written to for so long belongs to nobody."""

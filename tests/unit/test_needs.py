@@ -11,7 +11,7 @@ import pytest
 
 from harness.cli.doctor import _lines
 from harness.experiment import doctor
-from harness.needs import Need, install_line, missing_needs, read_needs
+from harness.experiment.needs import Need, install_line, missing_needs, read_needs
 
 
 @pytest.fixture
