@@ -20,6 +20,7 @@ _EXPORTS = {
     "dead_sessions": "runtime.containers.session",
     "remove_tree": "runtime.linux.files",
     "data_home": "runtime.paths",
+    "output_file": "runtime.linux.output_file",
     "cache_home": "runtime.paths",
     "new_network_namespace": "runtime.linux.syscalls",
     "enter_network_namespace": "runtime.linux.syscalls",
@@ -108,6 +109,7 @@ __all__ = [
     "mount_rootfs",
     "mount_tmpfs",
     "new_network_namespace",
+    "output_file",
     "parse_size",
     "plan_container",
     "probe_features",
@@ -174,6 +176,7 @@ if TYPE_CHECKING:
     from runtime.linux.cgroup_mounts import Layout, find_layout
     from runtime.linux.features import Features, probe_features
     from runtime.linux.files import remove_tree
+    from runtime.linux.output_file import output_file
     from runtime.linux.syscalls import (
         enter_network_namespace,
         new_network_namespace,

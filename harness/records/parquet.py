@@ -11,7 +11,6 @@ pyarrow comes with the extra `parquet` and is imported when a table is read or w
 
 from __future__ import annotations
 
-import contextlib
 import json
 import sys
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,6 +22,7 @@ from harness.model import SCHEMA_VERSION, RunInfo
 from harness.model.comparability import host_class
 from harness.model.errors import RecordError
 from harness.records.codec import ShapeError, decode, encode
+from runtime import output_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,13 +48,15 @@ def write_table(runs: Iterable[RunData], path: Path) -> int:
         RecordError: pyarrow is not there, or the file cannot be written.
     """
     pyarrow, parquet = _pyarrow(path)
-    aside = path.with_name(f".{path.name}.part")
     entries: list[dict[str, object]] = []
     count = groups = 0
     schema = _schema(pyarrow)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with parquet.ParquetWriter(aside, schema, compression="zstd") as writer:
+        with (
+            output_file(path) as file,
+            parquet.ParquetWriter(file, schema, compression="zstd") as writer,
+        ):
             for data in runs:
                 table = pyarrow.Table.from_pydict(_columns(pyarrow, data), schema=schema)
                 writer.write_table(table, row_group_size=_GROUP_ROWS)
@@ -63,12 +65,8 @@ def write_table(runs: Iterable[RunData], path: Path) -> int:
                 count, groups = count + len(data.frame), groups + more
             document = {"version": VERSION, "runs": entries}
             writer.add_key_value_metadata({KEY.decode(): json.dumps(document)})
-        aside.replace(path)
     except OSError as error:  # also what pyarrow raises
         raise RecordError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            aside.unlink()
     return count
 
 

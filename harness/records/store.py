@@ -15,12 +15,10 @@ back exactly, and no reader can meet half a character. What an old reader could 
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import os
 import secrets
-import tempfile
 import typing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,6 +27,7 @@ from typing import TypeVar
 from harness.model import SCHEMA_VERSION, GrowthPoint, Run, RunInfo, Trial
 from harness.model.errors import RecordError
 from harness.records.codec import ShapeError, decode, encode
+from runtime import output_file
 
 RUN_FILE = "run.json"
 TRIALS_FILE = "trials.jsonl"
@@ -297,33 +296,16 @@ def new_run_id(now: datetime) -> str:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replace `path` by `data`: write aside, fsync(2), rename(2), fsync the folder.
+    """Replace `path` by `data` as a whole, or write through it if it is no regular file.
 
     Raises:
-        RecordError: It cannot be written; whatever was at `path` is still there.
+        RecordError: It cannot be written; a regular file that was at `path` is still there.
     """
-    aside: Path | None = None
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        aside = Path(name)
-        with os.fdopen(handle, "wb") as file:
+        with output_file(path) as file:
             file.write(data)
-            file.flush()
-            os.fchmod(file.fileno(), 0o644)  # mkstemp makes it 0600; a run is made to be shared
-            os.fsync(file.fileno())
-        aside.replace(path)
-        aside = None
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
     except OSError as error:
         raise _cannot("write", path, error) from error
-    finally:
-        if aside is not None:
-            with contextlib.suppress(OSError):
-                aside.unlink()
 
 
 def _lines(kind: type[_T], path: Path) -> typing.Iterator[_T]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -159,3 +160,24 @@ def test_nothing_is_left_of_a_failure(store: ImageStore, tmp_path: Path, style: 
     assert (folder / "kept").read_text() == "as it was"
     with pytest.raises(ImageError, match="cannot write"):
         save_images(store, ("team/app:app",), tmp_path / "no/such/a")
+
+
+def test_the_target_of_a_link_is_replaced_and_a_fifo_written_through(
+    store: ImageStore, tmp_path: Path
+) -> None:
+    save_images(store, ("mine:2",), tmp_path / "plain")
+    (tmp_path / "link").symlink_to("target")
+    (tmp_path / "target").write_text("old")
+    save_images(store, ("mine:2",), tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "target").read_bytes() == (tmp_path / "plain").read_bytes()
+    os.mkfifo(tmp_path / "fifo")
+    reader = ["cmp", tmp_path / "fifo", tmp_path / "plain"]
+    with subprocess.Popen(reader) as process:
+        save_images(store, ("mine:2",), tmp_path / "fifo")
+        assert process.wait(30) == 0
+    assert (tmp_path / "fifo").is_fifo()
+    (tmp_path / "folder").symlink_to("layout")
+    save_images(store, ("mine:2",), tmp_path / "folder", "oci-dir")
+    assert (tmp_path / "folder").is_symlink()
+    assert (tmp_path / "layout/index.json").is_file()

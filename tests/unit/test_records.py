@@ -310,9 +310,15 @@ def test_replacing_is_atomic_and_leaves_nothing_aside(tmp_path: Path) -> None:
 
 def test_a_failed_replacement_leaves_the_old_and_nothing_aside(tmp_path: Path) -> None:
     path = tmp_path / "file"
-    path.mkdir()  # rename(2) of a file onto a folder fails, after everything else was done
-    with pytest.raises(RecordError, match="cannot write"):
-        write_atomically(path, b"new")
+    path.write_bytes(b"old")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
+    try:
+        with pytest.raises(RecordError, match=os.strerror(errno.EFBIG)):
+            write_atomically(path, bytes(200))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 

@@ -10,12 +10,12 @@ Equal images give equal archives: nothing of the hour or the writer gets in.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import secrets
 import tarfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -30,6 +30,7 @@ from runtime.images.registry.transfer import stored_manifest
 from runtime.images.store.layout import REFERENCE_ANNOTATION, Layout
 from runtime.images.store.store import ImageStore
 from runtime.linux.files import remove_tree
+from runtime.linux.output_file import output_file
 
 STYLES = ("docker", "oci", "oci-dir")
 
@@ -48,7 +49,7 @@ def save_images(
     Raises:
         ImageError: An image is missing or damaged, or the target cannot be written.
     """
-    with contextlib.ExitStack() as stack:
+    with ExitStack() as stack:
         found = {image.reference: image for image in map(store.get, references)}
         images = tuple(found.values())
         for image in images:
@@ -59,7 +60,7 @@ def save_images(
                 assert isinstance(target, Path)
                 _write_folder(contents, target)
             elif isinstance(target, Path):
-                with _replacing(target) as file:
+                with output_file(target) as file:
                     _write_archive(contents, file)
             else:
                 _write_archive(contents, target)
@@ -156,27 +157,8 @@ def _header(name: str, kind: bytes, size: int) -> bytes:
     return entry.tobuf(tarfile.PAX_FORMAT)
 
 
-@contextlib.contextmanager
-def _replacing(target: Path) -> Iterator[BinaryIO]:
-    """A file beside the target that takes its place when all went well."""
-    if target.exists() and not target.is_file():
-        # A device or a pipe is written to, not replaced.
-        with target.open("wb") as file:
-            yield file
-        return
-    aside = target.with_name(f".{target.name[:200]}.{secrets.token_hex(6)}")
-    try:
-        with aside.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        aside.rename(target)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
-
-
 def _write_folder(contents: _Contents, target: Path) -> None:
+    target = Path(os.path.realpath(target))  # a link stays, and leads to the layout
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise StoreError(f"{target} is there already: a layout is written into a new folder")
     aside = target.with_name(f".{target.name[:200]}.{secrets.token_hex(6)}")
