@@ -8,15 +8,14 @@ and an exit code:
 |---|---|
 | 0 | fine |
 | 1 | something failed: trials of a run, an arm that cannot run, leftovers that doctor found |
-| 2 | a mistake in what was typed or in a file that was named |
+| 2 | a mistake in what was typed or in a file that was named; where 1 is a verdict, any failure |
 | 125 – 127, others | `container run`: as docker-run(1) |
-| 128 + n | ended by signal n: 130 for Ctrl-C |
+| 128 + n | ended by signal n: 130 for Ctrl-C, 141 where the reader of the output has gone |
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import sys
 import traceback
@@ -27,6 +26,11 @@ from typing import cast
 import click
 
 import harness
+from harness.cli.standard_streams import (
+    RecordedOutput,
+    flush_standard_streams,
+    open_standard_streams,
+)
 from harness.model.errors import HarnessError, RecordError, ScenarioError
 
 _EXIT_FAILED, _EXIT_USAGE, _EXIT_INTERRUPTED, _EXIT_BROKEN_PIPE = 1, 2, 130, 141
@@ -98,50 +102,59 @@ def version() -> None:
 
 def main() -> None:
     """The entry point: run the command line and exit."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            # A locale without the multiplication sign gets a question mark, not a failure.
-            stream.reconfigure(errors="replace")
-    code = _run(sys.argv[1:])
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _quieten_stdout()
-        code = code or _EXIT_BROKEN_PIPE
-    except OSError as error:
-        code = code or _complain(f"cannot write the output: {_reason(error)}", _EXIT_FAILED)
+    streams = open_standard_streams()
+    arguments = sys.argv[1:]
+    code = _run(arguments, streams)
+    flush_standard_streams()
+    lost = streams[0].failure
+    if isinstance(lost, BrokenPipeError):
+        code = _EXIT_BROKEN_PIPE  # the reader has gone, and wants no more
+    elif lost is not None:
+        message = f"cannot write to the standard output: {_reason(lost)}"
+        code = _complain(message, _failure(arguments))
+        flush_standard_streams()
     sys.exit(code)
 
 
-def _run(arguments: list[str]) -> int:
+def _run(arguments: list[str], streams: Sequence[RecordedOutput]) -> int:
     """Run the command line; every way to end becomes an exit code here."""
     try:
         with cli.make_context("steelyard", list(arguments)) as context:
             result = cli.invoke(context)
             return result if isinstance(result, int) else 0
-    except click.exceptions.Exit as error:
-        return error.exit_code
-    except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
-        return _EXIT_USAGE
-    except click.ClickException as error:
-        context_ = getattr(error, "ctx", None)
-        hint = f"; see {context_.command_path} --help" if context_ is not None else ""
-        return _complain(_sentence(error.format_message()) + hint, error.exit_code)
-    except ScenarioError as error:
-        return _complain("\nsteelyard: ".join(error.problems), _EXIT_USAGE)
-    except RecordError as error:
-        return _complain(str(error), _EXIT_USAGE)
-    except HarnessError as error:
-        return _complain(str(error), _failure(arguments))
-    except (KeyboardInterrupt, click.Abort) as error:
-        signal_number = getattr(error, "signal_number", None)
-        return _EXIT_INTERRUPTED if signal_number is None else 128 + int(signal_number)
-    except BrokenPipeError:
-        _quieten_stdout()
-        return _EXIT_BROKEN_PIPE
-    except Exception as error:  # the edge: nothing goes past it as a traceback
-        return _unforeseen(error, _failure(arguments))
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else _EXIT_FAILED
+    except (Exception, KeyboardInterrupt) as error:  # the edge: no traceback goes past it
+        failures = [stream.failure for stream in streams if stream.failure is not None]
+        if not failures:
+            return _ended_by(error, arguments)
+        # Whatever the command made of it. For the standard output, `main` says the rest.
+        is_broken_pipe = isinstance(failures[0], BrokenPipeError)
+        return _EXIT_BROKEN_PIPE if is_broken_pipe else _failure(arguments)
+
+
+def _ended_by(error: Exception | KeyboardInterrupt, arguments: Sequence[str]) -> int:
+    match error:
+        case click.exceptions.Exit():
+            return error.exit_code
+        case click.exceptions.NoArgsIsHelpError():
+            click.echo(error.format_message(), err=True)
+            return _EXIT_USAGE
+        case click.ClickException():
+            context = getattr(error, "ctx", None)
+            hint = f"; see {context.command_path} --help" if context is not None else ""
+            return _complain(_sentence(error.format_message()) + hint, error.exit_code)
+        case ScenarioError():
+            return _complain("\nsteelyard: ".join(error.problems), _EXIT_USAGE)
+        case RecordError():
+            return _complain(str(error), _EXIT_USAGE)
+        case HarnessError():
+            return _complain(str(error), _failure(arguments))
+        case KeyboardInterrupt() | click.Abort():
+            signal_number = getattr(error, "signal_number", None)
+            return _EXIT_INTERRUPTED if signal_number is None else 128 + int(signal_number)
+        case _:
+            return _unforeseen(error, _failure(arguments))
 
 
 def _failure(arguments: Sequence[str]) -> int:
@@ -155,7 +168,7 @@ def _unforeseen(error: Exception, failure: int) -> int:
     if isinstance(code, int):
         return _complain(str(error), code)
     if os.environ.get("STEELYARD_DEBUG"):
-        traceback.print_exc()
+        traceback.print_exception(error)
     if isinstance(error, OSError):
         return _complain(_reason(error), failure)
     what = f"{type(error).__name__}: {error}"
@@ -181,11 +194,6 @@ def _sentence(message: str) -> str:
 def _reason(error: OSError) -> str:
     place = f"{error.filename}: " if error.filename else ""
     return f"{place}{(error.strerror or str(error)).lower()}"
-
-
-def _quieten_stdout() -> None:
-    """The reader has gone: what is still buffered goes nowhere, and Python does not complain."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -38,7 +38,8 @@ class Need:
 
 def read_needs() -> tuple[Need, ...]:
     """The table, in its order."""
-    lines = files("harness.experiment").joinpath("needs.txt").read_text(encoding="ascii").splitlines()
+    table = files("harness.experiment").joinpath("needs.txt").read_text(encoding="ascii")
+    lines = table.splitlines()
     return tuple(Need(*line.split(maxsplit=3)) for line in lines if not line.startswith("#"))
 
 

@@ -193,7 +193,6 @@ def run(rm: bool, keep: bool, **options: Any) -> None:
     from runtime.containers.container import launch_container
     from runtime.images import ImageStore
 
-    _open_standard_streams()
     store = ImageStore.default()
     spec, image = _specification(store, options)
     with store.lease(image):
@@ -258,15 +257,6 @@ def _specification(store: Any, options: dict[str, Any]) -> tuple[ContainerSpec, 
 
         spec = replace(spec, namespaces=ALL_NAMESPACES - {Namespace.NET})
     return spec, image
-
-
-def _open_standard_streams() -> None:
-    """Put /dev/null where 0, 1 or 2 is closed, before some file of ours gets that number."""
-    for fd in range(3):
-        try:
-            os.fstat(fd)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
 
 
 def _run_forwarding_signals(start: Callable[[], Container]) -> ExitStatus:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -181,3 +182,19 @@ def test_the_target_of_a_link_is_replaced_and_a_fifo_written_through(
     save_images(store, ("mine:2",), tmp_path / "folder", "oci-dir")
     assert (tmp_path / "folder").is_symlink()
     assert (tmp_path / "layout/index.json").is_file()
+
+
+def test_a_standard_output_that_fails(store: ImageStore, tmp_path: Path) -> None:
+    program = "from harness.cli import main; main()"
+    command = [sys.executable, "-W", "error", "-c", program, "image", "save", "mine:2"]
+    environment = {**os.environ, "STEELYARD_HOME": str(store.root.parent)}
+    ours, theirs = os.pipe()
+    os.close(ours)
+    full = os.open("/dev/full", os.O_WRONLY)
+    sentence = "steelyard: cannot write to the standard output: no space left on device\n"
+    for stdout, expected in ((theirs, (141, "")), (full, (1, sentence))):
+        told = subprocess.run(
+            command, stdout=stdout, stderr=subprocess.PIPE, text=True, check=False, env=environment
+        )
+        os.close(stdout)
+        assert (told.returncode, told.stderr) == expected

@@ -47,7 +47,8 @@ def save_images(
         style: One of STYLES.
 
     Raises:
-        ImageError: An image is missing or damaged, or the target cannot be written.
+        ImageError: An image is missing or damaged, or the path cannot be written.
+        OSError: The stream cannot be written.
     """
     with ExitStack() as stack:
         found = {image.reference: image for image in map(store.get, references)}
@@ -65,8 +66,9 @@ def save_images(
             else:
                 _write_archive(contents, target)
         except OSError as error:
-            where = target if isinstance(target, Path) else "the archive"
-            raise StoreError(f"cannot write {where}: {error.strerror}") from error
+            if not isinstance(target, Path):
+                raise  # the owner of the stream knows what it is, and what its failure means
+            raise StoreError(f"cannot write {target}: {error.strerror}") from error
 
 
 class _Contents:
