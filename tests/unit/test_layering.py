@@ -51,6 +51,7 @@ FLOORS = {
     "runtime.linux": 0,
     "runtime.errors": -1,
     "runtime.paths": -1,
+    "runtime.units": -1,
 }
 """Package -> its floor. The longest name that a module begins with is its room."""
 
@@ -69,7 +70,7 @@ ONLY = {
 
 TOP = {
     "harness": {"__init__", "__main__", "worker"},
-    "runtime": {"__init__", "errors", "paths"},
+    "runtime": {"__init__", "errors", "paths", "units"},
 }
 """What stands in the two top folders beside their packages."""
 
