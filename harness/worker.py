@@ -31,6 +31,7 @@ from harness.measure.interruption import Interruption
 from harness.measure.trial import take_trial
 from harness.model import ArmRecord, Scenario, Slot
 from harness.model.errors import BackendUnavailableError, HarnessError
+from harness.model.version import VERSION
 from harness.records.codec import decode, encode
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def main() -> None:
     os.dup2(2, 1)
     with contextlib.ExitStack() as stack, contextlib.suppress(KeyboardInterrupt):
         worker = _Worker(answers, stack)
-        worker.answer(steelyard=harness.__version__, file=harness.__file__)
+        worker.answer(steelyard=VERSION, file=harness.__file__)
         while True:
             with worker.interruption.safe():
                 line = sys.stdin.readline()

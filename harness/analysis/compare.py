@@ -2,7 +2,7 @@
 
 What is sampled (times, memory) is looked at now and then as `harness.stats.sequential` plans it,
 and the verdict is the first that a look allows by the rule that the question was asked with
-(`harness.analysis.rules`): within a margin, for `compare`; up to a limit, for `check --against`.
+(`harness.analysis.limits`): within a margin, for `compare`; up to a limit, for `check --against`.
 Where none is allowed when the run ends, it cannot be told, and what would be needed is said.
 
 The error is held over all looks, and divided among all metrics that are sampled. What is exact
@@ -19,10 +19,9 @@ from dataclasses import dataclass
 
 from harness.analysis.check import layers_of
 from harness.analysis.judgement import Finding, Judgement, Verdict
-from harness.analysis.limits import percent
-from harness.analysis.pairs import GIVE_UP, Evidence, Pairing
-from harness.analysis.rules import Rule
-from harness.model import ArmRecord, Trial
+from harness.analysis.limits import Rule, percent
+from harness.analysis.pairs import GIVE_UP, Evidence
+from harness.model import ArmRecord, Pair, Trial
 from harness.model.metrics import METRICS, Metric, Unit
 from harness.model.units import spell
 from harness.stats import Interval, Method
@@ -51,13 +50,13 @@ class Question:
     """What is asked of one metric of two arms.
 
     Attributes:
-        pairing: Which arms.
+        pair: Which arms.
         name: Of the metric, a key of `METRICS`.
         rule: What is allowed.
         is_asked: Whether somebody named it: then it is told when it is missing.
     """
 
-    pairing: Pairing
+    pair: Pair
     name: str
     rule: Rule
     is_asked: bool = True
@@ -69,10 +68,10 @@ class Question:
 
 
 def questions_on(
-    pairings: Sequence[Pairing], metrics: Sequence[str], rule: Rule, *, asked: bool = True
+    pairs: Sequence[Pair], metrics: Sequence[str], rule: Rule, *, asked: bool = True
 ) -> tuple[Question, ...]:
-    """The same of every pairing."""
-    return tuple(Question(pairing, name, rule, asked) for pairing in pairings for name in metrics)
+    """The same of every pair."""
+    return tuple(Question(pair, name, rule, asked) for pair in pairs for name in metrics)
 
 
 class Comparer:
@@ -102,7 +101,7 @@ class Comparer:
         for question in self._open():
             self._look_for_the_missing(question, evidence)
         for question in self._open():
-            if evidence.is_exact(question.pairing, question.metric):
+            if evidence.is_exact(question.pair, question.metric):
                 self._findings[question] = _exact(question, evidence)
         if evidence.blocks >= FIRST_LOOK:
             for question in self._open():
@@ -128,12 +127,12 @@ class Comparer:
         evidence = self._evidence
         for each in self._open():
             is_short = evidence.blocks < FIRST_LOOK
-            if is_short and evidence.is_exact(each.pairing, each.metric, _FEWEST_EQUAL):
+            if is_short and evidence.is_exact(each.pair, each.metric, _FEWEST_EQUAL):
                 self._findings[each] = _exact(each, evidence)
                 continue
-            ratios = evidence.ratios(each.pairing, each.metric)
+            ratios = evidence.ratios(each.pair, each.metric)
             if not ratios:
-                self._missing[each] = evidence.why_missing(each.pairing, each.metric)
+                self._missing[each] = evidence.why_missing(each.pair, each.metric)
                 continue
             error = self._error(self._sampled(evidence))
             look = last_look(ratios, self._planned, error)
@@ -161,30 +160,30 @@ class Comparer:
         """Divided among all that is sampled (Bonferroni)."""
         return ERROR / max(1, sampled)
 
-    def _tests(self) -> set[tuple[Pairing, Metric]]:
+    def _tests(self) -> set[tuple[Pair, Metric]]:
         """What is tested: two limits for one metric are held against one interval."""
-        return {(question.pairing, question.metric) for question in self._questions}
+        return {(question.pair, question.metric) for question in self._questions}
 
     def _sampled(self, evidence: Evidence) -> int:
         """How many tests share the error; known, and never changed, from the first look on."""
         return sum(
-            not evidence.is_exact(pairing, metric) and evidence.has_early(pairing, metric)
-            for pairing, metric in self._tests()
+            not evidence.is_exact(pair, metric) and evidence.has_early(pair, metric)
+            for pair, metric in self._tests()
         )
 
     def _look_for_the_missing(self, question: Question, evidence: Evidence) -> None:
-        pairing, metric = question.pairing, question.metric
+        pair, metric = question.pair, question.metric
         if metric.is_static or evidence.blocks < GIVE_UP:
             return
-        if not evidence.has_early(pairing, metric):
-            self._missing[question] = evidence.why_missing(pairing, metric)
+        if not evidence.has_early(pair, metric):
+            self._missing[question] = evidence.why_missing(pair, metric)
 
     def _look_at_the_sampled(self, question: Question, evidence: Evidence) -> None:
         left = self._planned[self._looked.get(question, 0) :]
         if not left or evidence.blocks < left[0]:
             return
         error = self._error(self._sampled(evidence))
-        ratios = evidence.ratios(question.pairing, question.metric)
+        ratios = evidence.ratios(question.pair, question.metric)
         for pairs in left:
             if pairs > len(ratios) or question in self._findings:
                 return
@@ -203,18 +202,18 @@ class Comparer:
         error: float,
         is_last: bool = False,
     ) -> None:
-        pairing, rule = question.pairing, question.rule
+        pair, rule = question.pair, question.rule
         verdict = rule.verdict(look.low, look.high)
         if verdict is Verdict.CANNOT_TELL and not is_last:
             return
         most = max(self._planned[-1], look.pairs)
         critical = critical_values(ends_at(self._planned, look.pairs), error, most)[-1]
-        seen = evidence.telling(pairing, question.metric)[: look.pairs]
+        seen = evidence.telling(pair, question.metric)[: look.pairs]
         ours, theirs = (statistics.median_low(values) for values in zip(*seen, strict=True))
         detectable = detectable_ratio(ratios, critical) - 1
         self._findings[question] = Finding(
-            pairing.scenario,
-            pairing.arm,
+            pair.scenario,
+            pair.candidate,
             question.name,
             verdict,
             _sentence(question, look, verdict, ours, theirs, detectable),
@@ -232,18 +231,18 @@ class Comparer:
 def _refusal(question: Question, why: str, evidence: Evidence) -> str:
     """Why there is no finding; empty where nobody asked for one by name, and nothing is wrong."""
     source = f"{question.rule.source}: " if question.rule.source else ""
-    where = f"{source}{question.pairing.scenario}, {question.pairing.arm}"
+    where = f"{source}{question.pair.scenario}, {question.pair.candidate}"
     if question.is_asked:
         return f"{where}: {question.name}: {why}"
     # What no trial shows was not found to be well, whoever named what.
-    return f"{where}: {why}" if evidence.always_fails(question.pairing) else ""
+    return f"{where}: {why}" if evidence.always_fails(question.pair) else ""
 
 
 def _exact(question: Question, evidence: Evidence) -> Finding:
     """What is the same in every trial."""
-    pairing, metric, rule = question.pairing, question.metric, question.rule
+    pair, metric, rule = question.pair, question.metric, question.rule
     ours, theirs = (
-        evidence.early_median(pairing, arm, metric) for arm in (pairing.arm, pairing.reference)
+        evidence.early_median(pair, arm, metric) for arm in (pair.candidate, pair.reference)
     )
     ratio = 1.0 if ours == theirs else (ours / theirs if theirs else math.inf)
     sentence = f"{metric.title}: exactly {_exactly(metric, ours)}"
@@ -254,10 +253,10 @@ def _exact(question: Question, evidence: Evidence) -> Finding:
         word = "more" if ours > theirs else "less"
         sentence += f", {more} {word} {rule.more_than(ratio)}"
     if metric.is_static:
-        sentence += _named_layers(pairing, rule, evidence)
+        sentence += _named_layers(pair, rule, evidence)
     return Finding(
-        pairing.scenario,
-        pairing.arm,
+        pair.scenario,
+        pair.candidate,
         metric.name,
         rule.exact(ours, theirs),
         sentence,
@@ -276,9 +275,9 @@ def _exactly(metric: Metric, value: float) -> str:
     return f"{value:,.0f} bytes" if metric.unit is Unit.BYTES else spell(metric.unit, value)
 
 
-def _named_layers(pairing: Pairing, rule: Rule, evidence: Evidence) -> str:
+def _named_layers(pair: Pair, rule: Rule, evidence: Evidence) -> str:
     """Which layers only one of the two images has."""
-    records = [evidence.record(pairing.scenario, arm) for arm in (pairing.arm, pairing.reference)]
+    records = [evidence.record(pair.scenario, arm) for arm in (pair.candidate, pair.reference)]
     ours, theirs = (layers_of(record) if record else {} for record in records)
     before, now = rule.sides
     alone = {

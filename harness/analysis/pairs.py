@@ -9,9 +9,8 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-from harness.model import ArmRecord, Outcome, Trial
+from harness.model import ArmRecord, Outcome, Pair, Trial
 from harness.model.metrics import Metric, static_value, trial_value
 from harness.stats.sequential import FIRST_LOOK
 
@@ -21,21 +20,6 @@ _ALL = 1 << 62
 
 Values = Mapping[int, float]
 """Block -> value."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pairing:
-    """Two arms of one scenario.
-
-    Attributes:
-        scenario: Its name.
-        reference: Name of arm A.
-        arm: Name of arm B, which is judged.
-    """
-
-    scenario: str
-    reference: str
-    arm: str
 
 
 class Evidence:
@@ -65,19 +49,19 @@ class Evidence:
         """What was prepared for an arm."""
         return self._records.get((scenario, arm))
 
-    def values(self, pairing: Pairing, arm: str, metric: Metric, before: int = _ALL) -> Values:
+    def values(self, pair: Pair, arm: str, metric: Metric, before: int = _ALL) -> Values:
         """A metric of an arm, by block, without those that are missing.
 
         Args:
-            pairing: Of which scenario.
+            pair: Of which scenario.
             arm: Which arm.
             metric: What.
             before: Only of blocks below this.
         """
-        record = self.record(pairing.scenario, arm)
+        record = self.record(pair.scenario, arm)
         if metric.is_static:
             return {} if record is None else {0: static_value(metric.name, record)}
-        trials = self._trials.get((pairing.scenario, arm), {})
+        trials = self._trials.get((pair.scenario, arm), {})
         found = (
             (block, trial_value(metric.name, trials[block], record))
             for block in (range(before) if before < len(trials) else sorted(trials))
@@ -85,37 +69,33 @@ class Evidence:
         )
         return {block: value for block, value in found if not math.isnan(value)}
 
-    def pairs(
-        self, pairing: Pairing, metric: Metric, before: int = _ALL
-    ) -> list[tuple[float, float]]:
+    def pairs(self, pair: Pair, metric: Metric, before: int = _ALL) -> list[tuple[float, float]]:
         """(B, A) of each block that has both."""
-        ours = self.values(pairing, pairing.arm, metric, before)
-        theirs = self.values(pairing, pairing.reference, metric, before)
+        ours = self.values(pair, pair.candidate, metric, before)
+        theirs = self.values(pair, pair.reference, metric, before)
         return [(ours[block], theirs[block]) for block in ours if block in theirs]
 
-    def telling(
-        self, pairing: Pairing, metric: Metric, before: int = _ALL
-    ) -> list[tuple[float, float]]:
+    def telling(self, pair: Pair, metric: Metric, before: int = _ALL) -> list[tuple[float, float]]:
         """The pairs that tell the two apart: not where both failed."""
-        found = self.pairs(pairing, metric, before)
+        found = self.pairs(pair, metric, before)
         return [pair for pair in found if 0 <= min(pair) < math.inf]
 
-    def ratios(self, pairing: Pairing, metric: Metric) -> list[float]:
+    def ratios(self, pair: Pair, metric: Metric) -> list[float]:
         """B / A of each block that tells them apart."""
         return [
             1.0 if ours == theirs else (ours / theirs if theirs > 0 else math.inf)
-            for ours, theirs in self.telling(pairing, metric)
+            for ours, theirs in self.telling(pair, metric)
         ]
 
-    def has_early(self, pairing: Pairing, metric: Metric) -> bool:
+    def has_early(self, pair: Pair, metric: Metric) -> bool:
         """Whether there is a pair among the first blocks."""
-        return metric.is_static or bool(self.telling(pairing, metric, GIVE_UP))
+        return metric.is_static or bool(self.telling(pair, metric, GIVE_UP))
 
-    def is_exact(self, pairing: Pairing, metric: Metric, fewest: int = FIRST_LOOK) -> bool:
+    def is_exact(self, pair: Pair, metric: Metric, fewest: int = FIRST_LOOK) -> bool:
         """Whether both arms always have the same value, by the blocks before the first look.
 
         Args:
-            pairing: Which arms.
+            pair: Which arms.
             metric: What.
             fewest: So many blocks must say so; fewer than those of the first look only where no
                 more will come.
@@ -125,19 +105,18 @@ class Evidence:
         if not metric.is_exact and metric.name not in ("disk", "disk-growth"):
             return False
         both = [
-            self.values(pairing, arm, metric, FIRST_LOOK)
-            for arm in (pairing.arm, pairing.reference)
+            self.values(pair, arm, metric, FIRST_LOOK) for arm in (pair.candidate, pair.reference)
         ]
         return all(len(values) >= fewest and len(set(values.values())) == 1 for values in both)
 
-    def early_median(self, pairing: Pairing, arm: str, metric: Metric) -> float:
+    def early_median(self, pair: Pair, arm: str, metric: Metric) -> float:
         """Of an arm's values in the blocks before the first look."""
-        return statistics.median_low(self.values(pairing, arm, metric, FIRST_LOOK).values())
+        return statistics.median_low(self.values(pair, arm, metric, FIRST_LOOK).values())
 
-    def always_fails(self, pairing: Pairing) -> bool:
+    def always_fails(self, pair: Pair) -> bool:
         """Whether no trial of either arm came to its end."""
         return all(
-            self._only_failures(pairing.scenario, arm) for arm in (pairing.reference, pairing.arm)
+            self._only_failures(pair.scenario, arm) for arm in (pair.reference, pair.candidate)
         )
 
     def _only_failures(self, scenario: str, arm: str) -> list[Trial]:
@@ -145,13 +124,13 @@ class Evidence:
         trials = list(self._trials.get((scenario, arm), {}).values())
         return [] if any(trial.outcome is Outcome.OK for trial in trials) else trials
 
-    def why_missing(self, pairing: Pairing, metric: Metric) -> str:
+    def why_missing(self, pair: Pair, metric: Metric) -> str:
         """Why no block has a pair of this metric, and what to do."""
-        for arm in (pairing.reference, pairing.arm):
-            if failed := self._only_failures(pairing.scenario, arm):
+        for arm in (pair.reference, pair.candidate):
+            if failed := self._only_failures(pair.scenario, arm):
                 return f"every trial of {arm} failed: {failed[0].error}; run it alone and mend it"
-            trials = self._trials.get((pairing.scenario, arm), {})
-            if not self.values(pairing, arm, metric):
+            trials = self._trials.get((pair.scenario, arm), {})
+            if not self.values(pair, arm, metric):
                 reasons = (
                     reading.missing
                     for trial in trials.values()

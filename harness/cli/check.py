@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from harness.cli.output import emit, format_option
+from harness.cli.options import parse_percent, typed_command
+from harness.cli.output import conducted, emit, format_option
 
 if TYPE_CHECKING:
-    from harness.model import Run, Scenario
-
-_RESULTS = Path("results")
+    from harness.analysis.judgement import Judgement
+    from harness.model import Run
 
 
 @click.command()
@@ -79,11 +78,11 @@ def check(
     within what is allowed of the other. Exit code: 0 all is within its budget, 1 something is not,
     2 the question was wrong, 3 it cannot be told.
     """
-    from harness.analysis.check import check as judge
+    from harness.experiment.check import check, newest_run
     from harness.model.errors import RecordError
     from harness.records import read_run
 
-    allowed = _percent(within)
+    allowed = parse_percent(within, "--within")
     if scenarios and folder is not None:
         raise click.UsageError(
             "--run and a RUN exclude each other: a new run, or one that is there"
@@ -92,18 +91,57 @@ def check(
         raise click.UsageError("--arm and --blocks say how to take a run: give --run SCENARIO too")
     _refuse_half_a_pair(against, context, scenarios, baseline)
     if against is not None:
-        from harness.experiment.check_against import Against, judge_against
-
-        typed = Against(scenarios, against, context, arms, blocks, allowed)
-        return emit(judge_against(typed), formats)
-    # Before a run is taken: a wrong name is told at once.
+        return emit(_against(scenarios, against, context, arms, blocks, allowed), formats)
+    # Before a run is taken: a wrong name is said at once.
     before = None if baseline is None else read_run(baseline)
-    directory = _take(scenarios, arms, blocks) if scenarios else folder or _newest()
-    run = _with_budgets_of_today(read_run(directory))
+    run = _take(scenarios, arms, blocks) if scenarios else read_run(folder or newest_run())
     if not run.trials:
-        message = f"{directory} has no trials: trials.jsonl is missing or empty; copy it again"
+        message = f"{folder} has no trials: trials.jsonl is missing or empty; copy it again"
         raise RecordError(f"{message}, or take a new run by --run SCENARIO")
-    return emit(judge(run, before, within=allowed), formats)
+    return emit(check(run, before, within=allowed), formats)
+
+
+def _take(scenarios: tuple[str, ...], arms: tuple[str, ...], blocks: int | None) -> Run:
+    """Take a run, and show it, as `steelyard run` does; failed trials are judged too."""
+    from harness.cli.progress import listener_for, make_console
+    from harness.cli.run import report
+    from harness.experiment.run import new_directory, run
+    from harness.scenario.overrides import Overrides, load_scenarios
+
+    chosen = load_scenarios(scenarios, Overrides(arms=arms))
+    directory, console = new_directory(), make_console()
+    with listener_for(console) as listener:
+        taken = run(
+            chosen,
+            blocks=blocks,
+            required=bool(arms),
+            directory=directory,
+            listener=listener,
+            command=typed_command(),
+        )
+    report(taken, directory, console)
+    return taken
+
+
+def _against(
+    scenarios: tuple[str, ...],
+    against: str,
+    context: Path | None,
+    arms: tuple[str, ...],
+    blocks: int | None,
+    within: float,
+) -> Judgement:
+    from harness.experiment.check import check_against, is_surely_a_revision
+    from harness.scenario import load_scenario
+
+    if context is None and is_surely_a_revision(against):
+        message = f"{against} is a revision, and of what is not said; add --context DIR"
+        raise click.UsageError(f"--against: {message}, the folder with the Containerfile")
+    loaded = tuple(load_scenario(name) for name in dict.fromkeys(scenarios))
+    with conducted(blocks=blocks) as conduct:
+        return check_against(
+            loaded, against, context=context, arms=arms, within=within, conduct=conduct
+        )
 
 
 def _refuse_half_a_pair(
@@ -123,62 +161,3 @@ def _refuse_half_a_pair(
         raise click.UsageError(
             "--against and --baseline exclude each other: a paired run, or an earlier one"
         )
-
-
-def _percent(text: str) -> float:
-    from harness.model.units import parse_percent
-
-    try:
-        return parse_percent(text)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--within") from error
-
-
-def _newest() -> Path:
-    from harness.model.errors import RecordError
-    from harness.records import find_runs, read_info
-
-    # A run's identifier begins with its time; others, such as `reference`, were named by somebody.
-    for path in reversed(find_runs(_RESULTS)):
-        # The sides of a comparison have no budgets: it was judged when it was taken.
-        if path.name[:1].isdecimal() and not read_info(path).paired:
-            return path
-    message = f"{_RESULTS} holds no run; name one, or take one by --run SCENARIO"
-    raise RecordError(message)
-
-
-def _take(scenarios: tuple[str, ...], arms: tuple[str, ...], blocks: int | None) -> Path:
-    """Take a run as `steelyard run` does; failed trials are judged too."""
-    from harness.cli.run import run
-    from harness.model.errors import RecordError
-    from harness.records import find_runs
-
-    before = set(find_runs(_RESULTS))
-    arguments = list(scenarios)
-    arguments += [word for arm in arms for word in ("--arm", arm)]
-    arguments += [] if blocks is None else ["--blocks", str(blocks)]
-    run.main(arguments, prog_name="steelyard run", standalone_mode=False)
-    taken = [path for path in find_runs(_RESULTS) if path not in before]
-    if not taken:
-        message = f"the run left nothing in {_RESULTS} to judge; look at what it said above"
-        raise RecordError(message)
-    return taken[-1]
-
-
-def _with_budgets_of_today(run: Run) -> Run:
-    """The run with the budgets that its scenario files have now, where they are still there.
-
-    A budget is a wish and not a circumstance of the measurement: who has just written one wants
-    the run that is there to be held against it.
-    """
-    scenarios = tuple(_with_budgets(scenario) for scenario in run.info.scenarios)
-    return replace(run, info=replace(run.info, scenarios=scenarios))
-
-
-def _with_budgets(scenario: Scenario) -> Scenario:
-    from harness.scenario import load_scenario
-
-    path = Path(scenario.path)
-    if not path.is_file():
-        return scenario
-    return replace(scenario, budgets=load_scenario(path).budgets)

@@ -28,7 +28,7 @@ def doctor(*, clean: bool, format_: str) -> int:
 
     Exit code 0: an arm is usable and nothing is left behind; 1 otherwise.
     """
-    from harness.experiment.doctor import examine
+    from harness.experiment.doctor import examine_host
 
     is_watched = format_ == "text" and sys.stderr.isatty()
 
@@ -36,7 +36,7 @@ def doctor(*, clean: bool, format_: str) -> int:
         if is_watched:
             click.echo(f"\r\x1b[Klooking at {what}", err=True, nl=False)
 
-    found = examine(clean=clean, progress=progress)
+    found = examine_host(clean=clean, progress=progress)
     if is_watched:
         click.echo("\r\x1b[K", err=True, nl=False)
     if format_ == "json":

@@ -25,13 +25,13 @@ from typing import cast
 
 import click
 
-import harness
 from harness.cli.standard_streams import (
     RecordedOutput,
     flush_standard_streams,
     open_standard_streams,
 )
 from harness.model.errors import HarnessError, RecordError, ScenarioError
+from harness.model.version import VERSION
 
 _EXIT_FAILED, _EXIT_USAGE, _EXIT_INTERRUPTED, _EXIT_BROKEN_PIPE = 1, 2, 130, 141
 
@@ -85,7 +85,7 @@ class _LazyGroup(click.Group):
 
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(harness.__version__, prog_name="steelyard", message="%(prog)s %(version)s")
+@click.version_option(VERSION, prog_name="steelyard", message="%(prog)s %(version)s")
 def cli() -> None:
     """Weighs the box, not the goods.
 
@@ -97,7 +97,7 @@ def cli() -> None:
 @click.command()
 def version() -> None:
     """Print the version."""
-    click.echo(f"steelyard {harness.__version__}")
+    click.echo(f"steelyard {VERSION}")
 
 
 def main() -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from harness.cli.options import typed_command
 from harness.model.suggestions import did_you_mean
 from harness.report.judgement import FORMATS
 
 if TYPE_CHECKING:
     from harness.analysis.judgement import Judgement
+    from harness.experiment.compare import Conduct
 
 
 def format_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -49,6 +52,30 @@ def _parsed(
     return tuple(found)
 
 
+@contextlib.contextmanager
+def conducted(**settings: Any) -> Iterator[Conduct]:
+    """How a comparison is taken from the command line: its progress goes to the standard error.
+
+    Args:
+        settings: Further fields of `Conduct`.
+    """
+    from harness.cli.progress import listener_for, make_console
+    from harness.experiment.compare import Conduct
+    from harness.measure.interruption import Interrupted
+
+    try:
+        with listener_for(make_console(stderr=True)) as listener:
+            yield Conduct(
+                listener=listener,
+                notify=lambda sentence: click.echo(sentence, err=True),
+                command=typed_command(),
+                **settings,
+            )
+    except Interrupted as error:
+        click.echo(f"steelyard: {error}; there is no verdict", err=True)
+        raise
+
+
 def emit(judgement: Judgement, formats: Sequence[tuple[str, str]]) -> int:
     """Write a judgement in all forms that were asked for.
 
@@ -62,10 +89,10 @@ def emit(judgement: Judgement, formats: Sequence[tuple[str, str]]) -> int:
     Raises:
         RecordError: A file cannot be written.
     """
-    from harness.report.judgement import render
+    from harness.report.judgement import render_judgement
 
     for name, path in formats or (("terminal", ""),):
-        text = render(judgement, name)
+        text = render_judgement(judgement, name)
         if not path:
             click.echo(text, nl=False)
         elif path == os.environ.get("GITHUB_STEP_SUMMARY"):

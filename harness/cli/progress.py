@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from harness.model import Milestone, Outcome, Trial
+from harness.model import Milestone, Outcome, RunInfo, Trial, units
 from harness.model.events import (
     ArmPrepared,
     ArmPreparing,
@@ -28,8 +28,6 @@ from harness.report.text.wording import share
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    from harness.measure.request import Request
 
 _TOLD_TOGETHER_NS = 1_000_000_000
 """Blocks share a line until they have taken so long: hundreds of lines are read by nobody."""
@@ -54,10 +52,10 @@ def make_console(*, stderr: bool = False) -> Console:
 
 
 @contextlib.contextmanager
-def listener_for(console: Console, request: Request) -> Iterator[Listener]:
+def listener_for(console: Console) -> Iterator[Listener]:
     """A listener that shows a run on `console`, for as long as it lasts."""
     if not console.is_terminal:
-        yield PlainListener(console, request)
+        yield PlainListener(console)
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -73,15 +71,15 @@ def listener_for(console: Console, request: Request) -> Iterator[Listener]:
         refresh_per_second=4,
     )
     with progress:
-        yield BarListener(console, request, progress)
+        yield BarListener(console, progress)
 
 
 class PlainListener:
     """Lines: what is prepared, the blocks as they pass, each failure."""
 
-    def __init__(self, console: Console, request: Request) -> None:
+    def __init__(self, console: Console) -> None:
         self._console = console
-        self._request = request
+        self._info: RunInfo | None = None
         self._block: BlockStarted | None = None
         self._done = self._failed = 0
         self._untold_blocks = self._untold_ns = 0
@@ -90,8 +88,10 @@ class PlainListener:
     def __call__(self, event: Event) -> None:
         """Take an event."""
         match event:
-            case RunStarted():
-                self._say(_intention(self._request))
+            case RunStarted(info, _, taken):
+                self._info = info
+                self.run_started(taken)
+                self._say(_intention(info, taken))
             case BlockStarted():
                 self._block = event
                 self.block_started(event)
@@ -142,6 +142,9 @@ class PlainListener:
             self._say(line)
             self._last_message = line
 
+    def run_started(self, taken: int) -> None:
+        """Nothing: its first line says what it is going to do."""
+
     def block_started(self, event: BlockStarted) -> None:
         """Say after the warm-up how many blocks there will be."""
 
@@ -169,8 +172,9 @@ class PlainListener:
         expected = event.expected or event.blocks
         of = ""
         if event.block >= 0:
-            about = "about " if self._request.time_limit_ns is not None else ""
-            about = "at most " if self._request.until or self._request.decided else about
+            assert self._info is not None
+            about = "about " if self._info.time_limit_ns is not None else ""
+            about = "at most " if self._info.until or self._info.paired else about
             of = f" of {about}{max(expected, event.block + 1)}"
         if event.widths:
             of += f" ({_widths(event.widths)})"
@@ -189,15 +193,18 @@ class PlainListener:
 class BarListener(PlainListener):
     """The same, with a bar in place of a line for each step and block."""
 
-    def __init__(self, console: Console, request: Request, progress: object) -> None:
-        super().__init__(console, request)
+    def __init__(self, console: Console, progress: object) -> None:
+        super().__init__(console)
         from rich.progress import Progress
 
         assert isinstance(progress, Progress)
         self._progress = progress
         self._task = progress.add_task("preparing", total=None)
-        resumption = request.resumption
-        self._all_done = len(resumption.run.trials) if resumption else 0
+        self._all_done = 0
+
+    def run_started(self, taken: int) -> None:
+        """Count the trials that are there already as done."""
+        self._all_done = taken
 
     def preparing(self, scenario: str, arm: str, message: str) -> None:
         """A step of preparing."""
@@ -206,7 +213,8 @@ class BarListener(PlainListener):
     def block_started(self, event: BlockStarted) -> None:
         """Set the bar's length by what will fit."""
         expected = max(event.expected or event.blocks, event.block + 1)
-        total = (expected + self._request.warmup_blocks) * event.trials
+        assert self._info is not None
+        total = (expected + self._info.warmup_blocks) * event.trials
         self._progress.update(self._task, total=total)
 
     def trial_started(self, event: TrialStarted) -> None:
@@ -234,19 +242,19 @@ class BarListener(PlainListener):
         """Nothing: the bar has moved."""
 
 
-def _intention(request: Request) -> str:
+def _intention(info: RunInfo, taken: int) -> str:
     """What the run is going to do, in one sentence."""
-    names = ", ".join(scenario.name for scenario in request.scenarios)
-    warmup = f"{request.warmup_blocks} warm-up block{'s' * (request.warmup_blocks != 1)}, then "
-    many = f"{request.blocks} block{'s' * (request.blocks != 1)}"
-    if request.time_limit_ns is not None:
-        limit = format_duration(request.time_limit_ns)
-        many = f"as many blocks as fit {limit} (at most {request.blocks}; --blocks sets the number)"
-    if request.until:
-        many += f", until {_widths(request.until, 'within')}"
-    if request.resumption is not None:
-        names = f"{names}: going on after {len(request.resumption.run.trials)} trials"
-    return f"{names}: {warmup if request.warmup_blocks else ''}{many}, seed {request.seed}"
+    names = ", ".join(scenario.name for scenario in info.scenarios)
+    warmup = f"{units.count(info.warmup_blocks, 'warm-up block')}, then "
+    many = units.count(info.blocks, "block")
+    if info.time_limit_ns is not None:
+        limit = format_duration(info.time_limit_ns)
+        many = f"as many blocks as fit {limit} (at most {info.blocks}; --blocks sets the number)"
+    if info.until:
+        many += f", until {_widths(info.until, 'within')}"
+    if info.resumed_at:
+        names = f"{names}: going on after {taken} trials"
+    return f"{names}: {warmup if info.warmup_blocks else ''}{many}, seed {info.seed}"
 
 
 def _widths(widths: Mapping[str, float], verb: str = "is within") -> str:

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import contextlib
 import shlex
-import shutil
 import signal
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
-import harness
-from harness.cli.options import Typed, invoked_as, request_from, with_noise
+from harness.cli.options import (
+    invoked_as,
+    parse_most,
+    parse_time_limit,
+    parse_until,
+    typed_command,
+)
 from harness.measure import schedule
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from harness.measure.request import Request
-    from harness.model import RunInfo
-    from harness.records import RunWriter
+    from harness.model import Run
+    from harness.model.events import Listener
 
-_RESULTS = Path("results")
 _HOOKS = {
     "setup": "once before the first trial of a scenario",
     "prepare": "before each trial",
@@ -154,20 +154,63 @@ def run(context: click.Context, /, **typed: Any) -> int:
     A SCENARIO is the path of a scenario file, or the name of one that comes with Steelyard. Without
     any, all of these are run, but for those in which many instances live at once.
     """
-    output, resume = typed.pop("output"), typed.pop("resume")
-    if resume is not None:
-        _refuse_more(context)
-        return _resume(resume)
-    from harness.records import RunWriter, new_run_id
+    from harness.cli.progress import listener_for, make_console
+    from harness.experiment.run import new_directory
+    from harness.measure.hooks import HookFailedError
+    from harness.measure.interruption import Interrupted
+    from harness.records import read_run
 
-    run_id = new_run_id(datetime.now(UTC))
-    hooks = {hook: typed.pop(hook) for hook in _HOOKS}
-    options = Typed(hooks=hooks, **typed)
-    request = request_from(options, run_id)
-    directory = output or _RESULTS / run_id
-    existed = directory.exists()
-    with RunWriter(directory) as writer, folder_only_with_trials(directory, existed=existed):
-        return _measure_and_report(request, writer, options.aa)
+    if typed["resume"] is not None:
+        _refuse_more(context)
+    take = _prepared(typed)
+    directory = typed["resume"] or typed["output"] or new_directory()
+    console = make_console()
+    failure: HookFailedError | None = None
+    try:
+        with listener_for(console) as listener:
+            result = take(directory, listener)
+    except Interrupted as error:
+        _report_interruption(error, directory)
+        raise
+    except HookFailedError as error:
+        if error.hook != "cleanup":
+            raise
+        failure, result = error, read_run(directory)  # all trials are there: they are reported
+    code = report(result, directory, console)
+    if failure is not None:
+        raise failure
+    return code
+
+
+def _prepared(typed: Mapping[str, Any]) -> Callable[[Path, Listener], Run]:
+    """Read all that was typed, and say what is wrong with it, before anything is made."""
+    from harness.experiment.run import resume, run
+    from harness.scenario.overrides import Overrides, load_scenarios
+
+    if typed["resume"] is not None:
+        return lambda directory, listener: resume(directory, listener=listener)
+    time_limit_ns, until = parse_time_limit(typed["time_limit"]), parse_until(typed["until"])
+    overrides = Overrides(
+        arms=typed["arms"],
+        cache=typed["cache"],
+        hooks={hook: typed[hook] for hook in _HOOKS},
+        scale=typed["scale"],
+        most=parse_most(typed["most"]),
+    )
+    scenarios = load_scenarios(typed["scenarios"], overrides)
+    return lambda directory, listener: run(
+        scenarios,
+        blocks=typed["blocks"],
+        until=until,
+        time_limit_ns=time_limit_ns,
+        warmup_blocks=typed["warmup"],
+        seed=typed["seed"],
+        repeat=typed["aa"],
+        required=bool(typed["arms"]),
+        directory=directory,
+        listener=listener,
+        command=typed_command(),
+    )
 
 
 def _refuse_more(context: click.Context) -> None:
@@ -181,74 +224,13 @@ def _refuse_more(context: click.Context) -> None:
         raise click.UsageError(message)
 
 
-def _resume(directory: Path) -> int:
-    from harness.measure.request import Request
-    from harness.measure.resume import Resumption, refuse_unless_resumable
-    from harness.records import RunWriter, read_run
-
-    with RunWriter.resume(directory) as writer:
-        resumption = Resumption(read_run(directory), directory)
-        refuse_unless_resumable(resumption, harness.__version__)
-        info = resumption.run.info
-        request = Request(
-            scenarios=info.scenarios,
-            blocks=resumption.wanted_blocks,
-            warmup_blocks=info.warmup_blocks,
-            seed=info.seed,
-            time_limit_ns=info.time_limit_ns,
-            required_arms=frozenset(),
-            command=info.command,
-            run_id=info.run_id,
-            steelyard=info.steelyard,
-            until=info.until,
-            noise=info.noise,
-            resumption=resumption,
-        )
-        return _measure_and_report(request, writer, aa=False)
-
-
-def _measure_and_report(request: Request, writer: RunWriter, aa: bool | None) -> int:
-    from harness import environment
-    from harness.backends import get_backend
-    from harness.cli.progress import listener_for, make_console
-    from harness.experiment import images
-    from harness.measure.hooks import HookFailedError
-    from harness.measure.interruption import Interrupted
-    from harness.measure.runner import Runner
-    from runtime import cache_home
-
-    console = make_console()
-    captured = environment.capture()
-    noise_folder = cache_home() / "noise"
-    if request.resumption is None:
-        request = with_noise(request, aa, noise_folder, captured)
-    failure: HookFailedError | None = None
-    try:
-        with listener_for(console, request) as listener:
-            info = Runner(
-                request, get_backend, captured, writer, listener, images.ensure_image
-            ).run()
-    except Interrupted as error:
-        _tell_interruption(error, writer.directory)
-        raise
-    except HookFailedError as error:
-        if error.hook != "cleanup":
-            raise
-        failure = error  # all trials are there: they are reported all the same
-    else:
-        _remember_noise(info, noise_folder)
-    code = _report(writer.directory, console)
-    if failure is not None:
-        raise failure
-    return code
-
-
-def _tell_interruption(error: KeyboardInterrupt, directory: Path) -> None:
+def _report_interruption(error: KeyboardInterrupt, directory: Path) -> None:
     from harness.records import TRIALS_FILE
 
     if getattr(error, "signal_number", None) == signal.SIGPIPE:
         return  # whoever read has gone, and nobody is there to be told
-    if not (directory / TRIALS_FILE).stat().st_size:
+    trials = directory / TRIALS_FILE
+    if not trials.exists() or not trials.stat().st_size:
         click.echo(f"steelyard: {error} before any trial was finished", err=True)
         return
     name, folder = invoked_as(), shlex.quote(str(directory))
@@ -259,51 +241,17 @@ def _tell_interruption(error: KeyboardInterrupt, directory: Path) -> None:
     )
 
 
-@contextlib.contextmanager
-def folder_only_with_trials(directory: Path, *, existed: bool) -> Iterator[None]:
-    """Remove the run's folder if the run fails before it holds any trial."""
-    try:
-        yield
-    except BaseException:
-        _remove_if_empty(directory, existed=existed)
-        raise
+def report(result: Run, directory: Path, console: Console) -> int:
+    """Print what a run came to, and write its report.
 
-
-def _remove_if_empty(directory: Path, *, existed: bool) -> None:
-    from harness.records import HOOKS_FILE, RUN_FILE, TRIALS_FILE
-
-    trials, hooks = directory / TRIALS_FILE, directory / HOOKS_FILE
-    if not trials.exists() or trials.stat().st_size:
-        return
-    for name in (RUN_FILE, TRIALS_FILE):
-        (directory / name).unlink(missing_ok=True)
-    if hooks.exists():
-        return  # what the user's commands printed may say why there are no trials
-    if not existed:
-        shutil.rmtree(directory)
-    with contextlib.suppress(OSError):
-        # Only an empty `results` that this run made goes with it.
-        _RESULTS.rmdir()
-
-
-def _remember_noise(info: RunInfo, folder: Path) -> None:
-    """Keep what this run has shown of the host's noise, for later runs on it."""
-    from harness.analysis import noise
-    from harness.model import comparability
-
-    measured = tuple(floor for floor in info.noise if floor.run_id == info.run_id)
-    if measured:
-        noise.remember(folder, comparability.host_class(info.environment), measured)
-
-
-def _report(directory: Path, console: Console) -> int:
+    Returns:
+        The exit code of the command: 1 if a trial failed.
+    """
     from harness.analysis.summary import summarise
     from harness.cli.terminal import print_summary
     from harness.model import Outcome
-    from harness.records import read_run
     from harness.report import write_report
 
-    result = read_run(directory)
     summary = summarise(result)
     try:
         print_summary(summary, console)

@@ -1,239 +1,257 @@
-"""A paired run: both sides of a comparison taken in turn, until there is a verdict on everything.
+"""Is B worse than A? One run with both, interleaved block by block, until there is a verdict.
 
-`steelyard compare` and `steelyard check --against` differ in what they ask and of what; here is
-what they have in common:
-
-revisions   a folder of a git repository at both revisions -> two folders
-images      the same, built by their Containerfile         -> two images
-take        run, report, judgement
-
-What was made for a comparison is gone when its context ends; a caller holds `interruptible` around
-all of them, so that a signal is no way around that.
+compare             two images, or settings of one arm      ┐
+compare_revisions   two revisions of Steelyard, or of the   ├─> Sides ── judge() ──> Judgement
+                    image of a folder                       │
+check_against       what was before and what is now         ┘   (harness.experiment.check)
 """
 
 from __future__ import annotations
 
-import contextlib
-import secrets
-import shlex
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import click
-
-import harness
-from harness.cli.options import invoked_as
-from harness.cli.run import folder_only_with_trials
-from harness.measure import schedule
+from harness.analysis.compare import (
+    DEFAULT_METRICS,
+    DEFAULT_MOST_BLOCKS,
+    Comparer,
+    Question,
+    questions_on,
+)
+from harness.analysis.judgement import Judgement
+from harness.analysis.limits import Margin
+from harness.backends import get_backend
+from harness.experiment.images import ensure_image
+from harness.experiment.run import drawn, new_directory, recording, run_id_for, unheard
+from harness.experiment.sides import Notify, Sides, Two, images_of, interruptible, workers_of
+from harness.measure.request import Request
+from harness.measure.schedule import DEFAULT_WARMUP_BLOCKS
+from harness.model import Scenario
+from harness.model.version import VERSION
+from harness.records import read_run
+from harness.scenario.pairing import with_sides
+from harness.scenario.validate import require_valid
 
 if TYPE_CHECKING:
-    from harness.analysis.compare import Question
-    from harness.analysis.judgement import Judgement
-    from harness.measure.prepare import GetBackend
-    from harness.model import Run, Scenario
+    from harness.model import Run
+    from harness.model.events import Listener
 
-_RESULTS = Path("results")
 _TIME_LIMIT_NS = 600_000_000_000
 """Where neither a number of blocks nor a time is given."""
 
-Two = tuple[str, str]
-"""Something of A and of B."""
+
+def _silent(sentence: str) -> None:
+    """Nobody reads it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sides:
-    """What is compared.
+class Conduct:
+    """How a comparison is taken, whatever is compared.
 
     Attributes:
-        scenarios: Each with its arms in pairs, see `harness.scenario.pairing`.
-        get_backend: Where backends come from.
-        told: What A and B are, for the judgement.
-        cautions: What the verdict does not cover, a sentence each.
-    """
-
-    scenarios: tuple[Scenario, ...]
-    get_backend: GetBackend
-    told: Two
-    cautions: tuple[str, ...] = ()
-
-
-def not_the_images_own(scenarios: Sequence[Scenario]) -> str:
-    """A caution for images that are held against each other: what starts in them is not theirs."""
-    own = [
-        f"{scenario.name} starts {shlex.join(command)!r}"
-        for scenario in scenarios
-        for command in dict.fromkeys(
-            scenario.for_arm(arm).workload.command for arm in scenario.arms
-        )
-        if command
-    ]
-    if not own:
-        return ""
-    return (
-        f"{' and '.join(own)} in both images: how their own programs start is not measured; for "
-        "that, leave workload.command out of the scenario"
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Effort:
-    """How much is measured, and where it is recorded.
-
-    Attributes:
-        blocks: Trials of each arm at most; None: as many as a comparison may take.
-        time_limit_ns: What they may take in all; None: no limit if `blocks` is given.
-        warmup: Blocks before those.
+        blocks: Trials of each arm at most; None: as many as a comparison may take. The run ends as
+            soon as all is decided.
+        time_limit_ns: What they may take in all; None: no limit if `blocks` is given, else 10 min.
+        warmup_blocks: Blocks before those.
         seed: Of the order of trials; None: drawn.
-        directory: Of the run; None: in results/, under its identifier.
+        directory: Folder of the run; None: one in `results/`.
+        listener: Told each event of the run.
+        notify: Given sentences for the user: what is being made, what the verdict does not cover.
+        command: argv that the records name.
     """
 
     blocks: int | None = None
     time_limit_ns: int | None = None
-    warmup: int = schedule.DEFAULT_WARMUP_BLOCKS
+    warmup_blocks: int = DEFAULT_WARMUP_BLOCKS
     seed: int | None = None
     directory: Path | None = None
+    listener: Listener = unheard
+    notify: Notify = _silent
+    command: Sequence[str] = ()
 
 
-@contextlib.contextmanager
-def revisions(folder: Path, typed: Two) -> Iterator[tuple[tuple[Path, Path], Two]]:
-    """A folder of a repository at both revisions, and the words for them.
+ALONE = Conduct()
+"""Nobody listens, and nothing is limited but by the defaults."""
+
+
+def compare(
+    scenarios: Scenario | Sequence[Scenario],
+    reference: str,
+    candidate: str,
+    *,
+    arm: str | None = None,
+    metrics: Sequence[str] = (),
+    within: float = 0.05,
+    blocks: int | None = None,
+    time_limit_ns: int | None = None,
+    seed: int | None = None,
+    directory: Path | str | None = None,
+    listener: Listener = unheard,
+) -> Judgement:
+    """Say whether the candidate is worse than the reference: one run with both, interleaved.
+
+    Args:
+        scenarios: In which both are started.
+        reference: A: an image; or settings of the arm (`kernel=PATH`, `cache=cold`); or an arm with
+            its settings (`container,cache=cold`).
+        candidate: B, the same.
+        arm: Which arm of the scenarios; None: `container`, or the first that knows the settings.
+        metrics: Keys of `METRICS`; none: `ready`, `disk`, `disk-shared`.
+        within: Relative differences up to this count as none: 0.05 is 5 %.
+        blocks: Trials of each at most; the run ends as soon as all is decided.
+        time_limit_ns: What the trials may take in all; None: no limit with `blocks`, else 10 min.
+        seed: Of the order of trials; None: drawn.
+        directory: Folder of the run, new or empty; None: one in `results/` of the current folder.
+        listener: Told each event of the run, see `harness.model.events`.
+
+    Returns:
+        A finding for each metric of each pair of arms, with its interval and what it rests on.
 
     Raises:
-        PrepareError: It is in no repository, or a revision is not there.
+        ScenarioError: A side, the arm or a scenario means nothing.
+        HarnessError: An arm, an image or a folder cannot be had.
+        Interrupted: By a signal; what was measured is recorded, and there is no verdict.
     """
-    from harness.experiment.images import temporary_folder
-    from harness.experiment.revisions import export, find_revision, repository_of
+    asked = (scenarios,) if isinstance(scenarios, Scenario) else tuple(scenarios)
+    conduct = Conduct(
+        blocks=blocks,
+        time_limit_ns=time_limit_ns,
+        seed=seed,
+        directory=None if directory is None else Path(directory),
+        listener=listener,
+    )
+    return compare_sides(
+        asked, (reference, candidate), arm=arm, metrics=metrics, within=within, conduct=conduct
+    )
 
-    repository = repository_of(folder)
-    first, second = (find_revision(repository, name) for name in typed)
-    with contextlib.ExitStack() as stack:
-        trees = []
-        for revision in (first, second):
-            tree = stack.enter_context(temporary_folder("revision"))
-            export(revision, folder, tree)
-            trees.append(tree)
-        yield (trees[0], trees[1]), (first.told, second.told)
+
+def compare_sides(
+    scenarios: Sequence[Scenario],
+    sides: Two,
+    *,
+    arm: str | None = None,
+    metrics: Sequence[str] = (),
+    within: float = 0.05,
+    conduct: Conduct = ALONE,
+) -> Judgement:
+    """`compare`, with all that can be said about how it is taken.
+
+    Args:
+        scenarios: In which both are started.
+        sides: A and B, as `compare` takes them.
+        arm: As `compare`.
+        metrics: As `compare`.
+        within: As `compare`.
+        conduct: How it is taken.
+    """
+    require_valid(scenarios)
+    paired = tuple(with_sides(scenario, arm, *sides) for scenario in scenarios)
+    with interruptible():
+        return _judged(Sides(paired, get_backend, sides), metrics, within, conduct)
 
 
-@contextlib.contextmanager
-def images(folder: Path, typed: Two) -> Iterator[tuple[Two, Two]]:
-    """The images of a folder at both revisions, and the words for them.
+def compare_revisions(
+    scenarios: Sequence[Scenario],
+    revisions: Two,
+    *,
+    context: Path | None = None,
+    arm: str | None = None,
+    metrics: Sequence[str] = (),
+    within: float = 0.05,
+    conduct: Conduct = ALONE,
+) -> Judgement:
+    """Say whether the second revision is worse than the first.
+
+    Args:
+        scenarios: In which both are started.
+        revisions: As git names them; `.` is the working tree.
+        context: A folder with a Containerfile in a git repository, whose image is compared; None:
+            Steelyard itself, each revision in a process of its own.
+        arm: As `compare`.
+        metrics: As `compare`.
+        within: As `compare`.
+        conduct: How it is taken.
 
     Raises:
-        PrepareError: As `revisions`, or an image cannot be built.
+        PrepareError: There is no repository, no such revision, or an image cannot be built.
+        ScenarioError, HarnessError, Interrupted: As `compare`.
     """
-    with contextlib.ExitStack() as stack:
-        trees, told = stack.enter_context(revisions(folder, typed))
-        first, second = (
-            stack.enter_context(_image(tree, folder, name))
-            for tree, name in zip(trees, told, strict=True)
-        )
-        yield (first, second), told
+    if context is None:
+        making = workers_of(scenarios, revisions, arm)
+    else:
+        making = images_of(scenarios, revisions, arm, context, conduct.notify)
+    with interruptible(), making as sides:
+        return _judged(sides, metrics, within, conduct)
 
 
-@contextlib.contextmanager
-def _image(tree: Path, folder: Path, told: str) -> Iterator[str]:
-    """The image of a copy of a folder; what is wrong with it is told of the folder itself."""
-    from harness.experiment.images import temporary_image
-    from harness.model.errors import PrepareError
-
-    with contextlib.ExitStack() as stack:
-        try:
-            image = stack.enter_context(temporary_image(tree, _say_step))
-        except PrepareError as error:
-            where = str(error).replace(str(tree), str(folder))
-            raise PrepareError(f"{told}: {where}") from error
-        yield image
+def _judged(sides: Sides, metrics: Sequence[str], within: float, conduct: Conduct) -> Judgement:
+    pairs = [pair for paired in sides.scenarios for pair in paired.pairs]
+    questions = questions_on(pairs, metrics or DEFAULT_METRICS, Margin(within), asked=bool(metrics))
+    first, second = sides.names
+    return judge(sides, questions, f"is B ({second}) worse than A ({first})?", conduct)
 
 
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Every signal to end is an exception, so that what was made for a comparison is removed."""
-    from harness.measure.interruption import Interruption
-
-    with Interruption() as interruption, interruption.safe():
-        yield
-
-
-def _say_step(message: str) -> None:
-    click.echo(message, err=True)
-
-
-def take(sides: Sides, questions: Sequence[Question], asked: str, effort: Effort) -> Judgement:
-    """Take the run, write its report, and judge it.
+def judge(sides: Sides, questions: Sequence[Question], asked: str, conduct: Conduct) -> Judgement:
+    """Take the run that answers questions, write its report, and judge it.
 
     Args:
         sides: What is compared.
         questions: What is asked of their metrics.
         asked: The question in one line.
-        effort: How much may be measured.
+        conduct: How it is taken.
 
     Raises:
         Interrupted: By a signal; what was measured is recorded.
         HarnessError: An arm cannot be had.
     """
     from harness import environment
-    from harness.analysis.compare import DEFAULT_MOST_BLOCKS, Comparer
-    from harness.cli.progress import listener_for, make_console
-    from harness.experiment.images import ensure_image
-    from harness.measure.interruption import Interrupted
-    from harness.measure.request import Request
     from harness.measure.runner import Runner
-    from harness.records import RunWriter, new_run_id, read_run
     from harness.report import write_report
 
     for caution in sides.cautions:
-        click.echo(f"steelyard: {caution}", err=True)
-    most, limit_ns = effort.blocks or DEFAULT_MOST_BLOCKS, effort.time_limit_ns
-    if limit_ns is None and effort.blocks is None:
+        conduct.notify(f"steelyard: {caution}")
+    most, limit_ns = conduct.blocks or DEFAULT_MOST_BLOCKS, conduct.time_limit_ns
+    if limit_ns is None and conduct.blocks is None:
         limit_ns = _TIME_LIMIT_NS
     comparer = Comparer(questions, most)
-    run_id = new_run_id(datetime.now(UTC))
-    directory = effort.directory or _RESULTS / run_id
-    existed = directory.exists()
+    directory = conduct.directory or new_directory()
+    scenarios = tuple(paired.scenario for paired in sides.scenarios)
     request = Request(
-        scenarios=sides.scenarios,
+        scenarios=scenarios,
         blocks=most,
-        warmup_blocks=effort.warmup,
-        seed=secrets.randbelow(2**31) if effort.seed is None else effort.seed,
+        warmup_blocks=conduct.warmup_blocks,
+        seed=drawn(conduct.seed),
         time_limit_ns=limit_ns,
-        required_arms=frozenset(arm.name for scenario in sides.scenarios for arm in scenario.arms),
-        command=(invoked_as(), *sys.argv[1:]),
-        run_id=run_id,
-        steelyard=harness.__version__,
+        required_arms=frozenset(arm.name for scenario in scenarios for arm in scenario.arms),
+        command=tuple(conduct.command),
+        run_id=run_id_for(directory),
+        steelyard=VERSION,
         decided=comparer.is_decided,
+        pairs=tuple(pair for paired in sides.scenarios for pair in paired.pairs),
     )
-    with RunWriter(directory) as writer, folder_only_with_trials(directory, existed=existed):
-        try:
-            with listener_for(make_console(stderr=True), request) as listener:
-                captured = environment.capture()
-                runner = Runner(
-                    request, sides.get_backend, captured, writer, listener, ensure_image
-                )
-                runner.run()
-        except Interrupted as error:
-            click.echo(f"steelyard: {error}; there is no verdict", err=True)
-            raise
-        run = read_run(directory)
-        write_report(run, directory)
-    facts = _facts(run, sides.told, str(directory))
-    if sides.cautions:
-        facts["caution"] = "; ".join(sides.cautions)
-    return comparer.judgement(asked, run.trials, run.info.arms, facts)
+    with recording(directory) as writer:
+        captured = environment.capture()
+        Runner(request, sides.get_backend, captured, writer, conduct.listener, ensure_image).run()
+    run = read_run(directory)
+    write_report(run, directory)
+    return comparer.judgement(asked, run.trials, run.info.arms, _facts(run, sides, directory))
 
 
-def _facts(run: Run, told: Two, directory: str) -> dict[str, str]:
+def _facts(run: Run, sides: Sides, directory: Path) -> dict[str, str]:
     info = run.info
-    names = [record.arm.name for record in info.arms]
-    first, second = (", ".join(dict.fromkeys(names[side::2])) for side in (0, 1))
-    return {
-        "A": f"{told[0]} ({first})",
-        "B": f"{told[1]} ({second})",
+    ran = {record.arm.name for record in info.arms}
+    pairs = [pair for pair in info.pairs if {pair.reference, pair.candidate} <= ran]
+    first = ", ".join(dict.fromkeys(pair.reference for pair in pairs))
+    second = ", ".join(dict.fromkeys(pair.candidate for pair in pairs))
+    facts = {
+        "A": f"{sides.names[0]} ({first})",
+        "B": f"{sides.names[1]} ({second})",
         "blocks": f"{info.blocks} of at most {info.wanted_blocks}",
         "seed": str(info.seed),
-        "run": directory,
+        "run": str(directory),
     }
+    if sides.cautions:
+        facts["caution"] = "; ".join(sides.cautions)
+    return facts

@@ -81,7 +81,7 @@ class Examination:
         return usable and all(leftover.removed for leftover in self.leftovers)
 
 
-def examine(*, clean: bool, progress: Callable[[str], None] = lambda _: None) -> Examination:
+def examine_host(*, clean: bool, progress: Callable[[str], None] = lambda _: None) -> Examination:
     """Look at everything; may take seconds, since an accelerator is tried by booting a guest.
 
     Args:

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from harness.analysis.diagnose import run_diagnostics
 from harness.environment import Environment
 from harness.measure.resume import Resumption
-from harness.model import SCHEMA_VERSION, ArmRecord, NoiseFloor, RunInfo, Scenario, Trial
+from harness.model import SCHEMA_VERSION, ArmRecord, NoiseFloor, Pair, RunInfo, Scenario, Trial
 
 Decided = Callable[[Sequence[Trial], Sequence[ArmRecord]], bool]
 """Asked after each block that counts, with all trials and arms: whether the run may end."""
@@ -34,6 +34,7 @@ class Request:
         noise: The noise floors of this host that are known from before.
         resumption: The interrupted run that is to go on; its records decide all of the above.
         decided: A question that the run is taken for, and ends when it is answered.
+        pairs: The arms that the question holds against each other.
     """
 
     scenarios: tuple[Scenario, ...]
@@ -49,6 +50,7 @@ class Request:
     noise: tuple[NoiseFloor, ...] = ()
     resumption: Resumption | None = None
     decided: Decided | None = None
+    pairs: tuple[Pair, ...] = ()
 
 
 def begun(request: Request, environment: Environment) -> RunInfo:
@@ -81,6 +83,7 @@ def begun(request: Request, environment: Environment) -> RunInfo:
         wanted_blocks=request.blocks,
         time_limit_ns=request.time_limit_ns,
         paired=request.decided is not None,
+        pairs=request.pairs,
     )
 
 

@@ -107,7 +107,7 @@ class Runner:
         """
         with self._interruption, contextlib.ExitStack() as stack:
             self._record()
-            self._emit(RunStarted(self._info, self._writer.directory))
+            self._emit(RunStarted(self._info, self._writer.directory, len(self._trials)))
             # The last word of the records comes after everything was removed.
             stack.callback(self._finish)
             try:

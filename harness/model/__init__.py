@@ -5,6 +5,7 @@ from __future__ import annotations
 from harness.model.values import (
     ARM_SETTINGS,
     BASELINE,
+    DEFAULT_TIMEOUT_NS,
     SCHEMA_VERSION,
     Arm,
     ArmRecord,
@@ -18,6 +19,7 @@ from harness.model.values import (
     Milestone,
     NoiseFloor,
     Outcome,
+    Pair,
     Readiness,
     ReadinessKind,
     Reading,
@@ -34,6 +36,7 @@ from harness.model.values import (
 __all__ = [
     "ARM_SETTINGS",
     "BASELINE",
+    "DEFAULT_TIMEOUT_NS",
     "SCHEMA_VERSION",
     "Arm",
     "ArmRecord",
@@ -47,6 +50,7 @@ __all__ = [
     "Milestone",
     "NoiseFloor",
     "Outcome",
+    "Pair",
     "Readiness",
     "ReadinessKind",
     "Reading",

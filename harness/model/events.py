@@ -17,10 +17,12 @@ class RunStarted:
     Attributes:
         info: The circumstances, still without arms.
         directory: The run's folder.
+        taken: How many trials are there already: of a run that goes on.
     """
 
     info: RunInfo
     directory: Path
+    taken: int = 0
 
 
 @dataclass(frozen=True, slots=True)

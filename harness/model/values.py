@@ -73,6 +73,11 @@ class Readiness:
     path: str = "/"
     status: int = 200
 
+    def __post_init__(self) -> None:
+        """Take the kind's name for the kind; a name that is none is refused where it is used."""
+        if self.kind in tuple(ReadinessKind):
+            object.__setattr__(self, "kind", ReadinessKind(self.kind))
+
     @property
     def needs_network(self) -> bool:
         """Whether the prober must reach the instance by IP."""
@@ -94,6 +99,10 @@ class Workload:
     environment: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     user: str | None = None
     working_directory: str | None = None
+
+    def __post_init__(self) -> None:
+        """Take a list for a tuple."""
+        object.__setattr__(self, "command", tuple(self.command))
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +136,7 @@ class Arm:
 
     Attributes:
         name: What tables and charts call it; unique in a run.
-        backend: A key of `harness.backends.BACKENDS`.
+        backend: A key of `harness.backends.BACKENDS`; by default the arm's name.
         options: Backend-specific settings.
         cache: State of the page cache before each trial; an arm has one state, so that cold and
             warm starts are two arms and are never mixed in one figure.
@@ -137,12 +146,16 @@ class Arm:
     """
 
     name: str
-    backend: str
+    backend: str = ""
     options: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     cache: CacheState = CacheState.WARM
     image: str | None = None
     command: tuple[str, ...] | None = None
     repeats: str | None = None
+
+    def __post_init__(self) -> None:
+        """Name the backend after the arm where none is given."""
+        object.__setattr__(self, "backend", self.backend or self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,9 +214,13 @@ class Budget:
     line: int = 1
 
 
-@dataclass(frozen=True, slots=True)
+DEFAULT_TIMEOUT_NS = 60_000_000_000
+"""How long a trial may take from request to ready where nothing else is said."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """A question put as a file.
+    """A question: what is started, when it is ready, and in which arms. Often read from a file.
 
     Attributes:
         name: Short name; the file's stem.
@@ -214,23 +231,23 @@ class Scenario:
         limits: Resources of each instance.
         arms: In the order in which they are reported.
         timeout_ns: How long one trial may take from request to ready.
-        source: The file's text, kept with the records.
-        path: Where it was read from.
+        source: The file's text, kept with the records; empty for one made in Python.
+        path: Where it was read from; empty for one made in Python.
         hooks: Commands around the trials.
         scale: Let many instances live at once; None: one after the other.
         budgets: What `steelyard check` holds a run against.
     """
 
     name: str
-    question: str
+    question: str = ""
     image: str
-    workload: Workload
+    workload: Workload = Workload(())
     readiness: Readiness
-    limits: Limits
+    limits: Limits = Limits()
     arms: tuple[Arm, ...]
-    timeout_ns: int
-    source: str
-    path: str
+    timeout_ns: int = DEFAULT_TIMEOUT_NS
+    source: str = ""
+    path: str = ""
     hooks: Hooks = Hooks()
     scale: Scale | None = None
     budgets: tuple[Budget, ...] = ()
@@ -417,6 +434,21 @@ class GrowthPoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Pair:
+    """Two arms of a run that are held against each other.
+
+    Attributes:
+        scenario: Scenario name.
+        reference: Name of the arm that was there before, or is compared with: A.
+        candidate: Name of the arm in question: B.
+    """
+
+    scenario: str
+    reference: str
+    candidate: str
+
+
+@dataclass(frozen=True, slots=True)
 class NoiseFloor:
     """What an A/A comparison of an arm with itself showed on this host.
 
@@ -501,6 +533,7 @@ class RunInfo:
         time_limit_ns: What the trials might take in all; None is no limit.
         paired: Whether it was taken to hold arms against each other until that was decided: then
             they are sides of a comparison, and no point of a history.
+        pairs: Which arms those are; empty in older records, where arms stand behind each other.
     """
 
     schema: int
@@ -524,6 +557,7 @@ class RunInfo:
     wanted_blocks: int | None = None
     time_limit_ns: int | None = None
     paired: bool = False
+    pairs: tuple[Pair, ...] = ()
 
     @property
     def asked_blocks(self) -> int:

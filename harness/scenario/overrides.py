@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
@@ -18,10 +18,79 @@ from harness.model.errors import ScenarioError
 from harness.model.scale import scale_problems
 from harness.model.suggestions import did_you_mean
 from harness.model.toml_positions import KeyLines
-from harness.scenario import ARM_NAME, ARM_NAME_RULE, option_problems
+from harness.scenario.parse import (
+    ARM_NAME,
+    ARM_NAME_RULE,
+    load_scenario,
+    option_problems,
+    shipped_scenarios,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Overrides:
+    """What is to be otherwise than in the file.
+
+    Attributes:
+        arms: Only these; none: those of the file.
+        cache: `warm`, `cold`, `both`; None: as in the file.
+        hooks: Field of `Hooks` -> command, None where the file's stays.
+        scale: Let up to so many instances live at once; None: as in the file.
+        most: Arm name -> no more instances of it than this.
+    """
+
+    arms: tuple[str, ...] = ()
+    cache: str | None = None
+    hooks: Mapping[str, str | None] = field(default_factory=lambda: MappingProxyType({}))
+    scale: int | None = None
+    most: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+
 
 TWIN_SUFFIX = "-again"
 COLD_SUFFIX = "-cold"
+
+
+def load_scenarios(names: Sequence[str], overrides: Overrides) -> tuple[Scenario, ...]:
+    """All named scenarios, changed as asked, or every problem of all of them at once.
+
+    Args:
+        names: Paths, and names of those that are shipped; none: all shipped ones, but for those in
+            which many instances live at once: growth takes long, and is asked for.
+        overrides: What is to be otherwise.
+
+    Raises:
+        ScenarioError: A scenario is not there, or is wrong, or cannot be changed as asked.
+    """
+    shipped = shipped_scenarios()
+    if not names and not shipped:
+        raise ScenarioError(("no scenario comes with this installation; name a scenario file",))
+    chosen = names or [str(path) for path in shipped if load_scenario(path).scale is None]
+    loaded: dict[str, Scenario] = {}
+    problems: list[str] = []
+    for name in chosen:
+        try:
+            scenario = _overridden(load_scenario(name), overrides)
+        except ScenarioError as error:
+            problems += error.problems
+            continue
+        if scenario.name in loaded:
+            problems.append(f"{name}: a scenario {scenario.name} is named already; name it once")
+        loaded[scenario.name] = scenario
+    if problems:
+        raise ScenarioError(tuple(dict.fromkeys(problems)))
+    return tuple(loaded.values())
+
+
+def _overridden(scenario: Scenario, overrides: Overrides) -> Scenario:
+    if overrides.arms:
+        scenario = select_arms(scenario, overrides.arms)
+    if overrides.cache is not None:
+        scenario = with_cache(scenario, overrides.cache)
+    scenario = with_hooks(scenario, overrides.hooks)
+    scenario = with_scale(scenario, overrides.scale, overrides.most)
+    if problems := impossible_growth(scenario):
+        raise ScenarioError(problems)
+    return scenario
 
 
 def select_arms(scenario: Scenario, choices: Sequence[str]) -> Scenario:

@@ -11,11 +11,10 @@ A side of `steelyard compare` is one of
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from harness.analysis.pairs import Pairing
 from harness.backends import BACKENDS, get_backend
-from harness.model import ARM_SETTINGS, Arm, Scenario
+from harness.model import ARM_SETTINGS, Arm, Pair, Scenario
 from harness.model.errors import ScenarioError
 from harness.scenario.overrides import changed_arm, reference_arm, select_arms
 
@@ -25,7 +24,20 @@ BEFORE_AND_NOW = ("-before", "")
 """The same, where what is now keeps its name: the one that its budgets know it by."""
 
 
-def with_sides(scenario: Scenario, arm: str | None, first: str, second: str) -> Scenario:
+@dataclass(frozen=True, slots=True)
+class PairedScenario:
+    """A scenario whose arms are the sides of a comparison.
+
+    Attributes:
+        scenario: With the arms of all pairs, the two of each behind each other.
+        pairs: Which of them are held against each other.
+    """
+
+    scenario: Scenario
+    pairs: tuple[Pair, ...]
+
+
+def with_sides(scenario: Scenario, arm: str | None, first: str, second: str) -> PairedScenario:
     """The scenario with two arms, of which the second is to be held against the first.
 
     Args:
@@ -57,14 +69,14 @@ def with_images(
     arms: Sequence[Arm],
     images: tuple[str | None, str | None],
     suffixes: tuple[str, str] = SUFFIXES,
-) -> Scenario:
+) -> PairedScenario:
     """The scenario with each of some arms twice, each time with another image; None: its own."""
     before, now = images
     pairs = [(_with_image(arm, before), _with_image(arm, now)) for arm in arms]
     return in_pairs(scenario, pairs, suffixes)
 
 
-def with_twins(scenario: Scenario, arm: str | None) -> Scenario:
+def with_twins(scenario: Scenario, arm: str | None) -> PairedScenario:
     """The scenario with one arm twice, the same both times."""
     base = compared_arm(scenario, arm)
     return in_pairs(scenario, [(base, base)])
@@ -74,7 +86,7 @@ def in_pairs(
     scenario: Scenario,
     pairs: Sequence[tuple[Arm, Arm]],
     suffixes: tuple[str, str] = SUFFIXES,
-) -> Scenario:
+) -> PairedScenario:
     """The scenario with only these arms, the two of a pair behind each other and named as such.
 
     Raises:
@@ -90,15 +102,12 @@ def in_pairs(
     if twice := sorted({name for name in names if names.count(name) > 1}):
         message = f"two arms of the comparison would be called {', '.join(twice)}; rename one"
         raise ScenarioError((f"{scenario.path}: {message}",))
-    return replace(scenario, arms=tuple(arms))
-
-
-def pairings_of(scenario: Scenario) -> tuple[Pairing, ...]:
-    """What is compared in a scenario whose arms are in pairs."""
-    before, now = scenario.arms[::2], scenario.arms[1::2]
-    return tuple(
-        Pairing(scenario.name, reference.name, arm.name)
-        for reference, arm in zip(before, now, strict=True)
+    return PairedScenario(
+        replace(scenario, arms=tuple(arms)),
+        tuple(
+            Pair(scenario.name, before, now)
+            for before, now in zip(names[::2], names[1::2], strict=True)
+        ),
     )
 
 

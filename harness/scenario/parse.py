@@ -110,12 +110,17 @@ def find_scenario(name: str) -> Path:
     raise ScenarioError((f"{name}: no such scenario; {hint}",))
 
 
-def load_scenario(path: Path) -> Scenario:
+def load_scenario(name: str | Path) -> Scenario:
     """Read and check a scenario file.
+
+    Args:
+        name: Its path; or, as a string, the name of one in `./scenarios` or of one that comes with
+            Steelyard.
 
     Raises:
         ScenarioError: It cannot be read, or is wrong; `problems` holds all that is wrong.
     """
+    path = find_scenario(name) if isinstance(name, str) else name
     try:
         source = path.read_text(encoding="utf-8")
     except OSError as error:

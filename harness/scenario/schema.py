@@ -11,11 +11,11 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from harness.model import CacheState, ReadinessKind
+from harness.model import DEFAULT_TIMEOUT_NS, CacheState, ReadinessKind
 from harness.model.suggestions import did_you_mean
 from harness.model.units import parse_duration, parse_size
 
-DEFAULT_TIMEOUT = "60s"
+DEFAULT_TIMEOUT = f"{DEFAULT_TIMEOUT_NS // 10**9}s"
 
 _TYPES = {
     "string_type": "a string",

@@ -23,7 +23,7 @@ import pytest
 import runtime
 from harness.analysis.compare import DEFAULT_MOST_BLOCKS, Comparer, questions_on
 from harness.analysis.judgement import Verdict
-from harness.analysis.rules import Margin
+from harness.analysis.limits import Margin
 from harness.backends import get_backend
 from harness.environment import Environment
 from harness.measure.request import Request
@@ -31,7 +31,7 @@ from harness.measure.runner import Runner
 from harness.model.metrics import trial_value
 from harness.records import RunWriter, read_run
 from harness.scenario import find_scenario, load_scenario
-from harness.scenario.pairing import pairings_of, with_sides
+from harness.scenario.pairing import with_sides
 
 pytestmark = [pytest.mark.bench, pytest.mark.privileged, pytest.mark.timeout(4 * 3600)]
 
@@ -88,13 +88,13 @@ class Bench:
     def compare(self, delay_us: float, most: int = DEFAULT_MOST_BLOCKS) -> Result:
         self.number += 1
         images = self.image(0), self.image(delay_us)
-        scenario = with_sides(self.scenario, "container", *(f"image={name}" for name in images))
-        comparer = Comparer(questions_on(pairings_of(scenario), ["ready"], Margin(0.05)), most)
+        paired = with_sides(self.scenario, "container", *(f"image={name}" for name in images))
+        comparer = Comparer(questions_on(paired.pairs, ["ready"], Margin(0.05)), most)
         request = Request(
-            scenarios=(scenario,), blocks=most, warmup_blocks=1, seed=self.number,
-            time_limit_ns=None, required_arms=frozenset(arm.name for arm in scenario.arms),
+            scenarios=(paired.scenario,), blocks=most, warmup_blocks=1, seed=self.number,
+            time_limit_ns=None, required_arms=frozenset(arm.name for arm in paired.scenario.arms),
             command=("bench",), run_id=f"bench-{self.number}", steelyard="0",
-            decided=comparer.is_decided,
+            decided=comparer.is_decided, pairs=paired.pairs,
         )  # fmt: skip
         begun = time.monotonic()
         directory = self.folder / f"run-{self.number}"
@@ -109,7 +109,7 @@ class Bench:
         reference = [
             trial_value("ready", trial)
             for trial in run.trials
-            if trial.arm == scenario.arms[0].name and trial.block >= 0
+            if trial.arm == paired.scenario.arms[0].name and trial.block >= 0
         ]
         middle = statistics.median(reference) / 1e3
         return Result(finding.verdict, run.info.blocks, took, middle)

@@ -13,15 +13,14 @@ import pytest
 from click.testing import CliRunner, Result
 
 from harness.analysis.judgement import Verdict
-from harness.analysis.pairs import Pairing
-from harness.analysis.rules import Allowance, Margin
+from harness.analysis.limits import Allowance, Margin
 from harness.cli.check import check as command
-from harness.experiment.check_against import questions_of
-from harness.experiment.compare import not_the_images_own
-from harness.model import BASELINE, Budget, Scale
+from harness.experiment.check import questions_of
+from harness.experiment.sides import not_the_images_own
+from harness.model import BASELINE, Budget, Pair, Scale
 from harness.model.errors import RecordError, ScenarioError
 from harness.records import read_run
-from harness.scenario.pairing import BEFORE_AND_NOW, in_pairs, pairings_of, with_images
+from harness.scenario.pairing import BEFORE_AND_NOW, in_pairs, with_images
 from harness.stats.sequential import Look
 from tests.support.scenarios import fake, scenario
 
@@ -123,15 +122,15 @@ def test_budgets_of_the_baseline_are_asked_with_their_lines_and_others_by_defaul
     )
     asked = replace(scenario(fake(), fake("other")), budgets=budgets)
     paired = with_images(asked, asked.arms, ("old", None), BEFORE_AND_NOW)
-    assert [(arm.name, arm.image) for arm in paired.arms] == [
+    assert [(arm.name, arm.image) for arm in paired.scenario.arms] == [
         ("fake-before", "old"), ("fake", None), ("other-before", "old"), ("other", None),
     ]  # fmt: skip
     first, *rest = questions_of(paired, 0.05)
-    assert first.pairing == Pairing("sample", "fake-before", "fake")
+    assert first.pair == Pair("sample", "fake-before", "fake")
     assert (first.name, first.rule, first.is_asked) == (
         "ready", Allowance(1.2, f"{asked.path}:12"), True,
     )  # fmt: skip
-    assert {question.pairing.arm for question in rest} == {"other"}
+    assert {question.pair.candidate for question in rest} == {"other"}
     assert {question.rule for question in rest} == {Allowance(1.05)}
     assert not any(question.is_asked for question in rest)
     assert [question.name for question in rest] == ["ready", "cpu", "pss", "disk", "disk-shared"]
@@ -145,7 +144,7 @@ def test_pairs_cannot_share_a_name_or_grow() -> None:
     with pytest.raises(ScenarioError, match="has no pairs"):
         in_pairs(growing, [(fake(), fake())])
     two = in_pairs(scenario(fake()), [(fake(), fake())])
-    assert pairings_of(two) == (Pairing("sample", "fake-a", "fake-b"),)
+    assert two.pairs == (Pair("sample", "fake-a", "fake-b"),)
 
 
 # The command.

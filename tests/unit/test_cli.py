@@ -18,8 +18,8 @@ import pytest
 import harness
 from harness.analysis import noise
 from harness.backends import BACKENDS
-from harness.cli.options import with_noise
 from harness.environment import Environment
+from harness.experiment.run import with_noise
 from harness.measure import schedule
 from harness.measure.request import Request
 from harness.model import Arm, NoiseFloor, comparability

@@ -18,8 +18,7 @@ import pytest
 
 from harness.analysis.compare import Comparer, questions_on
 from harness.analysis.judgement import ExitCode, Finding, Judgement, Verdict
-from harness.analysis.pairs import Pairing
-from harness.analysis.rules import Margin
+from harness.analysis.limits import Margin
 from harness.backends import get_backend
 from harness.environment import Environment
 from harness.measure.request import Request
@@ -31,6 +30,7 @@ from harness.model import (
     Meter,
     Milestone,
     Outcome,
+    Pair,
     Reading,
     Scale,
     Scenario,
@@ -39,11 +39,11 @@ from harness.model import (
 )
 from harness.model.errors import ScenarioError
 from harness.records import RunWriter, read_run
-from harness.scenario.pairing import pairings_of, with_images, with_sides
+from harness.scenario.pairing import with_images, with_sides
 from harness.stats.sequential import ERROR
 from tests.support.scenarios import fake, scenario
 
-PAIRING = Pairing("sample", "x-a", "x-b")
+PAIR = Pair("sample", "x-a", "x-b")
 Draw = Callable[[int], float]
 
 
@@ -85,13 +85,13 @@ def pairs(count: int, ratio: float, spread: float = 0.05, seed: int = 1) -> list
 
 def comparer_on(
     *metrics: str,
-    pairings: Sequence[Pairing] = (PAIRING,),
+    pairs: Sequence[Pair] = (PAIR,),
     within: float = 0.05,
     asked: bool = True,
     **options: Any,
 ) -> Comparer:
     """As `steelyard compare` asks."""
-    return Comparer(questions_on(pairings, metrics, Margin(within), asked=asked), **options)
+    return Comparer(questions_on(pairs, metrics, Margin(within), asked=asked), **options)
 
 
 def judged(
@@ -323,11 +323,11 @@ def test_the_runner_ends_when_it_is_decided(tmp_path: Path) -> None:
     asked = with_sides(
         scenario(fake()), "fake", "delay_ms=0,jitter=0.2,seed=1", "delay_ms=5,jitter=0.2,seed=2"
     )
-    comparer = comparer_on("ready", pairings=pairings_of(asked), most=60)
+    comparer = comparer_on("ready", pairs=asked.pairs, most=60)
     request = Request(
-        scenarios=(asked,), blocks=60, warmup_blocks=1, seed=5, time_limit_ns=None,
+        scenarios=(asked.scenario,), blocks=60, warmup_blocks=1, seed=5, time_limit_ns=None,
         required_arms=frozenset(), command=("steelyard",), run_id="test", steelyard="0",
-        decided=comparer.is_decided,
+        decided=comparer.is_decided, pairs=asked.pairs,
     )  # fmt: skip
     with RunWriter(tmp_path / "run") as writer:
         Runner(
@@ -338,15 +338,15 @@ def test_the_runner_ends_when_it_is_decided(tmp_path: Path) -> None:
     assert finding.verdict is Verdict.WORSE
     assert run.info.blocks == finding.blocks < 60
     assert run.info.wanted_blocks == 60
+    assert run.info.pairs == (Pair("sample", "fake-a", "fake-b"),)
 
 
 # What was typed.
 
 
 def typed(first: str, second: str, arm: str | None = None) -> Scenario:
-    return with_sides(
-        scenario(fake(), replace(fake("other"), backend="vm-micro", options={})), arm, first, second
-    )
+    asked = scenario(fake(), replace(fake("other"), backend="vm-micro", options={}))
+    return with_sides(asked, arm, first, second).scenario
 
 
 def test_two_images_of_one_arm() -> None:
@@ -356,7 +356,7 @@ def test_two_images_of_one_arm() -> None:
     assert second.image == "registry.example:5000/a/b@sha256:" + "0" * 64
     assert first.backend == second.backend == "fake"
     images = with_images(scenario(fake()), [fake()], ("sha256:12", "sha256:34"))
-    assert [arm.image for arm in images.arms] == ["sha256:12", "sha256:34"]
+    assert [arm.image for arm in images.scenario.arms] == ["sha256:12", "sha256:34"]
 
 
 def test_settings_are_those_of_the_first_arm_that_knows_them() -> None:
@@ -474,7 +474,7 @@ def test_same_is_0_and_undecided_is_3(sample: Path, tmp_path: Path) -> None:
         (["a", "b", "c"], "name A and B"),
         (["a", "b", "--metric", "redy"], "did you mean 'ready'?"),
         (["a", "b", "--within", "0"], "is no margin"),
-        (["a", "b", "--within", "five"], "is no margin"),
+        (["a", "b", "--within", "five"], "is no percentage"),
         (["a", "b", "--revision", "x", "y"], "take out"),
         (["a", "b", "--time-limit", "5"], "with its unit"),
         (["a", "b", "--context", "."], "give --revision"),

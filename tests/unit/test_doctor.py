@@ -89,14 +89,14 @@ def test_a_dead_sessions_folder_is_a_leftover_and_clean_removes_it(homes: Path) 
     dying, lost = session_in_another_process(dies=True)
     try:
         end(dying)
-        assert ("folder", str(lost)) in names(doctor.examine(clean=False))
+        assert ("folder", str(lost)) in names(doctor.examine_host(clean=False))
         assert lost.exists()
-        cleaned = doctor.examine(clean=True)
+        cleaned = doctor.examine_host(clean=True)
         assert [item.removed for item in cleaned.leftovers if item.name == str(lost)] == [True]
         assert not lost.exists()
         assert (kept / "box/upper").is_dir()
         assert str(kept) not in dict(names(cleaned)).values()
-        assert names(doctor.examine(clean=False)) == []
+        assert names(doctor.examine_host(clean=False)) == []
     finally:
         end(living)
 
@@ -112,7 +112,7 @@ def test_what_cannot_be_removed_says_why(homes: Path, monkeypatch: pytest.Monkey
         raise PermissionError(1, "Operation not permitted", str(self))
 
     monkeypatch.setattr(Path, "unlink", refuse)
-    (finding,) = doctor.examine(clean=True).leftovers
+    (finding,) = doctor.examine_host(clean=True).leftovers
     assert finding.problem == "operation not permitted"
     assert not finding.removed
     monkeypatch.undo()
@@ -123,6 +123,6 @@ def test_looking_changes_nothing(homes: Path) -> None:
     cache.mkdir()
     (cache / "old.tmp").write_text("x")
     os.utime(cache / "old.tmp", (0, 0))
-    found = doctor.examine(clean=False)
+    found = doctor.examine_host(clean=False)
     assert names(found) == [("temporary file", str(cache / "old.tmp"))]
     assert (cache / "old.tmp").exists()

@@ -274,8 +274,7 @@ def test_heavy_things_are_imported_where_they_are_needed() -> None:
         f"{name} imports {sorted(heavy)}"
         for package in ("harness", "runtime")
         for name, tree in modules(package)
-        if not name.startswith(("harness.report.", "harness.scenario.schema"))
-        and not name.startswith("harness.backends.vm")
+        if not name.startswith(LATE)
         if (heavy := top_level_imports(tree) & HEAVY)
     ]
     assert wrong == []

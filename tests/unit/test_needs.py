@@ -69,7 +69,7 @@ def test_doctor_names_what_is_missing_and_how_to_install_it(
 ) -> None:
     monkeypatch.setattr(doctor, "BACKENDS", {"fake": ""})
     (bare / "apt-get").symlink_to("/bin/true")
-    found = doctor.examine(clean=False)
+    found = doctor.examine_host(clean=False)
     assert {"qemu-img", "mmdebstrap"} <= {need.proof for need in found.missing}
     text = "\n".join(_lines(found, clean=False))
     assert "\nMissing programs\n" in text
@@ -84,4 +84,4 @@ def test_doctor_asks_for_a_compiler_only_where_the_launcher_is_not_built(
 ) -> None:
     monkeypatch.setattr(doctor, "BACKENDS", {"fake": ""})
     monkeypatch.setenv("STEELYARD_LAUNCHER", "forked")
-    assert "gcc" in {need.proof for need in doctor.examine(clean=False).missing}
+    assert "gcc" in {need.proof for need in doctor.examine_host(clean=False).missing}

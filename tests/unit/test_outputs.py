@@ -14,7 +14,7 @@ import pytest
 
 from harness.analysis.judgement import ExitCode, Finding, Judgement, Verdict
 from harness.model.errors import HarnessError
-from harness.report.judgement import FORMATS, render
+from harness.report.judgement import FORMATS, render_judgement
 from harness.stats import Interval, Method
 
 RATIO = Interval(1.06, 1.14, 0.98, Method.ORDER_STATISTICS)
@@ -92,9 +92,9 @@ def test_exit_codes(judgement: str, code: ExitCode) -> None:
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("judgement", JUDGEMENTS)
 def test_every_form_takes_every_judgement(name: str, judgement: str) -> None:
-    text = render(JUDGEMENTS[judgement], name)
+    text = render_judgement(JUDGEMENTS[judgement], name)
     assert text.endswith("\n")
-    assert text == render(JUDGEMENTS[judgement], name)
+    assert text == render_judgement(JUDGEMENTS[judgement], name)
     assert "nan" not in text.lower().split()
     assert "\x1b" not in text
     text.encode()
@@ -102,11 +102,11 @@ def test_every_form_takes_every_judgement(name: str, judgement: str) -> None:
 
 def test_an_unknown_form() -> None:
     with pytest.raises(HarnessError, match=r"no output format 'markdwon'.*markdown"):
-        render(ALL, "markdwon")
+        render_judgement(ALL, "markdwon")
 
 
 def test_terminal() -> None:
-    text = render(ALL, "terminal")
+    text = render_judgement(ALL, "terminal")
     assert "▲ hello, container: ready: WORSE" in text
     assert WORSE.sentence in text
     assert f"not judged: {REFUSAL}" in text
@@ -117,7 +117,7 @@ def test_terminal() -> None:
 
 @pytest.mark.parametrize("judgement", JUDGEMENTS)
 def test_junit_keeps_to_the_schema(judgement: str) -> None:
-    root = ET.fromstring(render(JUDGEMENTS[judgement], "junit"))
+    root = ET.fromstring(render_judgement(JUDGEMENTS[judgement], "junit"))
     assert root.tag == "testsuites"
     for element in root.iter():
         children, attributes, needed = JUNIT[element.tag]
@@ -132,7 +132,7 @@ def test_junit_as_junitparser_reads_it(tmp_path: Path) -> None:
     from junitparser import Error, Failure, JUnitXml
 
     path = tmp_path / "j.xml"
-    path.write_text(render(ALL, "junit"))
+    path.write_text(render_judgement(ALL, "junit"))
     read = JUnitXml.fromfile(str(path))
     assert (read.tests, read.failures, read.errors) == (5, 1, 2)
     cases = {(case.classname, case.name): case for suite in read for case in suite}
@@ -145,7 +145,7 @@ def test_junit_as_junitparser_reads_it(tmp_path: Path) -> None:
 
 def test_junit_as_junit2html_shows_it(tmp_path: Path) -> None:
     path, page = tmp_path / "j.xml", tmp_path / "j.html"
-    path.write_text(render(ALL, "junit"))
+    path.write_text(render_judgement(ALL, "junit"))
     subprocess.run([sys.executable, "-m", "junit2htmlreport", path, page], check=True)
     text = page.read_text()
     assert "10.2 % more than 4.01 ms" in text
@@ -153,20 +153,20 @@ def test_junit_as_junit2html_shows_it(tmp_path: Path) -> None:
 
 
 def test_github_annotations_stand_at_the_budget() -> None:
-    lines = render(ALL, "github").splitlines()
+    lines = render_judgement(ALL, "github").splitlines()
     assert lines[0] == (
         "::error file=scenarios/hello.toml,line=31,title=hello%2C container%3A ready%3A worse::"
         "ready after 4.42 ms, 10.2 %25 more than 4.01 ms; at most 5 %25 is allowed"
     )
     assert [line.split(" ")[0] for line in lines[1:4]] == ["::warning", "::notice", "::warning"]
     assert not lines[-1].startswith("::")
-    hostile = render(BAD, "github").splitlines()
+    hostile = render_judgement(BAD, "github").splitlines()
     assert len(hostile) == 3
     assert [line[:8] for line in hostile] == ["::error ", "::warnin", "regresse"]
 
 
 def test_markdown_is_short_first() -> None:
-    open_part, _, folded = render(ALL, "markdown").partition("<details>")
+    open_part, _, folded = render_judgement(ALL, "markdown").partition("<details>")
     assert open_part.startswith("### Steelyard: regressed: 1 worse")
     assert "🔴 **hello, container: ready: worse.** ready after 4.42 ms" in open_part
     assert "24.6 kB" not in open_part
@@ -178,10 +178,10 @@ def test_markdown_as_it_is_rendered() -> None:
     from markdown_it import MarkdownIt
 
     render_html = MarkdownIt("gfm-like", {"linkify": False}).render
-    page = render_html(render(ALL, "markdown"))
+    page = render_html(render_judgement(ALL, "markdown"))
     assert page.count("<tr>") == 5
     assert "<strong>hello, container: ready: worse.</strong>" in page
-    hostile = render_html(render(BAD, "markdown"))
+    hostile = render_html(render_judgement(BAD, "markdown"))
     assert "<b>" not in hostile
     assert "<a " not in hostile
     assert hostile.count("<tr>") == 2
@@ -191,7 +191,7 @@ def test_json_has_units_and_no_infinity() -> None:
     def refuse(constant: str) -> None:
         raise AssertionError(constant)
 
-    document = json.loads(render(ALL, "json"), parse_constant=refuse)
+    document = json.loads(render_judgement(ALL, "json"), parse_constant=refuse)
     assert document["exit_code"] == 1
     first, _, third, _ = document["findings"]
     assert (first["metric"], first["unit"], first["value"]) == ("ready", "ns", 4.42e6)
@@ -204,7 +204,7 @@ def test_json_has_units_and_no_infinity() -> None:
 
 @pytest.mark.parametrize("judgement", JUDGEMENTS)
 def test_the_badge_is_an_image_that_can_be_read(judgement: str) -> None:
-    root = ET.fromstring(render(JUDGEMENTS[judgement], "badge"))
+    root = ET.fromstring(render_judgement(JUDGEMENTS[judgement], "badge"))
     assert root.tag == "{http://www.w3.org/2000/svg}svg"
     title = root.findtext("{http://www.w3.org/2000/svg}title")
     assert title in {"steelyard: regressed", "steelyard: fine", "steelyard: cannot tell"}

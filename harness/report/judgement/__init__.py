@@ -34,7 +34,7 @@ _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\
 """Control characters, surrogates, and what else XML 1.0 (section 2.2) cannot hold even escaped."""
 
 
-def render(judgement: Judgement, name: str) -> str:
+def render_judgement(judgement: Judgement, name: str) -> str:
     """Put a judgement into a form, a key of `FORMATS`; it ends with a newline.
 
     Raises:

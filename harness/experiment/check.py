@@ -1,0 +1,202 @@
+"""Is a run within its budgets, and as good as what was before?
+
+check           records in hand: budgets of the scenarios, and an earlier run
+check_against   a new paired run: what was before against what is now, needs no earlier run
+
+--against IMAGE                   that image against the scenario's own
+--context DIR --against REV       the image of a folder at a revision against its working tree
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.analysis.check import BASELINE_METRICS
+from harness.analysis.check import check as judge_records
+from harness.analysis.compare import Question, questions_on
+from harness.analysis.judgement import Judgement
+from harness.analysis.limits import Allowance
+from harness.backends import get_backend
+from harness.experiment.compare import ALONE, Conduct, judge
+from harness.experiment.revisions import WORKING_TREE
+from harness.experiment.run import RESULTS
+from harness.experiment.sides import (
+    Sides,
+    Two,
+    interruptible,
+    not_the_images_own,
+    revision_images,
+)
+from harness.model import BASELINE, Run, Scenario
+from harness.model.errors import RecordError
+from harness.records import find_runs, read_info
+from harness.scenario import load_scenario
+from harness.scenario.overrides import reference_arm, select_arms
+from harness.scenario.pairing import BEFORE_AND_NOW, PairedScenario, with_images
+
+if TYPE_CHECKING:
+    from harness.analysis.limits import Rule
+
+_ONLY_A_REVISION = re.compile(r"HEAD\b.*|.*[~^].*|.*@\{.*", re.DOTALL)
+"""No image is called so (OCI distribution: reference names are in lower case, without these)."""
+
+
+def check(run: Run, baseline: Run | None = None, *, within: float = 0.05) -> Judgement:
+    """Hold a run against the budgets of its scenarios, and against an earlier run.
+
+    A budget is a wish and not a circumstance of the measurement: where a scenario's file is still
+    there, its budgets of today count, so that a new one can be held against a run that is there.
+
+    Args:
+        run: What is judged.
+        baseline: An earlier run of the same kind of host: what `of = "baseline"` means, and without
+            budgets of that kind what every metric is held against.
+        within: How much more than the baseline is allowed where no budget says so: 0.05 is 5 %.
+
+    Raises:
+        ScenarioError: A scenario's file is there and wrong.
+    """
+    scenarios = tuple(_with_budgets_of_today(scenario) for scenario in run.info.scenarios)
+    run = replace(run, info=replace(run.info, scenarios=scenarios))
+    return judge_records(run, baseline, within=within)
+
+
+def _with_budgets_of_today(scenario: Scenario) -> Scenario:
+    path = Path(scenario.path)
+    if not scenario.path or not path.is_file():
+        return scenario
+    return replace(scenario, budgets=load_scenario(path).budgets)
+
+
+def newest_run(results: Path = RESULTS) -> Path:
+    """The folder of the newest run that is no comparison.
+
+    Raises:
+        RecordError: There is none.
+    """
+    # A run's identifier begins with its time; others, such as `reference`, were named by somebody.
+    for path in reversed(find_runs(results)):
+        # The sides of a comparison have no budgets: it was judged when it was taken.
+        if path.name[:1].isdecimal() and not read_info(path).paired:
+            return path
+    message = f"{results} holds no run; name one, or take one by --run SCENARIO"
+    raise RecordError(message)
+
+
+def is_surely_a_revision(name: str) -> bool:
+    """Whether a name can only be one of git's and not an image's: `HEAD~3`, `main^`, `@{1}`."""
+    return _ONLY_A_REVISION.fullmatch(name) is not None
+
+
+def check_against(
+    scenarios: Sequence[Scenario],
+    before: str,
+    *,
+    context: Path | None = None,
+    arms: Sequence[str] = (),
+    within: float = 0.05,
+    conduct: Conduct = ALONE,
+) -> Judgement:
+    """Say whether what there is now is within what is allowed of what was before.
+
+    Both are taken in one paired run, so that the noise of the host is in both alike. `of =
+    "baseline"` in a budget means the other side of each block.
+
+    Args:
+        scenarios: In which both are started.
+        before: An image, or with `context` a revision.
+        context: A folder with a Containerfile in a git repository; what is now is its working tree.
+        arms: Which arms; none: those with budgets of a baseline, else the one of an A/A comparison.
+        within: How much more is allowed of a metric without such a budget.
+        conduct: How it is taken.
+
+    Raises:
+        HarnessError: The scenario, an arm, an image or a revision cannot be had.
+        Interrupted: By a signal; what was measured is recorded, and there is no verdict.
+    """
+    chosen = [_chosen(scenario, arms) for scenario in scenarios]
+    for scenario in chosen:
+        _in_pairs(scenario, (before, None))  # what is wrong with it is said before the work
+    with interruptible(), _sides(chosen, before, context, conduct) as sides:
+        questions = [
+            question for paired in sides.scenarios for question in questions_of(paired, within)
+        ]
+        was, now = sides.names
+        return judge(sides, questions, f"{now} against {was}, both in one run", conduct)
+
+
+def _chosen(scenario: Scenario, choices: Sequence[str]) -> Scenario:
+    """The scenario with only the arms that are judged."""
+    if choices:
+        return select_arms(scenario, choices)
+    wanted = {budget.arm for budget in scenario.budgets if budget.of == BASELINE}
+    arms = [arm for arm in scenario.arms if arm.name in wanted] or [reference_arm(scenario)]
+    return replace(scenario, arms=tuple(arms))
+
+
+@contextlib.contextmanager
+def _sides(
+    scenarios: Sequence[Scenario], before: str, context: Path | None, conduct: Conduct
+) -> Iterator[Sides]:
+    """Both sides, for as long as what was made for them is there."""
+    with contextlib.ExitStack() as stack:
+        images: tuple[str | None, str | None] = before, None
+        names: Two = before, _own_images(scenarios)
+        if context is not None:
+            making = revision_images(context, (before, WORKING_TREE), conduct.notify)
+            images, names = stack.enter_context(making)
+        paired = tuple(_in_pairs(each, images) for each in scenarios)
+        cautions = [_not_judged(scenarios)]
+        if context is not None:
+            cautions.append(not_the_images_own([each.scenario for each in paired]))
+        yield Sides(paired, get_backend, names, tuple(filter(None, cautions)))
+
+
+def _in_pairs(scenario: Scenario, images: tuple[str | None, str | None]) -> PairedScenario:
+    return with_images(scenario, scenario.arms, images, BEFORE_AND_NOW)
+
+
+def _not_judged(scenarios: Sequence[Scenario]) -> str:
+    """A caution for the budgets that a paired run is not asked for."""
+    names = {(scenario.name, arm.name) for scenario in scenarios for arm in scenario.arms}
+    number = sum(
+        budget.of != BASELINE and (scenario.name, budget.arm) in names
+        for scenario in scenarios
+        for budget in scenario.budgets
+    )
+    if not number:
+        return ""
+    many = f"{number} budget{'s' * (number != 1)} not of the baseline"
+    return f"{many}: not judged here, but by a `check --run` without --against"
+
+
+def _own_images(scenarios: Sequence[Scenario]) -> str:
+    found = (each.for_arm(arm).image for each in scenarios for arm in each.arms)
+    return ", ".join(dict.fromkeys(found))
+
+
+def questions_of(paired: PairedScenario, within: float) -> tuple[Question, ...]:
+    """What is asked of a scenario whose arms are in pairs.
+
+    Args:
+        paired: With its budgets; each arm is judged by its own of the baseline.
+        within: How much more each of `harness.analysis.check.BASELINE_METRICS` may be of an arm
+            that has no such budget, as far as both sides have that metric.
+    """
+    found: list[Question] = []
+    scenario = paired.scenario
+    for pair in paired.pairs:
+        budgets = [b for b in scenario.budgets if (b.arm, b.of) == (pair.candidate, BASELINE)]
+        found += [
+            Question(pair, b.metric, Allowance(b.most, f"{scenario.path}:{b.line}"))
+            for b in budgets
+        ]
+        if not budgets:
+            rule: Rule = Allowance(1 + within)
+            found += questions_on((pair,), BASELINE_METRICS, rule, asked=False)
+    return tuple(found)

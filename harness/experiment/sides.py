@@ -1,0 +1,179 @@
+"""What a comparison compares, made for as long as it lasts.
+
+A folder of a repository at two revisions becomes two folders, two images built from them, or two
+workers that take trials. All of it is gone when its context ends; a signal is no way around that,
+see `interruptible`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import harness.model.version
+from harness.backends import get_backend
+from harness.experiment.images import temporary_folder, temporary_image
+from harness.experiment.remote import RemoteBackend, worker
+from harness.experiment.revisions import (
+    compile_extensions,
+    export,
+    find_revision,
+    repository_of,
+)
+from harness.measure.interruption import Interruption
+from harness.model.errors import PrepareError
+from harness.scenario.pairing import PairedScenario, compared_arm, with_images, with_twins
+
+if TYPE_CHECKING:
+    from harness.measure.prepare import GetBackend
+    from harness.model import Scenario
+    from harness.model.backend import Backend
+
+Two = tuple[str, str]
+"""Something of A and of B."""
+Notify = Callable[[str], None]
+"""Given a sentence for the user: what is being made, or what a verdict does not cover."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """What is compared.
+
+    Attributes:
+        scenarios: Each with its arms in pairs.
+        get_backend: Where backends come from.
+        names: What A and B are, for the judgement.
+        cautions: What the verdict does not cover, a sentence each.
+    """
+
+    scenarios: tuple[PairedScenario, ...]
+    get_backend: GetBackend
+    names: Two
+    cautions: tuple[str, ...] = ()
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Every signal to end is an exception, so that what was made for a comparison is removed."""
+    with Interruption() as interruption, interruption.safe():
+        yield
+
+
+@contextlib.contextmanager
+def revision_folders(folder: Path, revisions: Two) -> Iterator[tuple[tuple[Path, Path], Two]]:
+    """A folder of a repository at both revisions, and the words for them.
+
+    Raises:
+        PrepareError: It is in no repository, or a revision is not there.
+    """
+    repository = repository_of(folder)
+    first, second = (find_revision(repository, name) for name in revisions)
+    with contextlib.ExitStack() as stack:
+        trees = []
+        for revision in (first, second):
+            tree = stack.enter_context(temporary_folder("revision"))
+            export(revision, folder, tree)
+            trees.append(tree)
+        yield (trees[0], trees[1]), (first.told, second.told)
+
+
+@contextlib.contextmanager
+def revision_images(folder: Path, revisions: Two, notify: Notify) -> Iterator[tuple[Two, Two]]:
+    """The images of a folder at both revisions, and the words for them.
+
+    Raises:
+        PrepareError: As `revision_folders`, or an image cannot be built.
+    """
+    with contextlib.ExitStack() as stack:
+        trees, names = stack.enter_context(revision_folders(folder, revisions))
+        first, second = (
+            stack.enter_context(_image(tree, folder, name, notify))
+            for tree, name in zip(trees, names, strict=True)
+        )
+        yield (first, second), names
+
+
+@contextlib.contextmanager
+def _image(tree: Path, folder: Path, name: str, notify: Notify) -> Iterator[str]:
+    """The image of a copy of a folder; what is wrong with it is said of the folder itself."""
+    with contextlib.ExitStack() as stack:
+        try:
+            image = stack.enter_context(temporary_image(tree, notify))
+        except PrepareError as error:
+            where = str(error).replace(str(tree), str(folder))
+            raise PrepareError(f"{name}: {where}") from error
+        yield image
+
+
+def not_the_images_own(scenarios: Sequence[Scenario]) -> str:
+    """A caution for images that are held against each other: what starts in them is not theirs."""
+    own = [
+        f"{scenario.name} starts {shlex.join(command)!r}"
+        for scenario in scenarios
+        for command in dict.fromkeys(
+            scenario.for_arm(arm).workload.command for arm in scenario.arms
+        )
+        if command
+    ]
+    if not own:
+        return ""
+    return (
+        f"{' and '.join(own)} in both images: how their own programs start is not measured; for "
+        "that, leave workload.command out of the scenario"
+    )
+
+
+@contextlib.contextmanager
+def images_of(
+    scenarios: Sequence[Scenario],
+    revisions: Two,
+    arm: str | None,
+    context: Path,
+    notify: Notify,
+) -> Iterator[Sides]:
+    """The images of a folder at two revisions."""
+    # Before the images: what is wrong with an arm is said at once.
+    arms = [compared_arm(scenario, arm) for scenario in scenarios]
+    with revision_images(context, revisions, notify) as (both, names):
+        paired = tuple(
+            with_images(scenario, [arm], both)
+            for scenario, arm in zip(scenarios, arms, strict=True)
+        )
+        caution = not_the_images_own([each.scenario for each in paired])
+        yield Sides(paired, get_backend, names, (caution,) if caution else ())
+
+
+@contextlib.contextmanager
+def workers_of(
+    scenarios: Sequence[Scenario],
+    revisions: Two,
+    arm: str | None,
+) -> Iterator[Sides]:
+    """Steelyard itself at two revisions, each in a process of its own."""
+    here = Path(harness.model.version.__file__).resolve().parents[2]
+    if not (here / "pyproject.toml").is_file():
+        message = "Steelyard is installed here without its git repository, which has its revisions"
+        raise PrepareError(f"{message}; compare them with ./steelyard in a clone")
+    with contextlib.ExitStack() as stack:
+        trees, names = stack.enter_context(revision_folders(here, revisions))
+        processes = []
+        for tree, name in zip(trees, names, strict=True):
+            compile_extensions(tree)
+            processes.append(stack.enter_context(worker(tree, name)))
+        paired = tuple(with_twins(scenario, arm) for scenario in scenarios)
+        workers = {
+            name: process
+            for each in paired
+            for pair in each.pairs
+            for name, process in zip((pair.reference, pair.candidate), processes, strict=True)
+        }
+
+        def backend(name: str) -> Backend:
+            get_backend(name)  # an unknown one is refused here
+            return RemoteBackend(name, workers)
+
+        yield Sides(paired, backend, names)
