@@ -152,8 +152,11 @@ class Intake:
         if not missing:
             return
         with ThreadPoolExecutor(min(_WORKERS, len(missing)), "layer") as pool:
-            futures = [pool.submit(self._add, layer, diff_id, source) for layer, diff_id in missing]
+            # An interrupt may come when the first has hardly begun: it must be stopped as well.
             try:
+                futures = [
+                    pool.submit(self._add, layer, diff_id, source) for layer, diff_id in missing
+                ]
                 for future in as_completed(futures):
                     future.result()
             except BaseException:
