@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 import selectors
 import socket
@@ -9,8 +10,10 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from socketserver import StreamRequestHandler, ThreadingTCPServer
 
 import pytest
 
@@ -231,6 +234,125 @@ def test_a_manifest_of_the_wrong_shape(registry: FaultyRegistry, client: Registr
         client.manifest("app", "1")
 
 
+def test_content_is_not_decoded(registry: FaultyRegistry, client: RegistryClient) -> None:
+    """A blob is what was sent, whatever coding the server calls it."""
+    packed = gzip.compress(TAR)
+    descriptor = blob(registry, packed)
+
+    def fault(handler: Handler) -> bool:
+        if "/blobs/" not in handler.path:
+            return False
+        handler.answer(200, packed, Content_Encoding="gzip")
+        return True
+
+    registry.faults.append(fault)
+    assert read(client, descriptor) == packed
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"[]", b"{}", b'{"errors":[]}', b'{"errors":5}', b'{"errors":[1]}', b"\xff", b"[" * 9999],
+)
+def test_refusals_without_a_proper_reason(
+    registry: FaultyRegistry, client: RegistryClient, body: bytes
+) -> None:
+    def fault(handler: Handler) -> bool:
+        if "/manifests/" in handler.path:
+            handler.answer(404, body)
+            return True
+        return False
+
+    registry.faults.append(fault)
+    with pytest.raises(RegistryError, match=r"answered 404 Not Found$"):
+        client.manifest("app", "1")
+
+
+# Connections.
+
+
+def test_connections_are_kept_and_shared(
+    registry: FaultyRegistry, client: RegistryClient, tmp_path: Path
+) -> None:
+    """One after the other, whatever was asked and by whom, it takes one connection."""
+    registry.add_image("app", "1", TAR)
+    descriptor = blob(registry, TAR)
+    ports: set[int] = set()
+
+    def fault(handler: Handler) -> bool:
+        ports.add(handler.client_address[1])
+        if handler.path.startswith("/v2/moved/"):
+            target = handler.path.replace("moved", "app")
+            handler.answer(307, b"<a>it is there</a>", Location=target)
+            return True
+        return False
+
+    registry.faults.append(fault)
+    client.manifest("moved", "1")
+    assert not client.has_blob("app", "sha256:" + "0" * 64)
+    digest, path = file_of(tmp_path, b"hello")
+    push_blob(client, "app", digest, path)
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(read, client, descriptor).result() == TAR
+    assert len(registry.requests) == 8
+    assert len(ports) == 1
+
+
+def test_a_server_that_hangs_up_between_requests(
+    registry: FaultyRegistry, client: RegistryClient
+) -> None:
+    registry.add_image("app", "1", TAR)
+
+    def fault(handler: Handler) -> bool:
+        kind, data = registry.manifests["app", "1"]
+        if "/manifests/" in handler.path:
+            handler.answer(200, data, Content_Type=kind)
+            handler.break_off()
+            return True
+        return False
+
+    registry.faults.append(fault)
+    for _ in range(10):
+        client.manifest("app", "1")
+
+
+@pytest.mark.parametrize(
+    "lines", [b"SSH-2.0-OpenSSH", b"HTTP/1.1 200 OK\r\nContent-Length: 5, 6", b"HTTP/1.1 x"]
+)
+def test_a_server_that_does_not_speak_http(tmp_path: Path, lines: bytes) -> None:
+    class Odd(StreamRequestHandler):
+        def handle(self) -> None:
+            while self.rfile.readline().strip():
+                pass
+            self.wfile.write(lines + b"\r\n\r\n")
+
+    with ThreadingTCPServer(("127.0.0.1", 0), Odd) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        client = make_client("127.0.0.1:1", tmp_path)
+        port = server.server_address[1]
+        with pytest.raises(RegistryError, match=r"the server does not speak HTTP.*tried 5 times"):
+            client.transport.trying(
+                lambda: client.transport.request("GET", f"http://127.0.0.1:{port}/", {})
+            )
+        server.shutdown()
+
+
+@pytest.mark.parametrize("status", [301, 307, 503])
+def test_what_writes_is_neither_redirected_nor_repeated(
+    registry: FaultyRegistry, client: RegistryClient, status: int
+) -> None:
+    def fault(handler: Handler) -> bool:
+        handler.answer(status, Location="/elsewhere", Retry_After="0")
+        return True
+
+    registry.faults.append(fault)
+    headers = {"Content-Length": "1"}
+    for method in ("POST", "PATCH", "PUT"):
+        url = f"http://{registry.address}/there"
+        with client.transport.request(method, url, headers, b"x") as response:
+            assert response.status == status
+    assert [request.path for request in registry.requests] == ["/there"] * 3
+
+
 # Trying again.
 
 
@@ -315,6 +437,36 @@ def test_stopping_ends_what_waits(registry: FaultyRegistry, client: RegistryClie
     timer.join()
 
 
+def test_stopping_ends_the_last_answer_of_a_connection(
+    registry: FaultyRegistry, client: RegistryClient
+) -> None:
+    """Its connection has given the socket away, to the answer alone."""
+    begun, released = threading.Event(), threading.Event()
+
+    def fault(handler: Handler) -> bool:
+        if "/blobs/" not in handler.path:
+            return False
+        handler.send_response(200)
+        handler.send_header("Content-Length", "100")
+        handler.send_header("Connection", "close")
+        handler.end_headers()
+        begun.set()
+        released.wait(20)
+        return True
+
+    descriptor = blob(registry, bytes(100))
+    registry.faults.append(fault)
+    client.ping()
+    with ThreadPoolExecutor(1) as pool:
+        reading = pool.submit(read, client, descriptor)
+        assert begun.wait(20)
+        client.transport.stop()
+        with pytest.raises(RegistryError, match="stopped"):
+            reading.result()
+        assert not released.is_set()
+        released.set()
+
+
 # Where requests may go.
 
 
@@ -349,7 +501,14 @@ def test_a_redirect_takes_no_authorization_along(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "target",
-    ["http://192.0.2.1/x", "ftp://127.0.0.1/x", "http://a@127.0.0.1/x", "http://[::"],
+    [
+        "http://192.0.2.1/x",
+        "ftp://127.0.0.1/x",
+        "http://a@127.0.0.1/x",
+        "http://[::",
+        "https://a..test/x",
+        f"https://{'a' * 64}.test/x",
+    ],
 )
 def test_redirects_that_are_not_followed(
     registry: FaultyRegistry, client: RegistryClient, target: str
@@ -467,6 +626,13 @@ def test_by_way_of_a_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         server.shutdown()
         server.server_close()
     assert asked == [("registry.test:5000", "Basic bWU6YUBi")]
+
+
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1", "http://", "127.0.0.1:port"])
+def test_a_proxy_that_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, proxy: str) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", proxy)
+    with pytest.raises(RegistryError, match="HTTPS_PROXY does not name a proxy of the form"):
+        make_client("registry.test:5000", tmp_path).ping()
 
 
 def pipe(one: socket.socket, other: socket.socket) -> None:

@@ -1,6 +1,7 @@
-"""HTTP to registries, on the standard library: connections kept open, redirects, TLS, tries.
+"""HTTP to registries: what may go where, and how often it is tried.
 
-What may go where, since a registry's answers decide where the next request goes:
+urllib3 keeps connections open, speaks TLS and goes by proxies. Where requests go and when they are
+repeated is decided here, since a registry's answers decide where the next request goes:
 
 - plain http goes only to this machine (loopback), unless the user asked for it; a redirect from
   https to http is never followed
@@ -18,11 +19,11 @@ import random
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import weakref
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from runtime.images.formats.schema import printable
@@ -36,7 +37,12 @@ from runtime.images.registry.http import (
     origin,
     place,
     retry_after,
+    unwrapped,
 )
+
+if TYPE_CHECKING:
+    # Imported with the first request: a launch does without (25 ms).
+    from urllib3 import BaseHTTPResponse, HTTPConnectionPool, PoolManager
 
 Body = bytes | Callable[[], Iterable[bytes]] | None
 """What is sent: bytes, or a maker of pieces, which can be asked again."""
@@ -44,9 +50,26 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _REDIRECT_LIMIT = 5
 _AGAIN = (408, 425, 429, 500, 502, 503, 504)
 """Answers that another try may change."""
+_MALFORMED = (ValueError, RecursionError, LookupError, TypeError, AttributeError)
+"""What reading a document of another shape ends with."""
 _WAIT_LIMIT_S = 60.0
 _CERTIFICATE_FOLDERS = ("/etc/containers/certs.d", "/etc/docker/certs.d")
 TRIES = 5
+_AS_IT_IS = {
+    # The rules above are stricter than urllib3's, and `trying` knows more: where a blob broke off,
+    # what wait was asked for, and that a PATCH must not go out again before the server has said
+    # how far it got.
+    "redirect": False,
+    "retries": False,
+    # A blob is read in pieces, hashed and measured as it was sent, and taken up where it broke off.
+    "preload_content": False,
+    "decode_content": False,
+    "enforce_content_length": False,
+}
+"""What urllib3 would do by itself and must not do here."""
+_KEPT_CONNECTIONS = 8
+"""To each server: more than layers are fetched or sent at a time."""
+_DRAIN_BYTES = 1 << 12
 _PROGRESS_BYTES = 1 << 20
 _T = TypeVar("_T")
 
@@ -76,11 +99,8 @@ class Response:
         url: Where it came from, redirects followed.
     """
 
-    def __init__(
-        self, raw: http.client.HTTPResponse, url: str, discard: Callable[[], None]
-    ) -> None:
+    def __init__(self, raw: BaseHTTPResponse, url: str) -> None:
         self._raw = raw
-        self._discard = discard
         self.url = url
         self.status = raw.status
         self.headers = raw.headers
@@ -88,19 +108,20 @@ class Response:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        # What is left unread would be taken for the next answer.
-        if not self._raw.isclosed() or self._raw.will_close:
-            self._discard()
+    def __exit__(self, *_: object) -> None:
+        # What is left unread would be taken for the next answer. A little, such as the page that
+        # comes with a redirect, is quicker read than a new connection made.
+        left = self._raw.length_remaining
+        if left is not None and left <= _DRAIN_BYTES:
+            self._raw.drain_conn()
+        else:
+            self._raw.close()
+        self._raw.release_conn()
 
     def read(self, size: int) -> bytes:
         """Up to `size` bytes of the body; none only at its end."""
-        return self._raw.read(size)
+        with unwrapped():
+            return self._raw.read(size)
 
     def read_all(self, limit_bytes: int) -> bytes:
         """The whole body.
@@ -108,28 +129,22 @@ class Response:
         Raises:
             RegistryError: It is longer than the limit.
         """
-        pieces, length = [], 0
-        while piece := self._raw.read(1 << 16):
-            pieces.append(piece)
-            length += len(piece)
-            if length > limit_bytes:
-                raise RegistryError(
-                    f"{place(self.url)} sent more than {limit_bytes} bytes where less was expected"
-                )
-        if self._raw.length:
+        data = self.read(limit_bytes + 1)
+        if len(data) > limit_bytes:
+            raise RegistryError(
+                f"{place(self.url)} sent more than {limit_bytes} bytes where less was expected"
+            )
+        if self._raw.length_remaining:
             raise BrokenTransferError(f"{place(self.url)} closed the connection too early")
-        return b"".join(pieces)
+        return data
 
     def problem(self) -> str:
         """Why it refused, from the body that registries send (distribution-spec, errors)."""
         text = f"{self.status} {printable(self._raw.reason)}".strip()
-        with contextlib.suppress(
-            OSError, http.client.HTTPException, RegistryError, ValueError, RecursionError
-        ):
-            errors = json.loads(self.read_all(1 << 16)).get("errors")
-            first = errors[0]
-            said = first.get("message") or first.get("code")
-            return f"{text}, {printable(said)}" if said else text
+        with contextlib.suppress(OSError, http.client.HTTPException, RegistryError, *_MALFORMED):
+            first = json.loads(self.read_all(1 << 16))["errors"][0]
+            if said := first.get("message") or first.get("code"):
+                return f"{text}, {printable(said)}"
         return text
 
     def check_retry(self) -> None:
@@ -161,7 +176,7 @@ class Patience:
 
 
 class Transport:
-    """Sends requests. Safe for threads: each has connections of its own.
+    """Sends requests. Safe for threads, which share the connections that are kept open.
 
     Args:
         security: How servers are spoken to.
@@ -175,28 +190,25 @@ class Transport:
         self._security = security
         self._timeout_s = timeout_s
         self._pause_s = pause_s
-        self._local = threading.local()
         self._lock = threading.Lock()
-        # The socket beside its connection, which gives it away with the last answer on it.
-        self._open: dict[http.client.HTTPConnection, socket.socket] = {}
-        self._contexts: dict[str, ssl.SSLContext] = {}
+        self._pools: dict[tuple[str, str, int], HTTPConnectionPool] = {}
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
         self._stopped = threading.Event()
 
     def stop(self) -> None:
         """End all that is under way, in whatever thread, with an error there."""
         self._stopped.set()
         with self._lock:
-            for opened in self._open.values():
+            for opened in self._sockets:
                 with contextlib.suppress(OSError):
                     opened.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Close all connections; nothing may be under way."""
         with self._lock:
-            for connection in self._open:
-                connection.close()
-            self._open.clear()
-        self._local = threading.local()
+            for pool in self._pools.values():
+                pool.close()
+            self._pools.clear()
 
     def request(
         self, method: str, url: str, headers: Mapping[str, str], body: Body = None
@@ -256,117 +268,78 @@ class Transport:
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         if not target.isascii() or any(c <= " " or c == "\x7f" for c in target):
             raise RegistryError(f"{place(url)} gave a malformed URL: {printable(url)!r}")
-        kept = self._connections().get(origin(url))
-        connection = kept or self._connect(url)
-        try:
-            return self._exchange(connection, method, url, target, headers, body)
-        except (http.client.RemoteDisconnected, ConnectionError):
-            self._drop(url, connection)
-            if kept is None or self._stopped.is_set():
-                raise
-            # A connection that was kept may have been closed meanwhile: no failure yet.
-            connection = self._connect(url)
-            try:
-                return self._exchange(connection, method, url, target, headers, body)
-            except BaseException:
-                self._drop(url, connection)
-                raise
-        except BaseException:
-            self._drop(url, connection)
-            raise
-
-    def _exchange(
-        self,
-        connection: http.client.HTTPConnection,
-        method: str,
-        url: str,
-        target: str,
-        headers: dict[str, str],
-        body: Body,
-    ) -> Response:
+        # urllib3 sends the target's escapes as RFC 3986, 6.2.2.1, wants them: the same resource.
         fields = {"User-Agent": "steelyard", "Accept-Encoding": "identity", **headers}
         pieces = body() if callable(body) else body
-        broken: OSError | None = None
-        try:
-            connection.request(method, target, pieces, fields)
-        except (BrokenPipeError, ConnectionResetError) as error:
-            # The server may have answered before it closed: that answer is what counts.
-            broken = error
-        try:
-            raw = connection.getresponse()
-        except (OSError, http.client.HTTPException):
-            if broken is not None:
-                raise broken from None
-            raise
-        if broken is not None or raw.will_close:
-            self._connections().pop(origin(url), None)
-        return Response(raw, url, lambda: self._drop(url, connection))
+        with unwrapped():
+            raw = self._pool(url).urlopen(method, target, pieces, fields, **_AS_IT_IS)
+        return Response(raw, url)
 
-    def _connections(self) -> dict[tuple[str, str, int], http.client.HTTPConnection]:
-        found: dict[tuple[str, str, int], http.client.HTTPConnection] | None
-        found = getattr(self._local, "connections", None)
-        if found is None:
-            found = self._local.connections = {}
-        return found
-
-    def _connect(self, url: str) -> http.client.HTTPConnection:
-        scheme, host, port = origin(url)
+    def _pool(self, url: str) -> HTTPConnectionPool:
+        scheme, host, port = key = origin(url)
         if scheme == "http" and not (self._security.plain_http or is_loopback(host)):
             raise RegistryError(
                 f"{printable(host)} is not this machine, so it is not spoken to without TLS; "
                 "--plain-http allows it"
             )
-        connection: http.client.HTTPConnection
+        with self._lock:
+            if key not in self._pools:
+                self._pools[key] = self._new_pool(scheme, host, port)
+            return self._pools[key]
+
+    def _new_pool(self, scheme: str, host: str, port: int) -> HTTPConnectionPool:
+        import urllib3
+
+        manager = urllib3.PoolManager()
+        settings: dict[str, Any] = {"timeout": self._timeout_s, "maxsize": _KEPT_CONNECTIONS}
         if scheme == "https":
-            context = self._context(f"{host}:{port}", host)
-            connection = _secure_connection(host, port, self._timeout_s, context)
-        else:
-            connection = http.client.HTTPConnection(host, port, timeout=self._timeout_s)
-        connection.connect()
-        self._connections()[origin(url)] = connection
-        with self._lock:
-            self._open[connection] = connection.sock
-        return connection
+            settings["ssl_context"] = _tls(self._security, f"{host}:{port}", host)
+            manager = _proxy(host, port) or manager
+            if not self._security.verify:
+                # The user asked for that: nothing to warn of.
+                urllib3.disable_warnings(urllib3.exceptions.InsecureRequestWarning)
+        pool = manager.connection_from_host(host, port, scheme, settings)
 
-    def _drop(self, url: str, connection: http.client.HTTPConnection) -> None:
-        if self._connections().get(origin(url)) is connection:
-            del self._connections()[origin(url)]
-        with self._lock:
-            self._open.pop(connection, None)
-        connection.close()
+        class Watched(pool.ConnectionCls):  # type: ignore[misc, name-defined]
+            """Lets `stop` find its socket, which it gives away with the last answer on it."""
 
-    def _context(self, authority: str, host: str) -> ssl.SSLContext:
-        with self._lock:
-            if authority not in self._contexts:
-                self._contexts[authority] = _tls(self._security, authority, host)
-            return self._contexts[authority]
+            def connect(watched) -> None:  # noqa: N805
+                super().connect()
+                with self._lock:
+                    self._sockets.add(watched.sock)
+                if self._stopped.is_set():
+                    raise RegistryError("stopped")
+
+        pool.ConnectionCls = Watched
+        return pool
 
 
-def _secure_connection(
-    host: str, port: int, timeout_s: float, context: ssl.SSLContext
-) -> http.client.HTTPSConnection:
-    """Straight there, or by the proxy that HTTPS_PROXY names unless NO_PROXY excepts the host."""
-    proxy = None
-    if not is_loopback(host):
-        # Slow to import, and most who pull from this machine do without.
-        from urllib.request import getproxies_environment, proxy_bypass
+def _proxy(host: str, port: int) -> PoolManager | None:
+    """The proxy that HTTPS_PROXY names, unless NO_PROXY excepts the host or it is this machine."""
+    if is_loopback(host):
+        return None
+    # Slow to import, and most who pull from this machine do without.
+    from urllib.request import getproxies_environment, proxy_bypass
 
-        if not proxy_bypass(f"{host}:{port}"):
-            proxy = getproxies_environment().get("https")
+    proxy = None if proxy_bypass(f"{host}:{port}") else getproxies_environment().get("https")
     if not proxy:
-        return http.client.HTTPSConnection(host, port, timeout=timeout_s, context=context)
-    parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-    if parts.scheme != "http" or not parts.hostname:
+        return None
+    from urllib3 import ProxyManager
+    from urllib3.util import Url, parse_url
+
+    try:
+        parts = parse_url(proxy if "://" in proxy else f"http://{proxy}")
+    except ValueError:
+        parts = Url()
+    if parts.scheme != "http" or not parts.host:
         raise RegistryError("HTTPS_PROXY does not name a proxy of the form http://HOST:PORT")
-    connection = http.client.HTTPSConnection(
-        parts.hostname, parts.port or 3128, timeout=timeout_s, context=context
-    )
     headers = {}
-    if parts.username:
-        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
+    if parts.auth:
+        name, _, password = parts.auth.partition(":")
+        pair = f"{unquote(name)}:{unquote(password)}".encode()
         headers["Proxy-Authorization"] = "Basic " + base64.b64encode(pair).decode("ascii")
-    connection.set_tunnel(host, port, headers)
-    return connection
+    address = Url("http", host=parts.host, port=parts.port or 3128)
+    return ProxyManager(address.url, proxy_headers=headers)
 
 
 def _tls(security: Security, authority: str, host: str) -> ssl.SSLContext:
@@ -374,25 +347,19 @@ def _tls(security: Security, authority: str, host: str) -> ssl.SSLContext:
     if not security.verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-    folders = [security.certificates] if security.certificates else []
-    if not folders:
-        names = (authority, host)
-        folders = [Path(base) / name for base in _CERTIFICATE_FOLDERS for name in names]
-    for folder in folders:
-        for path in _certificates(folder):
+    folders = [Path(base) / name for base in _CERTIFICATE_FOLDERS for name in (authority, host)]
+    for folder in [security.certificates] if security.certificates else folders:
+        try:
+            paths = sorted(folder.iterdir())
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        for path in paths:
             try:
                 if path.suffix == ".crt":
                     context.load_verify_locations(path)
-                else:
+                elif path.suffix == ".cert":
                     context.load_cert_chain(path, path.with_suffix(".key"))
             except OSError as error:
                 reason = error.strerror or error
                 raise RegistryError(f"cannot use the certificate {path}: {reason}") from error
     return context
-
-
-def _certificates(folder: Path) -> Iterator[Path]:
-    try:
-        yield from (p for p in sorted(folder.iterdir()) if p.suffix in (".crt", ".cert"))
-    except (FileNotFoundError, NotADirectoryError):
-        return

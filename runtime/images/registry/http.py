@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import email.utils
 import http.client
 import ipaddress
 import socket
 import ssl
 import time
+from collections.abc import Iterator
 from urllib.parse import urljoin, urlsplit
 
 from runtime.errors import ImageError
@@ -48,9 +50,10 @@ def origin(url: str) -> tuple[str, str, int]:
     """
     try:
         parts = urlsplit(url)
-        host, port = parts.hostname, parts.port
+        # As name servers are asked for it: some names cannot be written so.
+        host, port = (parts.hostname or "").encode("idna").decode("ascii"), parts.port
     except ValueError:
-        host, port = None, None
+        host, port = "", None
     if not host or parts.scheme not in _DEFAULT_PORTS or "@" in parts.netloc:
         raise RegistryError(f"{printable(url)!r} is no URL to fetch from")
     return parts.scheme, host, port or _DEFAULT_PORTS[parts.scheme]
@@ -81,6 +84,24 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+@contextlib.contextmanager
+def unwrapped() -> Iterator[None]:
+    """Raise what is wrong instead of what urllib3 wraps it in, which nobody here knows.
+
+    Raises:
+        OSError, http.client.HTTPException: The connection failed.
+    """
+    from urllib3.exceptions import HTTPError
+
+    try:
+        yield
+    except HTTPError as error:
+        cause: BaseException | None = error
+        while cause and not isinstance(cause, OSError | http.client.HTTPException):
+            cause = cause.__cause__ or cause.__context__
+        raise cause or http.client.HTTPException(str(error)) from None
 
 
 def explain(error: BaseException) -> str:
