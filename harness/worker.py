@@ -23,7 +23,7 @@ import json
 import os
 import sys
 from collections.abc import Mapping
-from typing import IO, TYPE_CHECKING, Any, cast
+from typing import IO, TYPE_CHECKING, Any
 
 import harness
 from harness.backends import get_backend
@@ -58,7 +58,7 @@ class _Worker:
         """One request."""
         try:
             if asked["do"] == "prepare":
-                scenario = cast("Scenario", decode(Scenario, asked["scenario"], ""))
+                scenario = decode(Scenario, asked["scenario"], "")
                 record = self._prepare(scenario, asked["arm"])
                 self.answer(record=encode(record, ""))
             else:

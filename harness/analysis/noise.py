@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from harness import stats
 from harness.model import NoiseFloor, Run, Trial
@@ -228,13 +228,10 @@ def _read(path: Path, scenario: str) -> tuple[datetime, tuple[NoiseFloor, ...]]:
     if document.get("scenario") != scenario:
         raise ShapeError("scenario", f"{document.get('scenario')!r} is another one")
     when = decode(str, document.get("measured_at"), "measured_at")
-    measured_at = datetime.fromisoformat(cast("str", when))
+    measured_at = datetime.fromisoformat(when)
     if measured_at.tzinfo is None:
         raise ShapeError("measured_at", "has no time zone")
-    floors = cast(
-        "tuple[NoiseFloor, ...]",
-        decode(tuple[NoiseFloor, ...], document.get("floors"), "floors"),
-    )
+    floors = decode(tuple[NoiseFloor, ...], document.get("floors"), "floors")
     for floor in floors:
         if floor.scenario != scenario:
             raise ShapeError("floors", f"one is of {floor.scenario!r}")

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.measure.interruption import Interruption
 from harness.model import Arm, ArmRecord, DiskPart, Scenario, Slot, Trial
@@ -26,6 +26,8 @@ from harness.records.codec import ShapeError, decode, encode
 
 if TYPE_CHECKING:
     from harness.model.network import Network
+
+_T = TypeVar("_T")
 
 MODULE = "harness.worker"
 _PATIENCE_S = 30.0
@@ -176,7 +178,7 @@ class RemoteBackend:
         question = {"do": "prepare", "scenario": encode(scenario, ""), "arm": arm.name}
         try:
             answer = process.ask(question, progress)
-            record: ArmRecord = _decoded(ArmRecord, answer["record"], process.revision)
+            record = _decoded(ArmRecord, answer["record"], process.revision)
         except PrepareError:
             raise
         except HarnessError as error:
@@ -218,8 +220,7 @@ class RemoteArm:
         }
         with interruption.safe():
             answer = self._process.ask(question)
-        trial: Trial = _decoded(Trial, answer["trial"], self._process.revision)
-        return trial
+        return _decoded(Trial, answer["trial"], self._process.revision)
 
     def disk_parts(self) -> tuple[DiskPart, ...]:
         """See `harness.model.backend.PreparedArm.disk_parts`."""
@@ -242,7 +243,7 @@ class RemoteArm:
         """The worker closes its arms when it ends."""
 
 
-def _decoded(kind: type, document: object, revision: str) -> Any:
+def _decoded(kind: type[_T], document: object, revision: str) -> _T:
     try:
         return decode(kind, document, "")
     except ShapeError as error:

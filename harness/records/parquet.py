@@ -188,7 +188,7 @@ def _info(entry: Mapping[str, object], path: Path) -> RunInfo:
     if isinstance(schema, int) and schema > SCHEMA_VERSION:
         message = f"schema {schema} is newer than {SCHEMA_VERSION}: read it with a newer Steelyard"
         raise ShapeError(str(path), message)
-    return cast("RunInfo", decode(RunInfo, document, ""))
+    return decode(RunInfo, document, "")
 
 
 def _run(info: RunInfo, table: pd.DataFrame) -> RunData:

@@ -154,7 +154,7 @@ class _Pattern:
                 pieces.append((literal, -1 if is_response else -2))
                 filled += [literal, token[0]]
             end = token.end()
-        sample = parse_trial(b"".join((*filled, line[end:])), "a line made by Steelyard itself")
+        sample = parse_trial(b"".join((*filled, line[end:])), Path(), 0)
         self._columns = columns
         self._sample = sample
         self._constant: list[tuple[Name, int]] = []
@@ -255,7 +255,7 @@ class _Scanner:
         if not line.strip():
             return
         if len(self._seen[arm]) < 4 * MOST_PATTERNS and len(patterns) < MOST_PATTERNS:
-            trial = parse_trial(line, f"{self._path}, line {number}")
+            trial = parse_trial(line, self._path, number)
             skeleton = _TOKEN.sub(_hollow, line)
             if skeleton in self._seen[arm]:
                 patterns.append(_Pattern(line, self._columns))
@@ -278,7 +278,7 @@ class _Scanner:
                 pass
             else:
                 return read
-        return parse_trial(line, f"{self._path}, line {number}")
+        return parse_trial(line, self._path, number)
 
 
 def _hollow(token: re.Match[bytes]) -> bytes:

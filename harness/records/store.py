@@ -26,7 +26,7 @@ from typing import TypeVar
 
 from harness.model import SCHEMA_VERSION, GrowthPoint, Run, RunInfo, Trial
 from harness.model.errors import RecordError
-from harness.records.codec import ShapeError, decode, encode
+from harness.records.codec import ShapeError, decode, encode, loads, parse
 from runtime import output_file
 
 RUN_FILE = "run.json"
@@ -187,9 +187,7 @@ def _mend_end(path: Path) -> None:
     if not last:
         return
     with open(path, "r+b") as file:
-        try:
-            _parsed(last, str(path))
-        except RecordError:
+        if is_torn(last):
             file.truncate(len(whole) + len(newline))
         else:
             file.seek(0, os.SEEK_END)
@@ -238,9 +236,12 @@ def read_info(directory: Path) -> RunInfo:
     path = directory / RUN_FILE
     if not path.is_file():
         raise _is_no_run(directory)
-    document = _parsed(_content(path), str(path))
-    _refuse_newer(document, path)
-    return _decoded(RunInfo, document, str(path))
+    try:
+        document = loads(_content(path))
+        _refuse_newer(document, path)
+        return decode(RunInfo, document, "")
+    except (ShapeError, ValueError) as error:
+        raise _unreadable(error, str(path)) from error
 
 
 def read_growth(directory: Path) -> tuple[GrowthPoint, ...]:
@@ -252,24 +253,25 @@ def read_growth(directory: Path) -> tuple[GrowthPoint, ...]:
     return tuple(_lines(GrowthPoint, directory / GROWTH_FILE))
 
 
-def parse_trial(line: bytes, where: str) -> Trial:
+def parse_trial(line: bytes, path: Path, number: int) -> Trial:
     """Read one line of `trials.jsonl`.
 
     Args:
         line: Without its newline.
-        where: File and line, the beginning of the sentence when something is wrong with it.
+        path: Of the file, for the sentence when something is wrong.
+        number: Of the line, from 1, for the same.
 
     Raises:
         RecordError: It is no trial.
     """
-    return _decoded(Trial, _parsed(line, where), where)
+    return _record(Trial, line, path, number)
 
 
 def is_torn(line: bytes) -> bool:
     """Whether a last line without its newline is what a crash leaves, and no JSON."""
     try:
-        _parsed(line, "")
-    except RecordError:
+        loads(line)
+    except ValueError:
         return True
     return False
 
@@ -314,17 +316,11 @@ def _lines(kind: type[_T], path: Path) -> typing.Iterator[_T]:
     *lines, last = content.split(b"\n")
     for number, line in enumerate(lines, 1):
         if line.strip():
-            where = f"{path}, line {number}"
-            yield _decoded(kind, _parsed(line, where), where)
-    if last.strip():
-        # Every line is one JSON object in ASCII, so no proper beginning of one is valid JSON: what
-        # parses lacks only its newline and is whole.
-        where = f"{path}, line {len(lines) + 1}"
-        try:
-            document = _parsed(last, where)
-        except RecordError:
-            return
-        yield _decoded(kind, document, where)
+            yield _record(kind, line, path, number)
+    # Every line is one JSON object in ASCII, so no proper beginning of one is valid JSON: what
+    # parses lacks only its newline and is whole.
+    if last.strip() and not is_torn(last):
+        yield _record(kind, last, path, len(lines) + 1)
 
 
 def _refuse_newer(document: object, path: Path) -> None:
@@ -347,26 +343,21 @@ def _cannot(verb: str, path: Path, error: OSError) -> RecordError:
     return RecordError(f"cannot {verb} {path}: {error.strerror or error}")
 
 
-def _parsed(data: bytes, where: str) -> object:
-    """Parse strict JSON; `where` begins the sentence when it is none."""
-
-    def refuse(constant: str) -> object:
-        raise ValueError(f"{constant} is not JSON")
-
+def _record(kind: type[_T], line: bytes, path: Path, number: int) -> _T:
     try:
-        return json.loads(data, parse_constant=refuse)
-    except json.JSONDecodeError as error:
+        return parse(kind, line)
+    except (ShapeError, ValueError) as error:
+        raise _unreadable(error, f"{path}, line {number}") from error
+
+
+def _unreadable(error: ShapeError | ValueError, where: str) -> RecordError:
+    """Say in one sentence, which begins with `where`, what is wrong with records."""
+    if isinstance(error, ShapeError):
+        return RecordError(f"{where}: {error.field or 'the record'}: {error.problem}")
+    if isinstance(error, json.JSONDecodeError):
         line = f", line {error.lineno}" if ", line " not in where else ""
-        raise RecordError(f"{where}{line}, column {error.colno}: not JSON: {error.msg}") from error
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError too
-        raise RecordError(f"{where}: not JSON: {error}") from error
-
-
-def _decoded(kind: type[_T], document: object, where: str) -> _T:
-    try:
-        return typing.cast("_T", decode(kind, document, ""))
-    except ShapeError as error:
-        raise RecordError(f"{where}: {error.field or 'the record'}: {error.problem}") from error
+        return RecordError(f"{where}{line}, column {error.colno}: not JSON: {error.msg}")
+    return RecordError(f"{where}: not JSON: {error}")  # UnicodeDecodeError is a ValueError too
 
 
 def _encoded(value: object) -> object:
