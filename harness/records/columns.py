@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from array import array
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
 
-from harness.model import Meter, Outcome, Sharing, Trial
+from harness.model import Meter, Milestone, Outcome, Sharing, Trial
 from harness.model.diagnostics import Diagnostic
 
 if TYPE_CHECKING:
@@ -23,15 +23,24 @@ Name = tuple[str, ...]
 """What one number of a trial is: `("block",)`, `("ready",)`, `("pss_bytes",)`, or of a part on disk
 `("part", name, sharing, which of that name, "allocated")`."""
 
+COUNTS = ("block", "position", "alive", "together")
 
-@dataclass(frozen=True, slots=True)
-class Form:
-    """Everything of a trial that is no number.
+BATCH = 4096
+"""Trials of one layout whose numbers are put into columns at a time."""
+
+MOST_BODIES = 8
+"""Distinct answers to the prober of an arm that are told apart; of more, it is known that they
+differ."""
+
+
+class Form(NamedTuple):
+    """Everything of a trial that is no number. A tuple, as one is made and hashed for each trial.
 
     Attributes:
         scenario, arm, outcome, error, console, diagnostics: As of `Trial`.
+        milestones: Which happened.
         readings: Of each: the meter, its scope, and why it has no value, or None if it has one.
-        has_disk: Whether anything on disk was recorded.
+        parts: Of each part on disk: its name, and who shares it.
         response_sha256: As of `Trial`.
     """
 
@@ -41,9 +50,15 @@ class Form:
     error: str | None = None
     console: str | None = None
     diagnostics: tuple[Diagnostic, ...] = ()
+    milestones: tuple[Milestone, ...] = ()
     readings: tuple[tuple[Meter, str, str | None], ...] = ()
-    has_disk: bool = False
+    parts: tuple[tuple[str, Sharing], ...] = ()
     response_sha256: str | None = None
+
+    @property
+    def has_disk(self) -> bool:
+        """Whether anything on disk was recorded."""
+        return bool(self.parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,121 +70,144 @@ class Packed:
     numbers: Mapping[Name, Floats]
 
 
-class Columns:
-    """Takes trials one by one or many of a form at once, and lays them out in columns.
+@dataclass(slots=True)
+class _Batch:
+    """Trials of one layout whose numbers are in no column yet.
 
-    Rows keep the order of their numbers. Memory grows with the numbers alone.
+    Attributes:
+        names: What the numbers of each trial are, in their order.
+        rows: Of those held.
+        numbers: Of all those held, one trial after the other.
+    """
+
+    names: tuple[Name, ...]
+    rows: list[int] = field(default_factory=list)
+    numbers: list[int | None] = field(default_factory=list)
+
+
+class Columns:
+    """Takes trials one by one and lays them out in columns.
+
+    Rows keep the order of their trials. Memory grows with the numbers alone.
     """
 
     def __init__(self) -> None:
         self.count = 0
         self._forms: dict[Form, int] = {}
         self._form_of = array("i")
-        self._single: dict[Name, tuple[array[int], array[float]]] = defaultdict(
-            lambda: (array("q"), array("d"))
-        )
-        self._many: dict[Name, list[tuple[Rows, Floats | float]]] = defaultdict(list)
+        self._known: dict[Form, tuple[int, _Batch]] = {}
+        self._batches: dict[tuple[Name, ...], _Batch] = {}
+        self._bodies: dict[tuple[str, str], dict[str | None, None]] = defaultdict(dict)
+        self._numbers: dict[Name, list[tuple[Rows, Floats]]] = defaultdict(list)
 
     def add(self, trial: Trial) -> None:
         """Take the next trial."""
-        row = self.reserve(self.form(form_of(trial)))
-        for name, value in numbers_of(trial):
-            rows, values = self._single[name]
-            rows.append(row)
-            values.append(value)
-
-    def form(self, form: Form) -> int:
-        """Number a form, the same for an equal one."""
-        return self._forms.setdefault(form, len(self._forms))
-
-    def reserve(self, form: int) -> int:
-        """Give the next trial its row before its numbers are there."""
-        self._form_of.append(form)
+        form = _form_of(trial)
+        number, batch = self._known.get(form) or self._meet(form)
+        self._form_of.append(number)
+        batch.rows.append(self.count)
         self.count += 1
-        return self.count - 1
-
-    def fill(self, rows: Rows, name: Name, values: Floats | float) -> None:
-        """Put numbers of one name into rows that were reserved."""
-        self._many[name].append((rows, values))
+        held = batch.numbers
+        held += (trial.block, trial.position, trial.alive, trial.together)
+        held += trial.milestones_ns.values()
+        held += [reading.value for reading in trial.readings]
+        for part in trial.disk:
+            held += (part.allocated_bytes, part.apparent_bytes, part.reflinked_bytes)
+        if len(batch.rows) >= BATCH:
+            self._flush(batch)
 
     def pack(self) -> Packed:
         """Take everything out."""
-        names = {**self._single, **self._many}
-        return Packed(
-            tuple(self._forms), self._forms_of_rows(), {name: self._column(name) for name in names}
-        )
+        import numpy as np
+
+        for batch in self._batches.values():
+            self._flush(batch)
+        form_of = np.frombuffer(self._form_of, np.int32) if self.count else np.zeros(0, np.int32)
+        numbers = {name: self._column(name) for name in tuple(self._numbers)}
+        return Packed(tuple(self._forms), form_of, numbers)
 
     def append(self, packed: Packed) -> None:
         """Put what another one held behind the rows of this one."""
         import numpy as np
 
         rows = slice(self.count, self.count + len(packed.form_of))
-        known = np.array([self.form(form) for form in packed.forms], np.int32)
+        known = np.array([self._number(form) for form in packed.forms], np.int32)
         self._form_of.frombytes(known[packed.form_of].tobytes() if len(known) else b"")
         self.count = rows.stop
         for name, column in packed.numbers.items():
-            self.fill(rows, name, column)
+            self._numbers[name].append((rows, column))
 
-    def _forms_of_rows(self) -> npt.NDArray[np.int32]:
+    def _meet(self, form: Form) -> tuple[int, _Batch]:
+        """Find the number and the batch of a form that is new."""
+        names = _names(form)
+        batch = self._batches.setdefault(names, _Batch(names))
+        bodies = self._bodies[form.scenario, form.arm]
+        if form.response_sha256 in bodies or len(bodies) < MOST_BODIES:
+            bodies[form.response_sha256] = None
+            found = self._known[form] = self._number(form), batch
+            return found
+        return self._number(form._replace(response_sha256=next(iter(bodies)))), batch
+
+    def _number(self, form: Form) -> int:
+        """Number a form, the same for an equal one."""
+        return self._forms.setdefault(form, len(self._forms))
+
+    def _flush(self, batch: _Batch) -> None:
+        """Put held numbers into their columns, NaN where a trial has none."""
         import numpy as np
 
-        return np.frombuffer(self._form_of, np.int32) if self.count else np.zeros(0, np.int32)
+        rows = np.array(batch.rows, np.int64)
+        held = np.array(batch.numbers, float).reshape(len(rows), len(batch.names))
+        found: dict[Name, Floats] = {}
+        for name, column in zip(batch.names, held.T, strict=True):
+            earlier = found.get(name, column)  # of readings of one meter, the first with a value
+            found[name] = np.where(np.isnan(earlier), column, earlier)
+        for name, column in found.items():
+            if not np.isnan(column).all():
+                self._numbers[name].append((rows, column))
+        batch.rows, batch.numbers = [], []
 
     def _column(self, name: Name) -> Floats:
         """Take one name's numbers out of the store, NaN in rows that have none."""
         import numpy as np
 
         column = np.full(self.count, math.nan)
-        for rows, values in self._many.pop(name, []):
+        for rows, values in self._numbers.pop(name):
             column[rows] = values
-        if name in self._single:
-            rows_, values_ = self._single.pop(name)
-            column[np.frombuffer(rows_, dtype=np.int64)] = np.frombuffer(values_, dtype=np.float64)
         return column
 
 
-def form_of(trial: Trial) -> Form:
+def _form_of(trial: Trial) -> Form:
     """Take from a trial all that is no number."""
     return Form(
-        scenario=trial.scenario,
-        arm=trial.arm,
-        outcome=trial.outcome,
-        error=trial.error,
-        console=trial.console,
-        diagnostics=trial.diagnostics,
-        readings=tuple(
-            (reading.meter, reading.scope, _reason(reading.value, reading.missing))
-            for reading in trial.readings
+        trial.scenario,
+        trial.arm,
+        trial.outcome,
+        trial.error,
+        trial.console,
+        trial.diagnostics,
+        tuple(trial.milestones_ns),
+        tuple(
+            [
+                (r.meter, r.scope, (r.missing or _NO_REASON) if r.value is None else None)
+                for r in trial.readings
+            ]
         ),
-        has_disk=bool(trial.disk),
-        response_sha256=trial.response_sha256,
+        tuple([(part.name, part.sharing) for part in trial.disk]),
+        trial.response_sha256,
     )
 
 
-def numbers_of(trial: Trial) -> Iterator[tuple[Name, int]]:
-    """Name every number of a trial that a report may need, and is there."""
-    yield ("block",), trial.block
-    yield ("position",), trial.position
-    yield ("alive",), trial.alive
-    yield ("together",), trial.together
-    for milestone, stamp in trial.milestones_ns.items():
-        yield (milestone.value,), stamp
-    seen: dict[Meter, bool] = {}
-    for reading in trial.readings:
-        # The first that has a value, as in `harness.model.metrics`.
-        if reading.value is not None and seen.setdefault(reading.meter, True):
-            seen[reading.meter] = False
-            yield (reading.meter.value,), reading.value
-    which: dict[tuple[str, Sharing], int] = defaultdict(int)
-    for part in trial.disk:
-        key = (part.name, part.sharing)
-        name = ("part", part.name, part.sharing.value, str(which[key]))
-        which[key] += 1
-        yield (*name, "allocated"), part.allocated_bytes
-        yield (*name, "apparent"), part.apparent_bytes
-        if part.reflinked_bytes is not None:
-            yield (*name, "reflinked"), part.reflinked_bytes
+_NO_REASON = "no reason was recorded"
 
 
-def _reason(value: int | None, missing: str | None) -> str | None:
-    return None if value is not None else missing or "no reason was recorded"
+def _names(form: Form) -> tuple[Name, ...]:
+    """Name the numbers of a trial in the order in which `Columns.add` takes them."""
+    found: list[Name] = [(str(name),) for name in (*COUNTS, *form.milestones)]
+    found += [(meter.value,) for meter, _, _ in form.readings]
+    for place, part in enumerate(form.parts):
+        name, sharing = part
+        which = str(form.parts[:place].count(part))  # of the parts of that name
+        sizes = ("allocated", "apparent", "reflinked")
+        found += [("part", name, sharing.value, which, size) for size in sizes]
+    return tuple(found)

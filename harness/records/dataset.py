@@ -24,7 +24,7 @@ from harness.model import (
     Sharing,
 )
 from harness.model.metrics import METRICS
-from harness.records.columns import Columns, Form, Packed
+from harness.records.columns import COUNTS, Columns, Form, Packed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,8 +50,6 @@ COLUMNS = (
     *(metric.column for metric in MEASURED if metric.name not in list(Milestone)),
     "form",
 )
-
-COUNTS = ("block", "position", "alive", "together")
 
 
 @dataclass(frozen=True, slots=True)

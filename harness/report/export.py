@@ -12,7 +12,8 @@ from harness import stats
 from harness.analysis.curves import GrowthCurve
 from harness.analysis.summary import ArmRow, ScenarioTable, Summary
 from harness.model.metrics import METRICS, Unit
-from harness.records.dataset import COLUMNS, COUNTS
+from harness.records.columns import COUNTS
+from harness.records.dataset import COLUMNS
 from harness.report.text.answer import verdict
 
 if TYPE_CHECKING:

@@ -20,6 +20,7 @@ from harness.model.errors import RecordError
 from harness.model.metrics import METRICS, trial_value
 from harness.records import GROWTH_FILE, RUN_FILE, TRIALS_FILE, read_run, scan
 from harness.records.codec import encode
+from harness.records.columns import MOST_BODIES
 from harness.records.dataset import MEASURED, RunData, run_data, samples
 from harness.records.scan import read_data
 from tests.support.synthetic import synthetic_run, synthetic_scale_run
@@ -55,7 +56,7 @@ def plain() -> Run:
 
 
 def many_forms() -> Run:
-    """More kinds of lines than there are patterns, and texts that JSON has to escape."""
+    """Nearly every line of a form of its own, and texts that JSON has to escape."""
     run = synthetic_run(blocks=40, scenarios=("python-http",), failure_rate=0.3)
     dice = random.Random(7)
     texts = ("ü", '"quoted", "block":7,', "\\", "\udc80", "9" * 64, "a\nb", "0123456789abcdef" * 4)
@@ -105,15 +106,18 @@ def test_columns_are_those_of_the_trials(make: Callable[[], Run], tmp_path: Path
     assert_same(read_data(folder), run_data(run))
 
 
-def test_most_lines_are_taken_by_a_pattern(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Otherwise the speed would be gone and nothing else would tell."""
-    read = []
-    whole = scan.parse_trial
-    monkeypatch.setattr(scan, "parse_trial", lambda *line: read.append(line) or whole(*line))
-    folder = write(tmp_path / "run", synthetic_run(blocks=300, failure_rate=0.02))
-    data = read_data(folder)
-    assert len(data.frame) == 2408
-    assert len(read) < 100
+def test_of_very_many_answers_it_is_known_that_they_differ(tmp_path: Path) -> None:
+    run = synthetic_run(blocks=12, scenarios=("python-http",), failure_rate=0)
+    bodies = [f"{number:064x}" for number in range(len(run.trials))]
+    answered = zip(run.trials, bodies, strict=True)
+    trials = tuple(dataclasses.replace(trial, response_sha256=body) for trial, body in answered)
+    data = read_data(write(tmp_path / "run", dataclasses.replace(run, trials=trials)))
+    arms = {record.arm.name for record in run.info.arms}
+    for arm in arms:
+        told = {form.response_sha256 for form in data.forms if form.arm == arm}
+        assert len(told) == MOST_BODIES
+        assert told <= set(bodies)
+    assert not summarise(data).tables[0].same_response
 
 
 @pytest.mark.parametrize("processors", [2, 3])
