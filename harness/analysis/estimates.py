@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from harness import stats
 from harness.model import ArmRecord, Outcome, Sharing
-from harness.model.metrics import METRICS, Metric
+from harness.model.metrics import Metric
 from harness.records.columns import Form
-from harness.records.dataset import MEASURED, METERS, RunData, samples
+from harness.records.dataset import MEASURED, RunData, samples
 
 if TYPE_CHECKING:
     import numpy as np
@@ -217,9 +217,9 @@ def missing(arm: ArmData, found: Mapping[str, stats.Estimate]) -> Mapping[str, s
     if "disk-growth" not in found and went_well and not any(f.has_disk for f in went_well):
         told["disk-growth"] = "its instances have no files of their own"
     for metric in MEASURED:
-        if metric.name in found or metric.column not in METERS or not len(arm.taken):
+        if metric.name in found or metric.meter is None or not len(arm.taken):
             continue
-        known = reasons[METERS[metric.column].value].most_common(1)
+        known = reasons[metric.meter.value].most_common(1)
         told[metric.name] = known[0][0] if known else "not measured"
     return MappingProxyType(told)
 
@@ -231,12 +231,11 @@ def scopes(arm: ArmData) -> Mapping[str, str]:
         for meter, scope, reason in form.readings:
             if reason is None:
                 seen[meter.value][scope] = None
-    names = {metric.name: METERS.get(metric.column) for metric in METRICS.values()}
     return MappingProxyType(
         {
-            name: " and ".join(seen[meter.value])
-            for name, meter in names.items()
-            if meter is not None and seen[meter.value]
+            metric.name: " and ".join(seen[metric.meter.value])
+            for metric in MEASURED
+            if metric.meter is not None and seen[metric.meter.value]
         }
     )
 

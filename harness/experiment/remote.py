@@ -228,7 +228,7 @@ class RemoteArm:
 
     def initial_disk_parts(self) -> tuple[DiskPart, ...]:
         """See `harness.model.backend.PreparedArm.initial_disk_parts`."""
-        return self._record.initial_disk
+        return self._record.initial_disk or ()
 
     def image_paths(self) -> tuple[Path, ...]:
         """None here: the worker evicts what it reads."""

@@ -1,18 +1,22 @@
-"""The quantities that can be judged: their names, units, titles, and how each comes from a trial.
+"""The quantities that can be judged: their names, units, titles, and what each is made of.
 
-One registry for all who ask by name: `--until`, budgets, comparisons, histories, tables, charts.
-Smaller is better for every one of them. Pure.
+One table for all who ask by name: `--until`, budgets, comparisons, histories, tables, charts. What
+a metric is made of is said once and computed of one trial here, and of the columns of many in
+`harness.records.dataset`. Smaller is better for every one of them. Pure.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
+from typing import Any, Protocol, TypeVar
 
-from harness.model.values import ArmRecord, Meter, Milestone, Outcome, Trial
+from harness.model.values import ArmRecord, DiskPart, Meter, Milestone, Outcome, Trial
+
+_V_co = TypeVar("_V_co", covariant=True)
 
 
 class Unit(StrEnum):
@@ -23,6 +27,31 @@ class Unit(StrEnum):
     COUNT = "count"
 
 
+class Source(Protocol[_V_co]):
+    """What metrics are made of: numbers of one trial, or columns of many. NaN is "not known"."""
+
+    def at(self, milestone: Milestone) -> _V_co:
+        """Nanoseconds since t0."""
+
+    def read(self, meter: Meter) -> _V_co:
+        """The first value that the meter said."""
+
+    def stop_asked_ns(self) -> _V_co:
+        """Nanoseconds from t0 until the stop; schema 1 does not say: right after ready."""
+
+    def written_bytes(self) -> _V_co:
+        """What the instance alone has on disk; not known where it has no files of its own."""
+
+    def owned_bytes(self) -> _V_co:
+        """The same, and 0 where an instance that went well has none."""
+
+    def static_bytes(self) -> _V_co:
+        """Of the arm's static parts, what each instance owns."""
+
+    def initial_bytes(self) -> _V_co:
+        """What the instance had before it ran; schema 1 does not say."""
+
+
 @dataclass(frozen=True, slots=True)
 class Metric:
     """One quantity.
@@ -31,6 +60,8 @@ class Metric:
         name: As users spell it: `ready`, `pss`.
         unit: Of its values.
         title: For tables and axes.
+        made_of: A milestone, a meter, or what computes it of a `Source`; of a static one: of an
+            `ArmRecord`.
         is_static: It belongs to the arm (`ArmRecord`) and not to a trial: one value a run.
         is_exact: Equal inputs give equal values, so that any difference is real: disk, mostly.
     """
@@ -38,6 +69,7 @@ class Metric:
     name: str
     unit: Unit
     title: str
+    made_of: Milestone | Meter | Callable[[Any], Any]
     is_static: bool = False
     is_exact: bool = False
 
@@ -46,51 +78,79 @@ class Metric:
         """Its column in the table of trials: `ready_ns`, `pss_bytes`."""
         return f"{self.name.replace('-', '_')}_{self.unit}"
 
+    @property
+    def meter(self) -> Meter | None:
+        """The meter that it is read from, if it is."""
+        return self.made_of if isinstance(self.made_of, Meter) else None
 
-_MILESTONES = {
-    "isolated": Milestone.ISOLATED,
-    "kernel": Milestone.KERNEL,
-    "userspace": Milestone.USERSPACE,
-    "started": Milestone.STARTED,
-    "ready": Milestone.READY,
-}
-_METERS = {
-    "cpu": Meter.CPU_NS,
-    "cpu-user": Meter.CPU_USER_NS,
-    "cpu-system": Meter.CPU_SYSTEM_NS,
-    "pss": Meter.PSS_BYTES,
-    "uss": Meter.USS_BYTES,
-    "cgroup-current": Meter.CGROUP_CURRENT_BYTES,
-    "cgroup-peak": Meter.CGROUP_PEAK_BYTES,
-    "available-delta": Meter.AVAILABLE_DELTA_BYTES,
-    "image-read": Meter.IMAGE_READ_BYTES,
-    "image-total": Meter.IMAGE_TOTAL_BYTES,
-    "left-behind": Meter.LEFT_BEHIND,
-}
+    @property
+    def is_milestone(self) -> bool:
+        """Whether a trial that failed before it is longer than all that reached it."""
+        return isinstance(self.made_of, Milestone)
+
+    def of(self, source: Source[_V_co]) -> _V_co:
+        """Its value, or its column, nothing censored."""
+        if isinstance(self.made_of, Milestone):
+            return source.at(self.made_of)
+        if isinstance(self.made_of, Meter):
+            return source.read(self.made_of)
+        value: _V_co = self.made_of(source)
+        return value
+
+
+def _shared_bytes(record: ArmRecord) -> float:
+    return float(sum(part.shared_bytes for part in record.disk))
+
+
+def _exclusive_bytes(parts: tuple[DiskPart, ...]) -> float:
+    return float(sum(part.exclusive_bytes for part in parts))
+
+
+_NS, _BYTES, _COUNT = Unit.NANOSECONDS, Unit.BYTES, Unit.COUNT
 _ALL = (
-    Metric("isolated", Unit.NANOSECONDS, "time until isolated"),
-    Metric("kernel", Unit.NANOSECONDS, "time until the guest kernel"),
-    Metric("userspace", Unit.NANOSECONDS, "time until the guest's init"),
-    Metric("started", Unit.NANOSECONDS, "time until started"),
-    Metric("ready", Unit.NANOSECONDS, "time until ready"),
-    Metric("stop", Unit.NANOSECONDS, "time to stop"),
-    Metric("remove", Unit.NANOSECONDS, "time to remove"),
-    Metric("cpu", Unit.NANOSECONDS, "CPU time until ready"),
-    Metric("cpu-user", Unit.NANOSECONDS, "CPU time in user mode until ready"),
-    Metric("cpu-system", Unit.NANOSECONDS, "CPU time in the kernel until ready"),
-    Metric("pss", Unit.BYTES, "memory, proportional (PSS)"),
-    Metric("uss", Unit.BYTES, "memory, unique (USS)"),
-    Metric("cgroup-current", Unit.BYTES, "memory charged to the cgroup"),
-    Metric("cgroup-peak", Unit.BYTES, "most memory charged to the cgroup"),
-    Metric("available-delta", Unit.BYTES, "fall of the host's available memory"),
-    Metric("image-read", Unit.BYTES, "read of the image until ready"),
-    Metric("image-total", Unit.BYTES, "image that could be read"),
-    Metric("disk", Unit.BYTES, "disk of each instance"),
-    Metric("disk-growth", Unit.BYTES, "disk written until ready"),
+    Metric("isolated", _NS, "time until isolated", Milestone.ISOLATED),
+    Metric("kernel", _NS, "time until the guest kernel", Milestone.KERNEL),
+    Metric("userspace", _NS, "time until the guest's init", Milestone.USERSPACE),
+    Metric("started", _NS, "time until started", Milestone.STARTED),
+    Metric("ready", _NS, "time until ready", Milestone.READY),
+    Metric("stop", _NS, "time to stop", lambda s: s.at(Milestone.STOPPED) - s.stop_asked_ns()),
     Metric(
-        "disk-shared", Unit.BYTES, "disk shared by all instances", is_static=True, is_exact=True
+        "remove",
+        _NS,
+        "time to remove",
+        lambda s: s.at(Milestone.REMOVED) - s.at(Milestone.STOPPED),
     ),
-    Metric("left-behind", Unit.COUNT, "things left behind", is_exact=True),
+    Metric("cpu", _NS, "CPU time until ready", Meter.CPU_NS),
+    Metric("cpu-user", _NS, "CPU time in user mode until ready", Meter.CPU_USER_NS),
+    Metric("cpu-system", _NS, "CPU time in the kernel until ready", Meter.CPU_SYSTEM_NS),
+    Metric("pss", _BYTES, "memory, proportional (PSS)", Meter.PSS_BYTES),
+    Metric("uss", _BYTES, "memory, unique (USS)", Meter.USS_BYTES),
+    Metric("cgroup-current", _BYTES, "memory charged to the cgroup", Meter.CGROUP_CURRENT_BYTES),
+    Metric("cgroup-peak", _BYTES, "most memory charged to the cgroup", Meter.CGROUP_PEAK_BYTES),
+    Metric(
+        "available-delta",
+        _BYTES,
+        "fall of the host's available memory",
+        Meter.AVAILABLE_DELTA_BYTES,
+    ),
+    Metric("image-read", _BYTES, "read of the image until ready", Meter.IMAGE_READ_BYTES),
+    Metric("image-total", _BYTES, "image that could be read", Meter.IMAGE_TOTAL_BYTES),
+    Metric("disk", _BYTES, "disk of each instance", lambda s: s.owned_bytes() + s.static_bytes()),
+    Metric(
+        "disk-growth",
+        _BYTES,
+        "disk written until ready",
+        lambda s: s.written_bytes() - s.initial_bytes(),
+    ),
+    Metric(
+        "disk-shared",
+        _BYTES,
+        "disk shared by all instances",
+        _shared_bytes,
+        is_static=True,
+        is_exact=True,
+    ),
+    Metric("left-behind", _COUNT, "things left behind", Meter.LEFT_BEHIND, is_exact=True),
 )
 METRICS: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in _ALL})
 """By name, in the order in which tables show them."""
@@ -108,56 +168,68 @@ def trial_value(metric: str, trial: Trial, record: ArmRecord | None = None) -> f
         In the metric's unit. NaN where the trial does not have it. Infinity where a trial failed
         before it had it, and for `ready` wherever a trial failed: a bound, not a result.
     """
-    value = _value(metric, trial, record)
-    if metric in _MILESTONES and trial.outcome is not Outcome.OK:
+    known = METRICS[metric]
+    if known.is_static:
+        message = f"{metric} is no metric of a trial"
+        raise ValueError(message)
+    value = known.of(_OfTrial(trial, record))
+    if known.is_milestone and trial.outcome is not Outcome.OK:
         return math.inf if metric == "ready" or math.isnan(value) else value
     return value
 
 
-def _value(metric: str, trial: Trial, record: ArmRecord | None) -> float:
-    at = trial.milestones_ns
-    if metric in _MILESTONES:
-        return float(at.get(_MILESTONES[metric], math.nan))
-    if metric == "stop":
-        # Records of schema 1 do not say when the stop was asked for: right after ready.
-        asked = Milestone.STOPPING if Milestone.STOPPING in at else Milestone.READY
-        return _between(trial, asked, Milestone.STOPPED)
-    if metric == "remove":
-        return _between(trial, Milestone.STOPPED, Milestone.REMOVED)
-    if metric in _METERS:
-        return _reading(trial, _METERS[metric])
-    if not trial.disk and trial.outcome is not Outcome.OK:
-        return math.nan
-    owned = float(sum(part.exclusive_bytes for part in trial.disk))
-    if metric == "disk":
-        static = record.disk if record is not None else ()
-        return owned + sum(part.exclusive_bytes for part in static)
-    if metric == "disk-growth":
-        if not trial.disk:
-            return math.nan  # it has no files of its own: what it writes goes where others write
-        # An arm that has nothing before it runs has an empty tuple: then all of it grew.
-        return (
-            owned - sum(part.exclusive_bytes for part in record.initial_disk) if record else owned
-        )
-    message = f"{metric} is no metric of a trial"
-    raise ValueError(message)
-
-
 def static_value(metric: str, record: ArmRecord) -> float:
     """A static metric of an arm, in its unit."""
-    if metric == "disk-shared":
-        return float(sum(part.shared_bytes for part in record.disk))
-    message = f"{metric} is no metric of an arm"
-    raise ValueError(message)
+    made_of = METRICS[metric].made_of
+    if not METRICS[metric].is_static or not callable(made_of):
+        message = f"{metric} is no metric of an arm"
+        raise ValueError(message)
+    return float(made_of(record))
 
 
-def _between(trial: Trial, first: Milestone, second: Milestone) -> float:
-    at = trial.milestones_ns
-    return float(at.get(second, math.nan)) - float(at.get(first, math.nan))
+def static_bytes(record: ArmRecord | None) -> float:
+    """What each instance owns of the static parts of its arm."""
+    return 0.0 if record is None else _exclusive_bytes(record.disk)
 
 
-def _reading(trial: Trial, meter: Meter) -> float:
-    for reading in trial.readings:
-        if reading.meter is meter and reading.value is not None:
-            return float(reading.value)
-    return math.nan
+def initial_bytes(record: ArmRecord | None) -> float:
+    """What each instance of an arm has before it runs; NaN where that is not known."""
+    if record is None or record.initial_disk is None:
+        return math.nan
+    return _exclusive_bytes(record.initial_disk)
+
+
+class _OfTrial:
+    """One trial as a `Source`."""
+
+    __slots__ = ("_record", "_trial")
+
+    def __init__(self, trial: Trial, record: ArmRecord | None) -> None:
+        self._trial = trial
+        self._record = record
+
+    def at(self, milestone: Milestone) -> float:
+        return float(self._trial.milestones_ns.get(milestone, math.nan))
+
+    def read(self, meter: Meter) -> float:
+        for reading in self._trial.readings:
+            if reading.meter is meter and reading.value is not None:
+                return float(reading.value)
+        return math.nan
+
+    def stop_asked_ns(self) -> float:
+        does_say = Milestone.STOPPING in self._trial.milestones_ns
+        return self.at(Milestone.STOPPING if does_say else Milestone.READY)
+
+    def written_bytes(self) -> float:
+        return _exclusive_bytes(self._trial.disk) if self._trial.disk else math.nan
+
+    def owned_bytes(self) -> float:
+        went_well = self._trial.outcome is Outcome.OK
+        return 0.0 if went_well and not self._trial.disk else self.written_bytes()
+
+    def static_bytes(self) -> float:
+        return static_bytes(self._record)
+
+    def initial_bytes(self) -> float:
+        return initial_bytes(self._record)

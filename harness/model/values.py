@@ -491,7 +491,7 @@ class ArmRecord:
         facts: What ran: `accelerator`, `kernel`, `qemu`, `argv`, `plan_sha256`, `launcher`, …
         diagnostics: Doubts about the arm.
         initial_disk: What an instance owns on disk before it has run: what `disk` of a trial has
-            beyond it grew until ready.
+            beyond it grew until ready; None where an older writer did not say.
     """
 
     scenario: str
@@ -500,7 +500,7 @@ class ArmRecord:
     disk: tuple[DiskPart, ...]
     facts: Mapping[str, str]
     diagnostics: tuple[Diagnostic, ...] = ()
-    initial_disk: tuple[DiskPart, ...] = ()
+    initial_disk: tuple[DiskPart, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,11 @@ and is held once for each distinct combination: a `Form`, which the column `form
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.model import (
-    ArmRecord,
-    DiskPart,
     GrowthPoint,
     Meter,
     Milestone,
@@ -23,7 +21,7 @@ from harness.model import (
     RunInfo,
     Sharing,
 )
-from harness.model.metrics import METRICS
+from harness.model.metrics import METRICS, initial_bytes, static_bytes
 from harness.records.columns import COUNTS, Columns, Form, Packed
 
 if TYPE_CHECKING:
@@ -47,7 +45,7 @@ COLUMNS = (
     "alive",
     "together",
     *(f"{milestone}_ns" for milestone in Milestone),
-    *(metric.column for metric in MEASURED if metric.name not in list(Milestone)),
+    *(metric.column for metric in MEASURED if not metric.is_milestone),
     "form",
 )
 
@@ -141,14 +139,7 @@ def samples(rows: pd.DataFrame, column: str) -> tuple[npt.NDArray[np.int64], Flo
     return rows["block"].to_numpy(dtype=np.int64)[there], values[there]
 
 
-_CENSORED = frozenset(metric.column for metric in MEASURED if metric.name in list(Milestone))
-METERS = {
-    metric.column: meter
-    for metric in MEASURED
-    for meter in Meter
-    if meter.value in (metric.column, metric.name.replace("-", "_"))
-}
-"""Column of a metric -> the meter that it is read from."""
+_CENSORED = frozenset(metric.column for metric in MEASURED if metric.is_milestone)
 
 
 def laid_out(
@@ -177,34 +168,66 @@ def _frame(
     import pandas as pd
 
     forms, form_of_row = packed.forms, packed.form_of
-    nothing = np.full(len(form_of_row), math.nan)
     found: dict[str, object] = {
         name: _categories([getattr(form, name) for form in forms], form_of_row)
         for name in ("scenario", "arm", "outcome", "error")
     }
     for count in COUNTS:
-        found[count] = packed.numbers.get((count,), nothing[:0]).astype(np.int64)
+        found[count] = packed.numbers.get((count,), np.zeros(0)).astype(np.int64)
     found["counted"] = np.asarray(found["block"]) >= 0
-    at = {milestone: packed.numbers.get((milestone.value,), nothing) for milestone in Milestone}
-    found |= {f"{milestone}_ns": column for milestone, column in at.items()}
-    # Records of schema 1 do not say when the stop was asked for: right after ready.
-    asked = np.where(np.isnan(at[Milestone.STOPPING]), at[Milestone.READY], at[Milestone.STOPPING])
-    found["stop_ns"] = at[Milestone.STOPPED] - asked
-    found["remove_ns"] = at[Milestone.REMOVED] - at[Milestone.STOPPED]
-    for column, meter in METERS.items():
-        found[column] = packed.numbers.get((meter.value,), nothing)
-    static, initial = _per_form(info.arms, forms)
-    owned = _owned(parts, len(form_of_row))
-    has_disk = np.array([form.has_disk or form.outcome is Outcome.OK for form in forms], bool)
-    owned[~has_disk[form_of_row]] = math.nan
-    found["disk_bytes"] = owned + static[form_of_row]
-    # Schema 1 did not say what an instance begins with.
-    growth = owned - initial[form_of_row] if info.schema > 1 else nothing
-    # What has no files of its own writes where others write.
-    own = np.array([form.has_disk for form in forms], bool)
-    found["disk_growth_bytes"] = np.where(own[form_of_row], growth, math.nan)
+    source = _OfColumns(packed, info, parts)
+    found |= {f"{milestone}_ns": source.at(milestone) for milestone in Milestone}
+    found |= {metric.column: metric.of(source) for metric in MEASURED}
     found["form"] = form_of_row
     return pd.DataFrame({name: found[name] for name in COLUMNS}, copy=False)
+
+
+class _OfColumns:
+    """The columns of a run's trials as a `Source`."""
+
+    def __init__(
+        self, packed: Packed, info: RunInfo, parts: Mapping[tuple[str, Sharing, str], Floats]
+    ) -> None:
+        self._packed = packed
+        self._arms = {(record.scenario, record.arm.name): record for record in info.arms}
+        self._owned = _owned(parts, len(packed.form_of))
+
+    def at(self, milestone: Milestone) -> Floats:
+        return self._numbers(milestone)
+
+    def read(self, meter: Meter) -> Floats:
+        return self._numbers(meter)
+
+    def stop_asked_ns(self) -> Floats:
+        import numpy as np
+
+        asked = self.at(Milestone.STOPPING)
+        return np.where(np.isnan(asked), self.at(Milestone.READY), asked)
+
+    def written_bytes(self) -> Floats:
+        return self._owned + self._of_form(lambda form: 0 if form.has_disk else math.nan)
+
+    def owned_bytes(self) -> Floats:
+        return self._owned + self._of_form(
+            lambda form: 0 if form.has_disk or form.outcome is Outcome.OK else math.nan
+        )
+
+    def static_bytes(self) -> Floats:
+        return self._of_form(lambda form: static_bytes(self._arms.get((form.scenario, form.arm))))
+
+    def initial_bytes(self) -> Floats:
+        return self._of_form(lambda form: initial_bytes(self._arms.get((form.scenario, form.arm))))
+
+    def _numbers(self, name: Milestone | Meter) -> Floats:
+        import numpy as np
+
+        found = self._packed.numbers.get((name.value,))
+        return np.full(len(self._packed.form_of), math.nan) if found is None else found
+
+    def _of_form(self, value: Callable[[Form], float]) -> Floats:
+        import numpy as np
+
+        return np.array([value(form) for form in self._packed.forms], float)[self._packed.form_of]
 
 
 def _categories(words: Iterable[str | None], form_of_row: npt.NDArray[np.int32]) -> object:
@@ -217,21 +240,6 @@ def _categories(words: Iterable[str | None], form_of_row: npt.NDArray[np.int32])
     code = {word: place for place, word in enumerate(known)}
     codes = np.array([-1 if word is None else code[word] for word in words], np.int32)
     return pd.Categorical.from_codes(codes[form_of_row], categories=pd.Index(known, dtype=object))
-
-
-def _per_form(records: tuple[ArmRecord, ...], forms: tuple[Form, ...]) -> tuple[Floats, Floats]:
-    """For each form: bytes of static parts that each instance owns, and of what it starts with."""
-    import numpy as np
-
-    known = {(record.scenario, record.arm.name): record for record in records}
-    found = [known.get((form.scenario, form.arm)) for form in forms]
-    static = [_exclusive(record.disk) if record else 0 for record in found]
-    initial = [_exclusive(record.initial_disk) if record else 0 for record in found]
-    return np.array(static, float), np.array(initial, float)
-
-
-def _exclusive(parts: tuple[DiskPart, ...]) -> int:
-    return sum(part.exclusive_bytes for part in parts)
 
 
 def _owned(parts: Mapping[tuple[str, Sharing, str], Floats], count: int) -> Floats:

@@ -14,16 +14,18 @@ import pandas as pd
 import pytest
 
 from harness.analysis.summary import summarise
-from harness.model import Run, Trial
+from harness.model import DiskPart, Meter, Milestone, Reading, Run, Sharing, Trial
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.model.errors import RecordError
-from harness.model.metrics import METRICS, trial_value
+from harness.model.metrics import trial_value
 from harness.records import GROWTH_FILE, RUN_FILE, TRIALS_FILE, read_run, scan
 from harness.records.codec import encode
 from harness.records.columns import MOST_BODIES
 from harness.records.dataset import MEASURED, RunData, run_data, samples
 from harness.records.scan import read_data
 from tests.support.synthetic import synthetic_run, synthetic_scale_run
+
+ROOT = Path(__file__).parents[2]
 
 
 def write(folder: Path, run: Run) -> Path:
@@ -135,22 +137,71 @@ def test_pieces_read_side_by_side_are_the_whole(
 # -- Metrics --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("metric", [metric.name for metric in MEASURED])
-def test_every_column_is_its_metric(metric: str) -> None:
+def odd_trials() -> Run:
+    """Twice the same meter or part, values without a reason, an arm without a record."""
+    run = synthetic_run(blocks=8, scenarios=("hello",), failure_rate=0.3, seed=4)
+    meters, scope = (Meter.CPU_NS, Meter.PSS_BYTES), "workload"
+    readings = [(Reading(meter, None, scope), Reading(meter, 5, scope, "odd")) for meter in meters]
+    part = DiskPart("file", Sharing.EXCLUSIVE, 9000, 8192, 4096)
+    parts = (part, part, DiskPart("layer", Sharing.SHARED, 9000, 8192))
+
+    def changed(place: int, trial: Trial) -> Trial:
+        match place % 4:
+            case 0:
+                pair = readings[place // 4 % 2]
+                return dataclasses.replace(trial, readings=(*pair, *trial.readings, *pair[::-1]))
+            case 1:
+                return dataclasses.replace(trial, disk=(*parts, *trial.disk), readings=())
+            case 2:
+                return dataclasses.replace(trial, disk=())
+            case _:
+                kept = {m: at for m, at in trial.milestones_ns.items() if m != Milestone.STOPPING}
+                return dataclasses.replace(trial, milestones_ns=kept)
+
+    trials = tuple(changed(place, trial) for place, trial in enumerate(run.trials))
+    info = dataclasses.replace(run.info, arms=run.info.arms[1:])
+    return dataclasses.replace(run, info=info, trials=trials)
+
+
+SCHEMA_1 = ROOT / "tests" / "support" / "schema_1"
+METRIC_RUNS: dict[str, Callable[[], Run]] = {
+    "reference": lambda: read_run(ROOT / "results" / "reference"),
+    "schema 1": lambda: read_run(SCHEMA_1),
+    "cold and failures": lambda: synthetic_run(blocks=8, failure_rate=0.2, cold=True, seed=4),
+    "scale": lambda: synthetic_scale_run(full_at=5),
+    "odd trials": odd_trials,
+    "odd numbers": odd_numbers,
+}
+
+
+@pytest.mark.parametrize("make", METRIC_RUNS.values(), ids=METRIC_RUNS.keys())
+def test_every_column_is_its_metric(make: Callable[[], Run]) -> None:
     """The table computes in columns what `harness.model.metrics` says of one trial."""
-    run = synthetic_run(blocks=8, failure_rate=0.2, cold=True, seed=4)
-    data = run_data(run)
-    for record in run.info.arms:
-        trials = [
-            t for t in run.trials if (t.scenario, t.arm) == (record.scenario, record.arm.name)
-        ]
-        expected = {t.block: trial_value(metric, t, record) for t in trials}
-        frame = data.frame
-        rows = frame[(frame["scenario"] == record.scenario) & (frame["arm"] == record.arm.name)]
-        blocks, values = samples(rows, METRICS[metric].column)
-        assert dict(zip(blocks.tolist(), values.tolist(), strict=True)) == {
-            block: value for block, value in expected.items() if not math.isnan(value)
-        }
+    run = make()
+    frame = run_data(run).frame
+    records = {(record.scenario, record.arm.name): record for record in run.info.arms}
+    arms = dict.fromkeys((trial.scenario, trial.arm) for trial in run.trials)
+    for scenario, arm in arms:
+        rows = frame[(frame["scenario"] == scenario) & (frame["arm"] == arm)]
+        trials = [t for t in run.trials if (t.scenario, t.arm) == (scenario, arm)]
+        for metric in MEASURED:
+            found = [
+                (trial.block, trial_value(metric.name, trial, records.get((scenario, arm))))
+                for trial in trials
+            ]
+            expected = [(block, value) for block, value in found if not math.isnan(value)]
+            blocks, values = samples(rows, metric.column)
+            assert list(zip(blocks.tolist(), values.tolist(), strict=True)) == expected, metric.name
+
+
+def test_nobody_knows_what_was_written_in_a_run_of_schema_1() -> None:
+    """It does not say what an instance begins with: all of a disk copy would count as written."""
+    run = read_run(SCHEMA_1)
+    record = next(r for r in run.info.arms if r.arm.name == "vm-classic")
+    trial = next(t for t in run.trials if t.arm == "vm-classic")
+    assert trial_value("disk", trial, record) == 2_207_744
+    assert math.isnan(trial_value("disk-growth", trial, record))
+    assert run_data(run).frame["disk_growth_bytes"].isna().all()
 
 
 # -- Damage ---------------------------------------------------------------------------------------
