@@ -34,7 +34,7 @@ _EXPORTS = {
     "run": "harness.experiment.run",
     "resume": "harness.experiment.run",
     # What was measured.
-    "Run": "harness.model",
+    "Run": "harness.records",
     "RunInfo": "harness.model",
     "Trial": "harness.model",
     "Outcome": "harness.model",
@@ -141,7 +141,6 @@ if TYPE_CHECKING:
         Outcome,
         Readiness,
         ReadinessKind,
-        Run,
         RunInfo,
         Scale,
         Scenario,
@@ -157,7 +156,7 @@ if TYPE_CHECKING:
     )
     from harness.model.metrics import METRICS
     from harness.model.version import VERSION as __version__  # noqa: N811
-    from harness.records import find_runs, read_run
+    from harness.records import Run, find_runs, read_run
     from harness.report import write_report
     from harness.report.judgement import render_judgement
     from harness.scenario import load_scenario, shipped_scenarios

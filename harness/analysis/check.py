@@ -29,10 +29,11 @@ from harness.analysis.limits import (
     verdict_on,
     what_is_missing,
 )
-from harness.model import BASELINE, ArmRecord, Budget, Run, Scenario
+from harness.model import BASELINE, ArmRecord, Budget, Scenario
 from harness.model.comparability import ARM_CONDITIONS, Asker, facts_for, host_class
 from harness.model.metrics import METRICS, Metric, Unit, static_value, trial_value
 from harness.model.units import spell
+from harness.records import Run
 
 DEFAULT_WITHIN = 0.05
 """Without a budget: how much more than the baseline's a metric may be."""

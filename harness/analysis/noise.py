@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import stats
-from harness.model import NoiseFloor, Run, Trial
+from harness.model import NoiseFloor, Trial
 from harness.model.errors import RecordError
 from harness.model.metrics import METRICS, trial_value
-from harness.records import write_atomically
+from harness.records import Run, write_atomically
 from harness.records.codec import ShapeError, decode, encode
 
 if TYPE_CHECKING:

@@ -24,11 +24,10 @@ from harness.model import (
     Milestone,
     NoiseFloor,
     Outcome,
-    Run,
     Scenario,
 )
 from harness.model.diagnostics import REMEDIES, Diagnostic, DiagnosticCode
-from harness.records.dataset import RunData, run_data
+from harness.records.dataset import Run, RunData, run_data
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -12,7 +12,7 @@ from harness.cli.output import conducted, emit, format_option
 
 if TYPE_CHECKING:
     from harness.analysis.judgement import Judgement
-    from harness.model import Run
+    from harness.records import Run
 
 
 @click.command()

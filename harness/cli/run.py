@@ -23,8 +23,8 @@ from harness.measure import schedule
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from harness.model import Run
     from harness.model.events import Listener
+    from harness.records import Run
 
 _HOOKS = {
     "setup": "once before the first trial of a scenario",

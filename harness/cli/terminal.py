@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from harness.analysis.summary import ScenarioTable, Summary, summarise
-from harness.model import Run, units
+from harness.model import units
+from harness.records import Run
 from harness.records.dataset import RunData
 from harness.report.text import circumstances, sentences
 from harness.report.text.answer import BOUND_MEANS, Verdict, verdict

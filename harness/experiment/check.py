@@ -32,9 +32,9 @@ from harness.experiment.sides import (
     not_the_images_own,
     revision_images,
 )
-from harness.model import BASELINE, Run, Scenario
+from harness.model import BASELINE, Scenario
 from harness.model.errors import RecordError
-from harness.records import find_runs, read_info
+from harness.records import Run, find_runs, read_info
 from harness.scenario import load_scenario
 from harness.scenario.overrides import reference_arm, select_arms
 from harness.scenario.pairing import BEFORE_AND_NOW, PairedScenario, with_images

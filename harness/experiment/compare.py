@@ -35,8 +35,8 @@ from harness.scenario.pairing import with_sides
 from harness.scenario.validate import require_valid
 
 if TYPE_CHECKING:
-    from harness.model import Run
     from harness.model.events import Listener
+    from harness.records import Run
 
 _TIME_LIMIT_NS = 600_000_000_000
 """Where neither a number of blocks nor a time is given."""

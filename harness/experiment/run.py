@@ -25,13 +25,14 @@ from harness.analysis import noise
 from harness.measure import schedule
 from harness.measure.request import Request
 from harness.measure.resume import Resumption, refuse_unless_resumable
-from harness.model import NoiseFloor, Run, RunInfo, Scenario
+from harness.model import NoiseFloor, RunInfo, Scenario
 from harness.model.comparability import host_class
 from harness.model.version import VERSION
 from harness.records import (
     HOOKS_FILE,
     RUN_FILE,
     TRIALS_FILE,
+    Run,
     RunWriter,
     new_run_id,
     read_run,

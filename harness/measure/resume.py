@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from harness.model import ArmRecord, Milestone, Run, RunInfo, Slot, Trial
+from harness.model import ArmRecord, Milestone, RunInfo, Slot, Trial
 from harness.model.comparability import (
     ARM_CONDITIONS,
     HOST_CONDITIONS,
@@ -19,6 +19,7 @@ from harness.model.comparability import (
     same_memory,
 )
 from harness.model.errors import RecordError
+from harness.records import Run
 
 
 @dataclass(frozen=True, slots=True)

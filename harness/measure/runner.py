@@ -25,7 +25,7 @@ from harness.measure.prepare import EnsureImage, GetBackend, Preparer, Ready
 from harness.measure.request import Request, begun, now
 from harness.measure.resume import refuse_another_arm, refuse_another_host
 from harness.measure.trial import take_trial
-from harness.model import Arm, GrowthPoint, NoiseFloor, Run, RunInfo, Scenario, Slot, Trial
+from harness.model import Arm, GrowthPoint, NoiseFloor, RunInfo, Scenario, Slot, Trial
 from harness.model.backend import Availability
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.model.errors import BackendUnavailableError, HarnessError, PrepareError
@@ -44,6 +44,7 @@ from harness.model.events import (
     TrialStarted,
 )
 from harness.model.scale import stages
+from harness.records import Run
 
 if TYPE_CHECKING:
     from harness.lab import Lab

@@ -565,12 +565,3 @@ class RunInfo:
         if self.interrupted and self.wanted_blocks is not None:
             return self.wanted_blocks
         return self.blocks
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """A run as read back: its circumstances and all its trials, in the order they were taken."""
-
-    info: RunInfo
-    trials: tuple[Trial, ...]
-    growth: tuple[GrowthPoint, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from harness.records.dataset import Run
 from harness.records.store import (
     GROWTH_FILE,
     HOOKS_FILE,
@@ -23,6 +24,7 @@ __all__ = [
     "HOOKS_FILE",
     "RUN_FILE",
     "TRIALS_FILE",
+    "Run",
     "RunWriter",
     "find_runs",
     "is_torn",

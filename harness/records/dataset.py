@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.model import (
@@ -17,9 +18,9 @@ from harness.model import (
     Meter,
     Milestone,
     Outcome,
-    Run,
     RunInfo,
     Sharing,
+    Trial,
 )
 from harness.model.metrics import METRICS, initial_bytes, static_bytes
 from harness.records.columns import COUNTS, Columns, Form, Packed
@@ -70,6 +71,27 @@ class RunData:
     parts: Mapping[tuple[str, Sharing, str], Floats]
     growth: tuple[GrowthPoint, ...] = ()
     flaws: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run as read back: its circumstances and all its trials, in the order they were taken.
+
+    Attributes:
+        info: Its circumstances.
+        trials: All of them, warm-up included.
+        growth: Footprints of many living instances, of scale scenarios.
+        directory: Its folder; None where it was never on disk.
+    """
+
+    info: RunInfo
+    trials: tuple[Trial, ...]
+    growth: tuple[GrowthPoint, ...] = ()
+    directory: Path | None = field(default=None, compare=False)
+
+    def frame(self) -> pd.DataFrame:
+        """All trials as a table: a row a trial, a column a metric; see `trials_frame`."""
+        return trials_frame(self)
 
 
 def run_data(run: Run | RunData) -> RunData:

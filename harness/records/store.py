@@ -24,9 +24,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
-from harness.model import SCHEMA_VERSION, GrowthPoint, Run, RunInfo, Trial
+from harness.model import SCHEMA_VERSION, GrowthPoint, RunInfo, Trial
 from harness.model.errors import RecordError
 from harness.records.codec import ShapeError, decode, encode, loads, parse
+from harness.records.dataset import Run
 from runtime import output_file
 
 RUN_FILE = "run.json"
@@ -210,7 +211,7 @@ def _append_line(fd: int, data: bytes) -> None:
         raise
 
 
-def read_run(directory: Path) -> Run:
+def read_run(directory: Path | str) -> Run:
     """Read a run back, exactly as it was written.
 
     A last line of `trials.jsonl` without its newline that is no JSON is the trace of a crash and is
@@ -220,10 +221,12 @@ def read_run(directory: Path) -> Run:
         RecordError: No run is there, its schema is newer than this reader, or something in it is
             not as it should be; the sentence names file, line and field.
     """
+    directory = Path(directory)
     return Run(
         info=read_info(directory),
         trials=tuple(_lines(Trial, directory / TRIALS_FILE)),
         growth=read_growth(directory),
+        directory=directory,
     )
 
 

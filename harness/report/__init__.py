@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from harness.analysis.summary import Summary
-    from harness.model import Run
+    from harness.records import Run
     from harness.records.dataset import RunData
     from harness.report.charts.drawing import Chart
 

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[2]
 REPORT = """
 import resource, sys, time
 began = time.monotonic()
-from harness import cli
+from harness.cli import main as cli
 sys.argv = ["steelyard", "report", sys.argv[1]]
 try:
     cli.main()

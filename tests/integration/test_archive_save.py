@@ -185,7 +185,7 @@ def test_the_target_of_a_link_is_replaced_and_a_fifo_written_through(
 
 
 def test_a_standard_output_that_fails(store: ImageStore, tmp_path: Path) -> None:
-    program = "from harness.cli import main; main()"
+    program = "from harness.cli.main import main; main()"
     command = [sys.executable, "-W", "error", "-c", program, "image", "save", "mine:2"]
     environment = {**os.environ, "STEELYARD_HOME": str(store.root.parent)}
     ours, theirs = os.pipe()

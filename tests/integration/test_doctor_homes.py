@@ -22,7 +22,7 @@ from runtime.containers.session import Lock, look_at_lock
 pytestmark = pytest.mark.privileged
 
 _PATIENCE_MS = 20_000
-_DOCTOR = "import sys; from harness.cli import main; sys.exit(main())"
+_DOCTOR = "import sys; from harness.cli.main import main; sys.exit(main())"
 _CLEAN = """
 import json
 from dataclasses import asdict

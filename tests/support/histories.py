@@ -9,7 +9,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import MappingProxyType
 
-from harness.model import DiskPart, Milestone, Run, Trial
+from harness.model import DiskPart, Milestone, Trial
+from harness.records import Run
 from harness.records.codec import encode
 from tests.support.synthetic import synthetic_run
 

@@ -27,7 +27,6 @@ from harness.model import (
     Readiness,
     ReadinessKind,
     Reading,
-    Run,
     RunInfo,
     Scale,
     Scenario,
@@ -36,6 +35,7 @@ from harness.model import (
     Workload,
 )
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
+from harness.records import Run
 
 MS = 1_000_000
 MB = 1_000_000

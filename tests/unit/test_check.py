@@ -20,11 +20,10 @@ from harness.model import (
     Milestone,
     NoiseFloor,
     Outcome,
-    Run,
     Trial,
 )
 from harness.model.errors import RecordError
-from harness.records import RunWriter
+from harness.records import Run, RunWriter
 from harness.scenario import parse_scenario
 from tests.support.synthetic import synthetic_run
 

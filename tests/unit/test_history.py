@@ -24,8 +24,9 @@ from harness.analysis.history import History, Point, RunRef, Series, SeriesId
 from harness.analysis.judgement import ExitCode, Verdict
 from harness.analysis.trends import State, Trend, Trends, exact_changes, judge, trends_of
 from harness.cli.history import history as command
-from harness.model import CacheState, Outcome, Run
+from harness.model import CacheState, Outcome
 from harness.model.errors import RecordError
+from harness.records import Run
 from harness.report.charts.trend import file_name, trend_chart
 from harness.stats.changes import fewest_points
 from tests.support.histories import START, commit, one_run, write_history, write_run

@@ -22,12 +22,12 @@ from harness.model import (
     NoiseFloor,
     Outcome,
     Reading,
-    Run,
     RunInfo,
     Trial,
     comparability,
 )
 from harness.model.errors import RecordError
+from harness.records import Run
 from tests.support.measured import measured
 
 NOW = datetime(2026, 11, 24, 12, 0, tzinfo=UTC)

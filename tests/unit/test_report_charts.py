@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from harness.analysis.summary import ScenarioTable, Summary, summarise
-from harness.model import Milestone, Outcome, Run, units
+from harness.model import Milestone, Outcome, units
 from harness.model.metrics import METRICS
+from harness.records import Run
 from harness.report.charts import charts_by_scenario
 from harness.report.charts.distribution import MOST_STEPS, distribution_chart
 from harness.report.charts.drawing import INK, PALETTE, PAPER, THEMED, Chart

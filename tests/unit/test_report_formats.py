@@ -13,9 +13,9 @@ from click.testing import CliRunner, Result
 
 from harness.analysis.summary import summarise
 from harness.cli.report import report
-from harness.model import Outcome, Run
+from harness.model import Outcome
 from harness.model.metrics import METRICS, trial_value
-from harness.records import RunWriter
+from harness.records import Run, RunWriter
 from harness.report.export import render_csv, render_json
 from tests.support.synthetic import synthetic_run, synthetic_scale_run
 

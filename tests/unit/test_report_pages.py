@@ -16,10 +16,10 @@ from rich.console import Console
 
 from harness.analysis.summary import summarise
 from harness.cli.terminal import print_summary
-from harness.model import Milestone, Run
+from harness.model import Milestone
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.model.errors import RecordError
-from harness.records import RunWriter, read_run
+from harness.records import Run, RunWriter, read_run
 from harness.report import write_report
 from harness.report.text.answer import verdict
 from harness.report.text.tables import effort_grid, memory_grid, start_grid

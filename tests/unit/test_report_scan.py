@@ -14,11 +14,11 @@ import pandas as pd
 import pytest
 
 from harness.analysis.summary import summarise
-from harness.model import DiskPart, Meter, Milestone, Reading, Run, Sharing, Trial
+from harness.model import DiskPart, Meter, Milestone, Reading, Sharing, Trial
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.model.errors import RecordError
 from harness.model.metrics import trial_value
-from harness.records import GROWTH_FILE, RUN_FILE, TRIALS_FILE, read_run, scan
+from harness.records import GROWTH_FILE, RUN_FILE, TRIALS_FILE, Run, read_run, scan
 from harness.records.codec import encode
 from harness.records.columns import MOST_BODIES
 from harness.records.dataset import MEASURED, RunData, run_data, samples

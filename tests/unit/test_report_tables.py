@@ -17,12 +17,12 @@ from harness.model import (
     Meter,
     Milestone,
     Outcome,
-    Run,
     Sharing,
     Trial,
 )
 from harness.model.diagnostics import REMEDIES, DiagnosticCode
 from harness.model.metrics import METRICS
+from harness.records import Run
 from harness.records.dataset import COLUMNS, durations, run_data, trials_frame
 from harness.report.text import wording
 from harness.report.text.answer import Verdict, verdict

@@ -12,9 +12,9 @@ from harness.analysis.summary import ScenarioTable, Summary, summarise
 from harness.model import (
     Milestone,
     Outcome,
-    Run,
     Trial,
 )
+from harness.records import Run
 from harness.report.text import wording
 from harness.report.text.answer import Verdict, verdict
 from harness.report.text.circumstances import how_often

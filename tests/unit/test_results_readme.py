@@ -23,6 +23,7 @@ from harness.model import (
     Milestone,
     NoiseFloor,
     Outcome,
+    Pair,
     Readiness,
     Reading,
     RunInfo,
@@ -41,7 +42,7 @@ README = Path(__file__).parents[2] / "results" / "README.md"
 
 KINDS = [
     RunInfo, Scenario, Workload, Readiness, Limits, Arm, Hooks, Scale, Budget, ArmRecord, DiskPart,
-    Diagnostic, NoiseFloor, Trial, Reading, GrowthPoint,
+    Diagnostic, NoiseFloor, Pair, Trial, Reading, GrowthPoint,
 ]  # fmt: skip
 
 

@@ -32,7 +32,6 @@ from harness.model import (
     Outcome,
     Readiness,
     ReadinessKind,
-    Run,
     Scale,
     Scenario,
 )
@@ -54,7 +53,7 @@ from harness.model.events import (
     TrialFinished,
     TrialStarted,
 )
-from harness.records import HOOKS_FILE, RunWriter, read_run
+from harness.records import HOOKS_FILE, Run, RunWriter, read_run
 from tests.support.scenarios import fake, scenario
 
 ENVIRONMENT = Environment({"cpus": 2}, {})

@@ -21,7 +21,7 @@ kind = "exit"
 [budget.fake]
 disk = "{disk}"
 """
-PROGRAM = "from harness.cli import main; main()"
+PROGRAM = "from harness.cli.main import main; main()"
 CLOSED = ("1>&-", "0<&- 1>&- 2>&-")
 
 # Command line -> exit code when all is well.

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from harness.analysis.summary import MARKS, ArmRow, ScenarioTable
-from harness.model import Milestone, Run, Sharing
+from harness.model import Milestone, Sharing
 from harness.model.metrics import METRICS, Unit
+from harness.records import Run
 from harness.records.dataset import RunData, run_data
 from harness.report.text import sentences, wording
 
