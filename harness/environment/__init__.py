@@ -47,7 +47,7 @@ def capture() -> Environment:
             place = f"{error.filename}: " if error.filename else ""
             reason = f"{place}{(error.strerror or str(error)).lower()}"
             facts[fact.name], missing[fact.name] = None, reason
-        except (ValueError, IndexError, KeyError) as error:
+        except (ValueError, IndexError, KeyError, RuntimeError) as error:
             facts[fact.name], missing[fact.name] = None, f"unexpected content: {error}"
         else:
             facts[fact.name] = fact.kind(value)

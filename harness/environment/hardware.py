@@ -7,6 +7,8 @@ import os
 import platform
 import time
 
+import psutil
+
 from harness.environment.registry import MissingError, cpuinfo, fact, meminfo, place, text
 
 _CPUS = "/sys/devices/system/cpu"
@@ -42,7 +44,33 @@ def _cpus() -> int:
 
 @fact("cpus_online", int)
 def _cpus_online() -> int:
-    return os.cpu_count() or len(os.sched_getaffinity(0))
+    """Not `os.cpu_count`, which from Python 3.13 on says what PYTHON_CPU_COUNT says."""
+    return psutil.cpu_count() or len(os.sched_getaffinity(0))
+
+
+@fact("cpu_cores", int)
+def _cpu_cores() -> int:
+    """Physical cores, which two CPUs may share."""
+    if (cores := psutil.cpu_count(logical=False)) is None:
+        raise MissingError("this kernel does not say which CPUs share a core")
+    return cores
+
+
+@fact("cpu_frequency_mhz", int, "MHz")
+def _cpu_frequency_mhz() -> int:
+    """The mean of all CPUs at this moment, mostly idle ones."""
+    if (frequency := psutil.cpu_freq()) is None:
+        raise MissingError("neither cpufreq nor /proc/cpuinfo has it")
+    return round(frequency.current)
+
+
+@fact("cpu_frequency_max_mhz", int, "MHz")
+def _cpu_frequency_max_mhz() -> int:
+    """What the kernel may set, turbo included."""
+    frequency = psutil.cpu_freq()
+    if frequency is None or not frequency.max:
+        raise MissingError("this kernel does not set the CPUs' frequency (no cpufreq)")
+    return round(frequency.max)
 
 
 @fact("thermal_throttle_events", int)
@@ -81,12 +109,13 @@ def _clock_read_ns() -> int:
 
 @fact("memory_bytes", int, "bytes")
 def _memory_bytes() -> int:
-    return meminfo("MemTotal")
+    return psutil.virtual_memory().total
 
 
 @fact("memory_available_bytes", int, "bytes")
 def _memory_available_bytes() -> int:
-    return meminfo("MemAvailable")
+    """What psutil estimates where the kernel does not say, which was before Linux 3.14."""
+    return psutil.virtual_memory().available
 
 
 @fact("swap_bytes", int, "bytes")
@@ -101,4 +130,5 @@ def _swap_used_bytes() -> int:
 
 @fact("load_1min", float)
 def _load() -> float:
+    """What psutil has is this very function."""
     return os.getloadavg()[0]

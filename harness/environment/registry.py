@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import psutil
 
 Value = str | int | float | bool
 _COMMAND_TIMEOUT_S = 10
@@ -28,7 +32,7 @@ class Fact:
         name: As in the records.
         kind: Type of its value.
         unit: Of a quantity; empty otherwise.
-        read: Reads it; raises MissingError, OSError or ValueError when it cannot.
+        read: Reads it; raises MissingError, OSError, ValueError or RuntimeError when it cannot.
     """
 
     name: str
@@ -40,14 +44,29 @@ class Fact:
 REGISTRY: dict[str, Fact] = {}
 
 
+@contextmanager
+def procfs(path: str = "") -> Iterator[None]:
+    """Let psutil read this /proc meanwhile; by default the one below `ROOT`.
+
+    psutil keeps the path in a global variable: with another one than the host's own, one thread at
+    a time. A `psutil.Process` remembers the one that it was made with.
+    """
+    before = psutil.PROCFS_PATH
+    psutil.PROCFS_PATH = path or os.fspath(place("/proc"))
+    try:
+        yield
+    finally:
+        psutil.PROCFS_PATH = before
+
+
 def fact(
     name: str, kind: type[Value], unit: str = ""
 ) -> Callable[[Callable[[], Value]], Callable[[], Value]]:
-    """Register a function as the way to read the fact `name`."""
+    """Register a function as the way to read the fact `name`, psutil's /proc being below `ROOT`."""
 
     def register(read: Callable[[], Value]) -> Callable[[], Value]:
         assert name not in REGISTRY
-        REGISTRY[name] = Fact(name, kind, unit, read)
+        REGISTRY[name] = Fact(name, kind, unit, procfs()(read))
         return read
 
     return register
@@ -73,12 +92,21 @@ def cpuinfo(field: str) -> str:
 
 
 def meminfo(field: str) -> int:
-    """A field of /proc/meminfo, in bytes."""
+    """A field of /proc/meminfo, in bytes; for what psutil takes from elsewhere if it is not there.
+
+    Its `swap_memory` asks sysinfo(2) then, and warns on stderr without /proc/vmstat; here a fact
+    that the host does not tell has a reason instead.
+    """
     match = re.search(rf"^{field}:\s+(\d+) kB$", text("/proc/meminfo"), re.MULTILINE)
     if match is None:
         message = f"/proc/meminfo has no {field!r}"
         raise MissingError(message)
     return int(match.group(1)) * 1024
+
+
+def unescape(field: str) -> str:
+    r"""A path as mountinfo has it, with its `\040` for a space undone, and so on (proc(5))."""
+    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
 
 
 def output(*command: str) -> str:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from harness.environment.registry import MissingError, fact, place, text
+from harness.environment.registry import MissingError, fact, place, text, unescape
 
 _CPUS = "/sys/devices/system/cpu"
 
@@ -129,7 +129,7 @@ def _mounts(kind: str, controller: str) -> Iterator[tuple[str, str]]:
         fields = after.split()
         if fields[0] == kind and (not controller or controller in fields[2].split(",")):
             root, mountpoint = before.split()[3:5]
-            yield root, mountpoint.encode().decode("unicode_escape")
+            yield root, unescape(mountpoint)
 
 
 def _quota(folder: str) -> float | None:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+from datetime import UTC, datetime
 from pathlib import Path
 
-from harness.environment.registry import MissingError, fact, output, text
+import psutil
+
+from harness.environment.registry import MissingError, fact, output, place, procfs
 
 
 @fact("kernel", str)
@@ -23,6 +26,18 @@ def _kernel_version() -> str:
 def _distribution() -> str:
     release = platform.freedesktop_os_release()
     return release.get("PRETTY_NAME") or release["NAME"]
+
+
+@fact("booted_at", str)
+def _booted_at() -> str:
+    """When the kernel started, in UTC; a second off after the clock was set (`btime`, proc(5))."""
+    return datetime.fromtimestamp(psutil.boot_time(), UTC).isoformat(timespec="seconds")
+
+
+@fact("processes", int)
+def _processes() -> int:
+    """Processes of all users that this one can see, itself and kernel threads among them."""
+    return len(psutil.pids())
 
 
 @fact("user", str)
@@ -84,31 +99,18 @@ def _container_launcher() -> str:
 
 
 def filesystem_of(path: Path) -> str:
-    """Type of the filesystem that holds `path`, or will once it is made: from mountinfo(5)."""
-    while not path.exists():
-        path = path.parent
-    device = os.stat(path).st_dev
-    wanted = f"{os.major(device)}:{os.minor(device)}"
-    found = ""
-    for line in text("/proc/self/mountinfo").splitlines():
-        before, _, after = line.partition(" - ")
-        fields = before.split()
-        if fields[2] == wanted:
-            found = after.split()[0]
-    if not found:
-        # btrfs shows another device number to stat(2) than to mountinfo.
-        found = _filesystem_by_mountpoint(path)
-    return found
+    """Type of the filesystem that holds `path`, or will once it is made.
 
-
-def _filesystem_by_mountpoint(path: Path) -> str:
-    best = ("", "")
-    for line in text("/proc/self/mountinfo").splitlines():
-        before, _, after = line.partition(" - ")
-        mountpoint = before.split()[4].encode().decode("unicode_escape")
-        if path.resolve().is_relative_to(mountpoint) and len(mountpoint) >= len(best[0]):
-            best = (mountpoint, after.split()[0])
-    if not best[1]:
-        message = f"no mount holds {path}"
-        raise MissingError(message)
-    return best[1]
+    Raises:
+        MissingError: No mount that this process sees holds it, as in a chroot.
+    """
+    # For "/proc" as such psutil reads /etc/mtab, which on some hosts is a file of long ago.
+    with procfs(f"{place('/proc')}/."):
+        kinds = {mount.mountpoint: mount.fstype for mount in psutil.disk_partitions(all=True)}
+    path = path.resolve()
+    for folder in (path, *path.parents):
+        # Only what is a mount now: one that lies below a later mount is listed as well.
+        if os.path.ismount(folder) and (kind := kinds.get(str(folder))):
+            return kind
+    message = f"no mount holds {path}"
+    raise MissingError(message)

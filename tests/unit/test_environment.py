@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
+from datetime import datetime
 from pathlib import Path
 
+import psutil
 import pytest
 
 from harness.environment import REGISTRY, Fact, MissingError, capture, filesystem_of, registry
@@ -39,6 +43,7 @@ def test_quantities_have_units_and_names_that_say_so() -> None:
     for fact in REGISTRY.values():
         assert (fact.unit == "bytes") == fact.name.endswith("_bytes"), fact
         assert (fact.unit == "ns") == fact.name.endswith("_ns"), fact
+        assert (fact.unit == "MHz") == fact.name.endswith("_mhz"), fact
 
 
 @pytest.mark.parametrize(
@@ -70,6 +75,44 @@ def test_a_busy_host_is_a_doubt(
     assert (DiagnosticCode.LOADED_HOST in codes) == doubted
 
 
+def test_facts_by_way_of_psutil_are_those_of_the_kernel() -> None:
+    """A record of before and one of after this library must mean the same."""
+    meminfo = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    btime = re.search(r"^btime (\d+)$", Path("/proc/stat").read_text(), re.MULTILINE)
+    assert btime is not None
+    facts = capture().facts
+    assert facts["memory_bytes"] == int(meminfo["MemTotal"].split()[0]) * 1024
+    assert facts["cpus_online"] == os.sysconf("SC_NPROCESSORS_ONLN")
+    available, cores, processes = (
+        REGISTRY[name].read() for name in ("memory_available_bytes", "cpu_cores", "processes")
+    )
+    assert isinstance(available, int)
+    assert isinstance(cores, int)
+    assert isinstance(processes, int)
+    # Two readings of what others change: not farther apart than a quarter of all there is.
+    now = int(meminfo["MemAvailable"].split()[0]) * 1024
+    assert abs(available - now) < int(meminfo["MemTotal"].split()[0]) * 1024 // 4
+    assert 1 <= cores <= os.sysconf("SC_NPROCESSORS_CONF")
+    assert processes >= 1
+    booted = datetime.fromisoformat(str(facts["booted_at"]))
+    assert abs(booted.timestamp() - int(btime[1])) <= 1
+
+
+@pytest.mark.parametrize("path", ["/", "/proc/self", "/sys/kernel", "/dev/shm", "/usr/bin", "/dev"])
+def test_the_filesystem_of_a_folder_is_what_df_says(path: str) -> None:
+    done = subprocess.run(
+        ["df", "--output=fstype", path], capture_output=True, text=True, check=True
+    )
+    assert filesystem_of(Path(path)) == done.stdout.split()[-1]
+
+
+def test_another_proc_is_read_within_its_block_alone(tmp_path: Path) -> None:
+    before = psutil.PROCFS_PATH
+    with pytest.raises(FileNotFoundError), registry.procfs(str(tmp_path)):
+        psutil.virtual_memory()
+    assert before == psutil.PROCFS_PATH
+
+
 def test_the_filesystem_of_a_folder_that_is_not_made_yet(tmp_path: Path) -> None:
     assert filesystem_of(Path("/proc/self")) == "proc"
     assert filesystem_of(tmp_path / "not" / "yet") == filesystem_of(tmp_path)
@@ -78,7 +121,18 @@ def test_the_filesystem_of_a_folder_that_is_not_made_yet(tmp_path: Path) -> None
 # A host of files: what each fact makes of what the kernel may say.
 
 CPUS = "sys/devices/system/cpu"
-MEMINFO = "MemTotal: 100 kB\nMemAvailable: 60 kB\nSwapTotal: 50 kB\nSwapFree: 20 kB\n"
+MEMINFO = """\
+MemTotal: 100 kB
+MemFree: 10 kB
+MemAvailable: 60 kB
+Buffers: 1 kB
+Cached: 2 kB
+Active: 3 kB
+Inactive: 4 kB
+Shmem: 5 kB
+SwapTotal: 50 kB
+SwapFree: 20 kB
+"""
 V2 = "22 1 0:20 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
 
 
@@ -136,6 +190,8 @@ def frequency(file: str, *values: str) -> dict[str, str]:
         ("memory_bytes", {"proc/meminfo": MEMINFO}, 100 * 1024),
         ("memory_available_bytes", {"proc/meminfo": MEMINFO}, 60 * 1024),
         ("swap_bytes", {"proc/meminfo": MEMINFO}, 50 * 1024),
+        ("booted_at", {"proc/stat": "cpu 1 2\nbtime 86400\n"}, "1970-01-02T00:00:00+00:00"),
+        ("processes", {"proc/1/stat": "", "proc/22/stat": "", "proc/self/stat": ""}, 2),
         ("swap_used_bytes", {"proc/meminfo": MEMINFO}, 30 * 1024),
         (
             "transparent_huge_pages",
@@ -187,6 +243,8 @@ def put(root: Path, files: dict[str, str]) -> None:
         ("cpu_turbo", {}, "this kernel does not say (no intel_pstate, no cpufreq boost)"),
         ("thermal_throttle_events", {}, "this kernel does not count it (no thermal_throttle)"),
         ("swap_bytes", {"proc/meminfo": "MemTotal: 1 kB\n"}, "/proc/meminfo has no 'SwapTotal'"),
+        ("booted_at", {}, "/proc/stat: no such file or directory"),
+        ("memory_bytes", {"proc/meminfo": "MemFree: 1 kB\n"}, "unexpected content: b'MemTotal:'"),
         ("smt", {}, f"/{CPUS}/smt/active: no such file or directory"),
         (
             "transparent_huge_pages",
@@ -224,6 +282,15 @@ def test_the_groups_around_us_in_a_container_that_shows_only_its_own_part(
     assert cgroup_mountpoint("cgroup", "cpuacct") == ""
     put(tmp_path, {"proc/self/cgroup": "4:cpu,cpuacct:/../elsewhere\n"})
     assert limited_cgroups() == {}
+
+
+def test_a_mount_point_is_spelled_as_its_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    mounts = "22 1 0:20 / /sys/fs/größe\\040zwei rw - cgroup2 cgroup2 rw\n"
+    put(tmp_path, {"proc/self/mountinfo": mounts})
+    monkeypatch.setattr(registry, "ROOT", tmp_path)
+    assert cgroup_mountpoint("cgroup2") == "/sys/fs/größe zwei"
 
 
 def test_reading_the_clock_has_a_price() -> None:
