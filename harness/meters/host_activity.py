@@ -14,6 +14,10 @@ A reading takes 0.1 ms, starts nothing and is outside of what is timed. Whose CP
                     that we named for it has counted
     = by others     kernel threads that work for us are among them: the threshold leaves room
 
+Not by psutil: it has neither PSI nor cgroups, counts CPU time in ticks, and opens each file anew.
+What it does have of this (`cpu_times`, `swap_memory`, `disk_io_counters`, `Process.io_counters`)
+takes three times as long as a whole reading here.
+
 Pressure stall information (PSI, Documentation/accounting/psi.rst) does not say who waits for whom,
 and a trial of ours waits for itself. So it raises a doubt about CPUs and disks only together with
 a use of them that was not ours. For memory it needs no company: nothing should wait for memory.

@@ -1,7 +1,8 @@
 """Whether an instance is really gone: what was its own is looked for once it has been removed.
 
 Looked for are its processes, its control groups, its folders and files, and mounts at or below
-them. A process counts only if it is the same one: pids are used again, start times are not.
+them. A process counts only if it is the same one, which psutil tells by its start time: pids are
+used again.
 A network namespace lives as long as a process or a mount holds it, so it needs no search of its own
 here; the lab looks after the interfaces that it gave away.
 """
@@ -9,16 +10,15 @@ here; the lab looks after the interfaces that it gave away.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
-from harness.meters.readings import read_text
+import psutil
+
+from harness.environment.registry import procfs, unescape
 from harness.model.backend import Accounting
 from harness.model.errors import MeterError
-
-_START_TIME = 19
-"""Index of `starttime` among the fields behind the name in /proc/PID/stat (proc(5), field 22)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,23 +26,24 @@ class Traces:
     """By what an instance is recognised after its end.
 
     Attributes:
-        processes: Pairs of (pid, start time in clock ticks since boot).
+        processes: Each with its start time.
         cgroups: Folders.
         owned: Folders and files.
     """
 
-    processes: tuple[tuple[int, int], ...]
+    processes: tuple[psutil.Process, ...]
     cgroups: tuple[str, ...]
     owned: tuple[str, ...]
 
 
 def traces(accounting: Accounting, proc: str = "/proc") -> Traces:
     """Remember what is an instance's own, while it lives."""
-    processes = tuple(
-        (pid, started) for pid in accounting.pids if (started := _start_time(pid, proc)) is not None
-    )
+    processes = []
+    for pid in accounting.pids:
+        with procfs(proc), suppress(psutil.NoSuchProcess):
+            processes.append(psutil.Process(pid))
     groups = tuple(dict.fromkeys(accounting.cgroups.values()))
-    return Traces(processes, groups, accounting.owned)
+    return Traces(tuple(processes), groups, accounting.owned)
 
 
 def left_behind(seen: Traces, proc: str = "/proc") -> tuple[str, ...]:
@@ -51,42 +52,36 @@ def left_behind(seen: Traces, proc: str = "/proc") -> tuple[str, ...]:
     Raises:
         MeterError: The mounts of this process cannot be read.
     """
-    found = [
-        f"process {pid}" for pid, started in seen.processes if _start_time(pid, proc) == started
-    ]
+    with procfs(proc):
+        found = [f"process {process.pid}" for process in seen.processes if _lives(process)]
     found += [f"cgroup {folder}" for folder in seen.cgroups if os.path.lexists(folder)]
     found += [f"mount {point}" for point in _mounts(seen.owned, proc)]
     found += [f"{_kind(path)} {path}" for path in seen.owned if os.path.lexists(path)]
     return tuple(found)
 
 
-def _start_time(pid: int, proc: str) -> int | None:
-    """When a process began; None if there is none, or only its exit status is left."""
+def _lives(process: psutil.Process) -> bool:
+    """Whether it is there and is more than an exit status that nobody has asked for."""
     try:
-        fields = read_text(f"{proc}/{pid}/stat").rpartition(")")[2].split()
-        return None if fields[0] in "ZX" else int(fields[_START_TIME])
-    except (OSError, IndexError, ValueError):
-        return None
+        ended = psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD
+        return process.is_running() and process.status() not in ended
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _mounts(owned: Sequence[str], proc: str) -> list[str]:
+    """Not by `psutil.disk_partitions`, which reads /etc/mtab: a file of long ago on some hosts."""
     if not owned:
         return []
+    path = f"{proc}/self/mountinfo"
     try:
-        text = read_text(f"{proc}/self/mountinfo")
+        # As Python decodes names of files, so that they can be compared.
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            points = [unescape(line.split(" ")[4]) for line in file]
     except OSError as error:
-        raise MeterError(f"{proc}/self/mountinfo: {error.strerror}") from error
-    found = []
-    for line in text.splitlines():
-        point = _unescape(line.split()[4])
-        if any(point == path or point.startswith(f"{path}/") for path in owned):
-            found.append(point)
-    return found
-
-
-def _unescape(field: str) -> str:
-    r"""`\040` is a space, and so on (proc(5), mountinfo)."""
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
+        raise MeterError(f"{path}: {error.strerror}") from error
+    below = tuple(f"{path}/" for path in owned)
+    return [point for point in points if point in owned or point.startswith(below)]
 
 
 def _kind(path: str) -> str:

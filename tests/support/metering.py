@@ -42,7 +42,10 @@ Private_Hugetlb:       0 kB
 Locked:                0 kB
 """
 # A name may contain everything that a parser could stumble over.
-STAT = "{pid} (a) b (c)) {state} 1 1 1 0 -1 4194560 100 0 0 0 {times} 20 0 1 0 {started} 2449408 64"
+STAT = (
+    "{pid} (a) b (c)) {state} 1 1 1 0 -1 4194560 100 0 0 0 {times} 20 0 1 0 {started} 2449408 64"
+    " 18446744073709551615 1 1 0 0 0 0 0 0 0 0 0 17 1 0 0 0 0 0 0 0 0 0 0 0 0 0\n"
+)
 MEMINFO = "MemTotal:       24684092 kB\nMemFree:        1 kB\nMemAvailable:   {available} kB\n"
 
 
@@ -84,6 +87,7 @@ class Proc:
         (folder / "smaps_rollup").write_text(rollup)
         line = STAT.format(pid=pid, state=state, times=" ".join(map(str, times)), started=started)
         (folder / "stat").write_text(line)
+        (folder / "statm").write_text("598 64 60 1 0 50 0\n")
 
 
 def add_known_image() -> str:

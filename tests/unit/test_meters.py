@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
+import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -61,6 +64,43 @@ def test_without_a_process_memory_is_missing_and_not_zero(proc: Proc) -> None:
         assert values(readings)[Meter.PSS_BYTES] is None
         assert values(readings)[Meter.USS_BYTES] is None
         assert "the workload has ended" in reasons(readings)[Meter.PSS_BYTES]
+
+
+def test_a_process_of_which_only_the_exit_status_is_left_has_no_memory() -> None:
+    """A real one: what the kernel says of it, empty files and ESRCH, is the point."""
+    with subprocess.Popen(["true"]) as child:
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        readings = memory.read([accounting(child.pid)], None)
+        assert values(readings)[Meter.USS_BYTES] is None
+        assert "the workload has ended" in reasons(readings)[Meter.PSS_BYTES]
+        assert leaks.left_behind(leaks.traces(accounting(child.pid))) == ()
+
+
+def test_pss_and_uss_are_what_the_kernel_says_of_a_process() -> None:
+    with subprocess.Popen(["sleep", "1000"]) as child:
+        try:
+            # Stopped, so that it is the same at both readings.
+            child.send_signal(signal.SIGSTOP)
+            os.waitid(os.P_PID, child.pid, os.WSTOPPED)
+            found = values(memory.read([accounting(child.pid)], None))
+            rollup = Path(f"/proc/{child.pid}/smaps_rollup").read_text()
+            pss = re.findall(r"^Pss: +(\d+) kB$", rollup, re.MULTILINE)
+            private = re.findall(r"^Private_\w+: +(\d+) kB$", rollup, re.MULTILINE)
+        finally:
+            child.kill()
+    assert found[Meter.PSS_BYTES] == pytest.approx(int(pss[0]) * 1024, rel=0.2)
+    assert found[Meter.USS_BYTES] == sum(map(int, private)) * 1024
+
+
+@pytest.mark.privileged
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else for a moment")
+def test_memory_of_a_process_that_may_not_be_looked_at_says_so() -> None:
+    os.seteuid(65534)
+    try:
+        readings = memory.read([accounting(1)], None)
+    finally:
+        os.seteuid(0)
+    assert reasons(readings)[Meter.PSS_BYTES] == "/proc/1/smaps_rollup: Permission denied"
 
 
 @pytest.mark.parametrize(
@@ -208,14 +248,14 @@ def test_the_clock_of_a_process_is_its_cpu_time() -> None:
 
 
 def test_what_is_left_is_named_and_counted(proc: Proc, tmp_path: Path) -> None:
-    folder = tmp_path / "box with a space"
+    folder = tmp_path / "bóx with a space"
     folder.mkdir()
     groups = {"cpuacct": group(tmp_path / "group"), "cpu": str(tmp_path / "group")}
     proc.process(7, started=500)
     proc.process(8, started=600)
     proc.process(9, started=700)
     seen = leaks.traces(accounting(7, 8, 9, cgroups=groups, owned=(str(folder),)), proc.path)
-    proc.mounts(f"{tmp_path}/box\\040with\\040a\\040space/merged", f"{folder}-other", "/proc")
+    proc.mounts(f"{tmp_path}/bóx\\040with\\040a\\040space/merged", f"{folder}-other", "/proc")
     proc.process(8, started=900)  # another one, which has got the pid
     proc.process(9, started=700, state="Z")  # ended: whose child it is has not looked yet
     assert leaks.left_behind(seen, proc.path) == (
