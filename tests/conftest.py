@@ -17,7 +17,10 @@ import pytest
 _HOME = os.environ.get("STEELYARD_TEST_HOME") or tempfile.mkdtemp(prefix="steelyard-test-")
 os.environ["STEELYARD_HOME"] = _HOME
 
-from tests.support.host import HostState  # noqa: E402 - the home must be set first
+from tests.support.docker import docker_daemon  # noqa: E402 - the home must be set first
+from tests.support.host import HostState  # noqa: E402 - as above
+
+__all__ = ["checkout", "docker_daemon", "nothing_left"]
 
 # A shell without job control starts what it puts in the background with SIGINT ignored, and that is
 # inherited: then neither a test nor the program that it interrupts would ever hear of it.

@@ -117,10 +117,15 @@ def _missing() -> tuple[Need, ...]:
 
 
 def _leftovers(*, clean: bool) -> Iterator[LeftoverFinding]:
-    """What the runtime finds, in the order in which it can be removed, then the cache."""
+    """In the order in which it can be removed: docker's, the runtime's, then the cache's."""
     import runtime
+    from harness.backends.peers.leftovers import docker_leftovers
 
     found: list[tuple[str, str, str, Callable[[], None]]] = [
+        (container.kind, container.name, container.session, container.remove)
+        for container in docker_leftovers()
+    ]
+    found += [
         (leftover.kind, leftover.name, leftover.session, leftover.remove)
         for leftover in runtime.find_leftovers()
     ]

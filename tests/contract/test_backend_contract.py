@@ -145,6 +145,8 @@ def lab() -> Iterator[Lab | None]:
 )
 def box(request: pytest.FixtureRequest, lab: Lab | None) -> Box:
     backend = get_backend(request.param)
+    if backend.name == "docker":
+        request.getfixturevalue("docker_daemon")
     verdict = backend.availability()
     if not verdict.usable:
         pytest.skip(f"{backend.name}: {verdict.reason}; {verdict.remedy}")

@@ -17,6 +17,7 @@ import pytest
 from harness.backends import get_backend
 from harness.backends.peers import backend as peer_backend
 from harness.backends.peers.command import hierarchies
+from harness.backends.peers.leftovers import docker_leftovers
 from harness.backends.peers.table import PEERS
 from harness.lab.readiness import wait_ready
 from harness.measure.trial import STOP_PATIENCE_NS, WorksApart
@@ -31,9 +32,13 @@ ENDED = Readiness(ReadinessKind.EXIT)
 WAITING = Readiness(ReadinessKind.OUTPUT, output="^waiting$")
 WAITS = ("sh", "-c", "echo waiting; exec sleep 1000")
 OCI = ("runc", "crun")
-ALL = (*OCI, "bwrap", "podman")
+SEEN = (*OCI, "bwrap", "podman")
+"""Those whose workload the kernel tells of; docker's is its daemon's child."""
+ALL = (*SEEN, "docker")
 
-pytestmark = [pytest.mark.privileged, pytest.mark.timeout(180)]
+pytestmark = [
+    pytest.mark.privileged, pytest.mark.timeout(180), pytest.mark.usefixtures("docker_daemon")
+]  # fmt: skip
 
 
 def prepare(asked: Scenario) -> PreparedArm:
@@ -106,7 +111,7 @@ def test_every_peer_gives_the_environment_the_folder_and_no_network(name: str) -
     assert int(said[-1]) < 8, "other processes of the host can be seen"
 
 
-@pytest.mark.parametrize("name", [*OCI, "podman"])
+@pytest.mark.parametrize("name", [*OCI, "podman", "docker"])
 def test_limits_are_applied(name: str) -> None:
     asked = question(name, *WAITS, readiness=WAITING, limits=Limits(64 << 20, 0.5, 32))
     with closing(prepare(asked)) as prepared:
@@ -167,7 +172,7 @@ def test_versions_and_command_lines_are_kept(name: str) -> None:
     assert facts["argv"].startswith(facts["program"])
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", SEEN)
 def test_the_kernel_saw_the_workload_start_before_it_said_anything(name: str) -> None:
     asked = question(name, "echo", "hello")
     with closing(prepare(asked)) as prepared:
@@ -237,7 +242,7 @@ def test_what_cannot_be_metered_has_its_own_reason(name: str) -> None:
     else:
         reason = readings[Meter.CGROUP_PEAK_BYTES].missing
         assert reason is not None
-        assert reason.startswith(f"{name} ")
+        assert reason.startswith(f"where {name} " if name == "docker" else f"{name} ")
     assert sum(account.ended_cpu_ns) > 0
     # What an engine leaves to init is no child of ours, and yet not the work of others.
     assert isinstance(instance, WorksApart)
@@ -315,7 +320,7 @@ def test_a_harness_that_dies_leaves_nothing_that_cannot_be_found(
     session = done.stdout.strip()
     assert len(session) == 12, done.stderr
     if how == "kill":
-        for left in find_leftovers():
+        for left in (*docker_leftovers(), *find_leftovers()):
             if left.session == session:
                 left.remove()
     deadline = time.monotonic() + 5
@@ -340,4 +345,8 @@ def traces(session: str) -> list[str]:
                 found.append(f"{process.name} in a cgroup")
         except OSError:
             continue
+    if "DOCKER_HOST" in os.environ:
+        argv = ["docker", "ps", "--all", "--quiet", "--filter", f"name={session}"]
+        said = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+        found += [f"docker container {line}" for line in said.splitlines()]
     return found

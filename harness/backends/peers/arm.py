@@ -280,6 +280,10 @@ class PeerArm:
         """The first process of a running box, asked of the engine."""
         return None if self._engine is None else self._engine.first_pid(start.identifier)
 
+    def failure(self, start: Start) -> str | None:
+        """Why a box never started, asked of the engine; None if it did, or nobody knows."""
+        return None if self._engine is None else self._engine.failure(start.identifier)
+
     def measure_instance(self, start: Start) -> tuple[DiskPart, ...]:
         """What one instance owns on disk now."""
         own = measure(start.directory, "writable layer", Sharing.EXCLUSIVE)

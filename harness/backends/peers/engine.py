@@ -71,6 +71,14 @@ class Engine:
         del identifier
         return None
 
+    def failure(self, identifier: str) -> str | None:
+        """Why a box never started, for an engine whose boxes the kernel does not tell of.
+
+        None: it did start, or nobody knows.
+        """
+        del identifier
+        return None
+
     def facts(self) -> dict[str, str]:
         """What the records should say of it."""
         return {}
@@ -174,6 +182,16 @@ class Docker(Engine):
         argv = [self.program, "inspect", "--format", "{{.State.Pid}}", identifier]
         code, said = run_peer(argv, self.environment)
         return int(said) or None if code == 0 and said.isdecimal() else None
+
+    def failure(self, identifier: str) -> str | None:
+        """Asked of the daemon: its error, if the container was made and its start failed."""
+        form = "{{.State.StartedAt}} {{.State.Error}}"
+        argv = [self.program, "container", "inspect", "--format", form, identifier]
+        code, said = run_peer(argv, self.environment)
+        # The zero of Go's time.Time stands for "never".
+        if code != 0 or not said.startswith("0001-"):
+            return None
+        return said.partition(" ")[2]
 
     def measure(self, identifier: str) -> tuple[DiskPart, ...]:
         """Its upper and work folder."""

@@ -37,6 +37,8 @@ _READ_BYTES = 65536
 _TAIL_LINES = 20
 _SIGNAL_BASE = 128
 """A tool ends with 128 + number when a signal ended the workload, as a shell does."""
+_NOT_STARTED = (125, 126, 127)
+"""Codes of docker-run(1) for a workload that did not start; a workload may end with them too."""
 _STEP_NS = 2_000_000
 _FORCE_NS = 2_000_000_000
 _CLEARING_UP_NS = 5_000_000_000
@@ -138,17 +140,22 @@ class PeerInstance:
         """
         never_started = self._watch.sees_all and Milestone.STARTED not in self.milestones_ns
         if never_started and Milestone.STOPPED not in self.milestones_ns:
-            self._watch.close()
-            tail = self.console_tail()
-            last = tail.strip().splitlines()[-1:]
-            name = self._arm.peer.name
-            message = f"{name} did not start the workload: {last[0] if last else 'it said nothing'}"
-            raise LaunchFailedError(message, console=tail)
+            last = self.console_tail().strip().splitlines()[-1:]
+            raise self._launch_failed(last[0] if last else "it said nothing")
         assert self._command.status is not None
         end = exit_of(self._command.status, now)
+        if not self._arm.peer.is_seen and end.code in _NOT_STARTED:
+            failure = self._arm.failure(self._start)
+            if failure is not None:
+                raise self._launch_failed(failure)
         if end.code is not None and _SIGNAL_BASE < end.code <= _SIGNAL_BASE + signal.NSIG:
             return Exit(None, end.code - _SIGNAL_BASE, now)
         return end
+
+    def _launch_failed(self, why: str) -> LaunchFailedError:
+        self._watch.close()
+        message = f"{self._arm.peer.name} did not start the workload: {why}"
+        return LaunchFailedError(message, console=self.console_tail())
 
     def _read_output(self, now: int) -> bool:
         """Take in what is there; False when there was nothing, or the stream has ended."""
@@ -236,9 +243,15 @@ class PeerInstance:
         self._needs_delete = True
         if peer.kill:
             argv = filled(peer.kill, self._start)
-            code, _ = self._thread.call(lambda: run_peer(argv, self._arm.environment))
-            if code == 0:
-                return
+            while True:
+                code, _ = self._thread.call(lambda: run_peer(argv, self._arm.environment))
+                if code == 0:
+                    return
+                # Where nobody says when there is a box, there may be none yet: ask again.
+                now = time.monotonic_ns()
+                next_ns = min(now + _STEP_NS, deadline_ns)
+                if peer.is_seen or now >= deadline_ns or self._command.wait(next_ns):
+                    break
         if self._watch.first_pid is not None:
             kill_process(self._watch.first_pid)
 
