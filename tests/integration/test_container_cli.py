@@ -46,6 +46,7 @@ def nothing_in_the_home(home: Path) -> Iterator[None]:
     assert not instances.exists() or os.listdir(instances) == []
     assert not HostState.now().processes - before.processes
     assert HostState.now().mounts <= before.mounts
+    assert str(home) not in Path("/proc/self/mountinfo").read_text()
 
 
 def steelyard(

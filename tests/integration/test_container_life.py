@@ -18,7 +18,6 @@ import pytest
 
 import runtime.containers.container
 from runtime.containers.container import Container, launch_container, rehearse_container
-from runtime.containers.session import Session
 from runtime.errors import (
     CommandNotExecutableError,
     CommandNotFoundError,
@@ -37,7 +36,8 @@ from runtime.launch.spec import (
     Volume,
 )
 from runtime.linux.features import Features
-from tests.support.containers import Run, overlay_root, session_traces
+from tests.support.containers import Run, overlay_root
+from tests.support.host import HostState
 
 pytestmark = [pytest.mark.privileged, pytest.mark.usefixtures("leaves_nothing")]
 
@@ -310,7 +310,6 @@ def test_a_fault_at_every_step_names_it_and_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     spec = _spec_with_everything(rootfs, tmp_path)
-    session = Session.current()
     plans: list[Plan] = []
     broken = -1
 
@@ -322,7 +321,7 @@ def test_a_fault_at_every_step_names_it_and_leaves_nothing(
         return replace(plan, steps=(*plan.steps[:broken], fault, *plan.steps[broken + 1 :]))
 
     monkeypatch.setattr(runtime.containers.container, "lower", lower_with_a_fault)
-    before = session_traces(session)
+    before = HostState.now()
     with pytest.raises(LaunchError):
         launch_container(spec, launcher=launcher)  # finds out how many steps there are
     # PATH has one folder, so that every step is reached.
@@ -338,7 +337,7 @@ def test_a_fault_at_every_step_names_it_and_leaves_nothing(
             os.waitpid(-1, os.WNOHANG)
         assert _dumpable() == 1
     assert len(plans) > 100
-    assert session_traces(session).not_in(before) == []
+    assert HostState.now().not_in(before) == []
 
 
 @pytest.mark.parametrize(

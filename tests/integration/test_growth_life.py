@@ -32,6 +32,7 @@ from harness.model import (
 )
 from harness.records import read_run
 from tests.support.growing import WRITTEN_BYTES, growing, take_block
+from tests.support.host import own_sessions, traces_of
 from tests.support.scenarios import scenario
 
 pytestmark = [pytest.mark.privileged, pytest.mark.timeout(200)]
@@ -200,6 +201,10 @@ def test_a_host_without_open_files_is_told_by_the_failure_and_nothing_is_left(
     assert "raise the hard limit (ulimit -Hn)" in told.stdout
 
 
+def leftovers_of(session: str) -> list[runtime.Leftover]:
+    return [leftover for leftover in runtime.find_leftovers() if leftover.session == session]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_run_that_is_ended_in_the_middle_of_the_ramp_leaves_nothing(
     tmp_path: Path, number: signal.Signals, nothing_left: None
@@ -208,6 +213,7 @@ def test_a_run_that_is_ended_in_the_middle_of_the_ramp_leaves_nothing(
     path = tmp_path / "many.toml"
     path.write_text(SCENARIO)
     options = ["--blocks", "1", "--warmup", "0", "--output", tmp_path / "out"]
+    before = own_sessions()
     with subprocess.Popen(
         command("run", path, *options),
         stdout=subprocess.DEVNULL,
@@ -220,18 +226,21 @@ def test_a_run_that_is_ended_in_the_middle_of_the_ramp_leaves_nothing(
             assert process.poll() is None, process.stderr and process.stderr.read()
             time.sleep(0.01)
         time.sleep(0.1)
+        (session,) = own_sessions() - before
         os.killpg(process.pid, number)
         _, errors = process.communicate(timeout=60)
     if number is signal.SIGKILL:
         assert process.returncode == -signal.SIGKILL
         # The boxes die with it, in their own time; folders and groups are for the next who looks.
         deadline = time.monotonic() + 10
-        while any(leftover.kind == "process" for leftover in runtime.find_leftovers()):
+        while any(leftover.kind == "process" for leftover in leftovers_of(session)):
             assert time.monotonic() < deadline, "boxes outlive the run that made them"
             time.sleep(0.05)
-        for leftover in runtime.find_leftovers():
+        for leftover in leftovers_of(session):
             leftover.remove()
+        assert traces_of(session) == []
         return
+    assert traces_of(session) == []
     assert process.returncode == 130
     assert errors.startswith("steelyard: interrupted by SIGINT before any trial was finished")
     run = read_run(tmp_path / "out") if (tmp_path / "out/run.json").exists() else None

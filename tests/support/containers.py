@@ -7,16 +7,14 @@ import os
 import shutil
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from runtime.containers.container import Container, launch_container
-from runtime.containers.session import Session
 from runtime.errors import ContainerError
 from runtime.launch.launcher import Launcher, native_library
 from runtime.launch.spec import ContainerSpec, DirectoryRoot, OverlayRoot
@@ -24,7 +22,6 @@ from runtime.linux.features import Features
 from tests.support.host import HostState
 
 BUSYBOX = "/bin/busybox"
-_SETTLE_S = 3.0
 FEATURES = Features(
     effective_capabilities=0x1FFFEFFFFFF,
     last_capability=40,
@@ -65,14 +62,6 @@ def make_rootfs(folder: Path) -> Path:
         (folder / "bin" / applet).symlink_to("busybox")
     (folder / "etc/passwd").write_text("root:x:0:0::/root:/bin/sh\n")
     return folder
-
-
-def session_traces(session: Session) -> HostState:
-    """`HostState` without what other programs on this machine do to its cgroups meanwhile."""
-    state = HostState.now()
-    return replace(
-        state, cgroups=frozenset(path for path in state.cgroups if session.identifier in path)
-    )
 
 
 @pytest.fixture(scope="session")
@@ -153,14 +142,9 @@ def run(can_run: None, rootfs: Path) -> Run:
 @pytest.fixture
 def leaves_nothing(can_run: None) -> Iterator[None]:
     """Fail if the test leaves anything of its containers on the host."""
-    session = Session.current()
-    before = session_traces(session)
+    before = HostState.now()
     threads = threading.active_count()
     yield
-    left = session_traces(session).not_in(before)
-    deadline = time.monotonic() + _SETTLE_S
-    while left and time.monotonic() < deadline:  # the kernel may need a moment
-        time.sleep(0.05)
-        left = session_traces(session).not_in(before)
+    left = HostState.settled(before).not_in(before)
     assert left == [], f"left behind: {left}"
     assert threading.active_count() == threads

@@ -1,4 +1,8 @@
-"""What is on the host, so that a test can see what it left behind."""
+"""What is on the host, so that a test can see what it left behind.
+
+Other programs use this machine meanwhile, other Steelyards among them: what carries the name of a
+session that these tests did not make is not looked at.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from runtime.containers.session import Session, is_alive
+from harness.backends.peers.command import hierarchies
+from runtime.containers.session import Session
 
 _SETTLE_S = 3.0
+_SESSION_FOLDER = re.compile(r"/instances/\.?([0-9a-f]{12})(?:/|\s|$)")
 _NAMELESS = re.compile(r"(socket|pipe):\[\d+\]$")
 
 
@@ -60,23 +66,57 @@ class HostState:
         ]
 
 
+def own_sessions() -> frozenset[str]:
+    """Sessions of this process, and of those that it started with its data home."""
+    instances = Path(os.environ["STEELYARD_HOME"]) / "instances"
+    names = {path.name.lstrip(".") for path in instances.glob("*")}
+    return frozenset({Session.current().identifier, *names})
+
+
+def traces_of(session: str) -> list[str]:
+    """Everything on this host that carries a session's name, once nothing does or after a while."""
+    deadline = time.monotonic() + _SETTLE_S
+    while (found := _traces_now(session)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return found
+
+
+def _traces_now(session: str) -> list[str]:
+    found = [str(path) for path in Path(os.environ["STEELYARD_HOME"], "instances").glob(session)]
+    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    found += [line for line in mounts if session in line]
+    for mount in hierarchies():
+        for folder, _, _ in os.walk(f"{mount}/steelyard"):
+            found += [folder] if session in folder else []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if session.encode() in (process / "cmdline").read_bytes():
+                found.append(f"{process.name} {(process / 'comm').read_text()}")
+            elif session in (process / "cgroup").read_text():
+                found.append(f"{process.name} in a cgroup")
+        except OSError:
+            continue
+    return found
+
+
 def _mounts() -> frozenset[str]:
+    own = own_sessions()
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    return frozenset(line.split(" ", 4)[4] for line in lines)
+    return frozenset(
+        line.split(" ", 4)[4] for line in lines if own.issuperset(_SESSION_FOLDER.findall(line))
+    )
 
 
 def _cgroups() -> frozenset[str]:
-    """Those of this process's session and of dead ones: other people's runs are their own."""
     root = Path("/sys/fs/cgroup")
-    own = Session.current().identifier
-    found = set()
-    for folder in (root, *root.iterdir()):
-        for place in (folder / "steelyard", *folder.glob("*/steelyard")):
-            for path in place.glob("*/"):
-                session = path.name.split("-")[0]
-                if session == own or not is_alive(session):
-                    found.add(str(path))
-    return frozenset(found)
+    own = own_sessions()
+    return frozenset(
+        str(path)
+        for folder in (root, *root.iterdir())
+        for place in (folder / "steelyard", *folder.glob("*/steelyard"))
+        for path in place.glob("*/")
+        if path.name.split("-")[0] in own
+    )
 
 
 def _own_network_namespaces() -> frozenset[str]:
