@@ -105,8 +105,7 @@ def test_killed_harness_leaves_readable_trials_and_doctor_cleans_the_rest(
 ) -> None:
     run = Killable(arm, tmp_path)
     run.wait_for_trials(2)
-    # Somewhere in the middle of a trial: nothing waits for a quiet moment.
-    time.sleep(0.05)
+    # Somewhere in a trial: nothing waits for a quiet moment.
     run.process.kill()
     run.process.wait()
     finished = run.trials()

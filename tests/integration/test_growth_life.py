@@ -225,7 +225,6 @@ def test_a_run_that_is_ended_in_the_middle_of_the_ramp_leaves_nothing(
         while not points.exists() or points.read_bytes().count(b"\n") < 2:
             assert process.poll() is None, process.stderr and process.stderr.read()
             time.sleep(0.01)
-        time.sleep(0.1)
         (session,) = own_sessions() - before
         os.killpg(process.pid, number)
         _, errors = process.communicate(timeout=60)

@@ -278,12 +278,15 @@ def test_a_deadline_ends_a_probe_and_says_what_it_met(
     with box(lab) as (lease, fd):
         done = threading.Event()
 
+        listening = threading.Event()
+
         def listen() -> None:
             with socket.create_server(("", 8000)):
+                listening.set()
                 done.wait(5)
 
         thread = inside(fd, listen) if listens else None
-        time.sleep(0.02)
+        assert thread is None or listening.wait(5)
         begun = time.monotonic()
         probe = answer(lab.probe(readiness, lease.address, deadline(0.1)))
         assert 0.08 < time.monotonic() - begun < 1

@@ -15,6 +15,7 @@ from harness.backends import get_backend
 from harness.model import Milestone, Outcome
 from harness.model.diagnostics import DiagnosticCode
 from harness.records import read_run
+from tests.support.host import own_sessions
 
 pytestmark = [pytest.mark.privileged, pytest.mark.timeout(500)]
 
@@ -79,12 +80,18 @@ def test_all_arms_serve_the_same_bytes_and_nothing_is_left(
     assert DiagnosticCode.RESPONSE_DIFFERS not in codes
 
 
+def boxes(session: str) -> set[Path]:
+    """Folders of a session's instances."""
+    return set((Path(os.environ["STEELYARD_HOME"]) / "instances" / session).iterdir())
+
+
 @pytest.mark.parametrize("arms", [["container"], VM])
 def test_ctrl_c_reaches_every_process_and_the_run_still_ends_cleanly(
     scenario: Path, tmp_path: Path, arms: list[str], nothing_left: None
 ) -> None:
     """A terminal sends SIGINT to the whole foreground group: the harness, QEMU, the workload."""
     options = [*chosen(arms), "--blocks", "900", "--warmup", "0", "--output", tmp_path / "out"]
+    before = own_sessions()
     with subprocess.Popen(
         command("run", scenario, *options),
         stdout=subprocess.DEVNULL,
@@ -96,7 +103,12 @@ def test_ctrl_c_reaches_every_process_and_the_run_still_ends_cleanly(
         while not trials.exists() or not trials.read_bytes():
             assert process.poll() is None
             time.sleep(0.01)
-        time.sleep(0.03 if arms == ["container"] else 1.5)
+        # Into the life of a box, which has its folder from its launch on.
+        (session,) = own_sessions() - before
+        old = boxes(session)
+        while boxes(session) <= old:
+            assert process.poll() is None
+            time.sleep(0.001)
         os.killpg(process.pid, signal.SIGINT)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 130

@@ -323,13 +323,25 @@ def test_our_own_work_is_not_taken_for_that_of_others(tmp_path: Path) -> None:
     assert reading.busy_ns - before.busy_ns > 0.9 * own - 2 * reading.busy_step_ns
 
 
+def wait_for_work(pid: int, seconds: float) -> None:
+    """Until a process has used more CPU time than now, by some seconds."""
+
+    def used() -> float:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    begun = used()
+    while used() <= begun + seconds:
+        time.sleep(0.01)
+
+
 def test_the_work_of_others_is_seen() -> None:
     """A child that goes on living does not count as ours: it stands for a stranger here."""
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as stranger:
         try:
-            time.sleep(0.1)
+            wait_for_work(stranger.pid, 0.0)
             watch = Watch.begin()
-            time.sleep(0.4)
+            wait_for_work(stranger.pid, 0.3)
             found = watch.end()
         finally:
             stranger.kill()

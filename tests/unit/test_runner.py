@@ -263,8 +263,7 @@ def test_a_signal_while_launching_waits_until_the_instance_is_known(tmp_path: Pa
     spy = Spy()
 
     def interrupt(_: FakeInstance) -> None:
-        os.kill(os.getpid(), signal.SIGINT)
-        time.sleep(0.01)
+        signal.raise_signal(signal.SIGINT)
 
     spy.during_launch = interrupt
     with pytest.raises(Interrupted):
@@ -277,8 +276,7 @@ def test_an_ignored_signal_stays_ignored() -> None:
     previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with Interruption() as interruption, interruption.safe():
-            os.kill(os.getpid(), signal.SIGHUP)
-            time.sleep(0.01)
+            signal.raise_signal(signal.SIGHUP)
         assert interruption.pending is None
     finally:
         signal.signal(signal.SIGHUP, previous)

@@ -7,7 +7,6 @@ import select
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
@@ -269,7 +268,6 @@ def test_qemu_dies_with_a_killed_harness(checkout: Path, tmp_path: Path) -> None
         pid = int(harness.stdout.readline())
         assert b"qemu-system" in Path(f"/proc/{pid}/cmdline").read_bytes()
         pidfd = os.pidfd_open(pid)
-        time.sleep(0.2)
         harness.send_signal(signal.SIGKILL)
     poller = select.poll()
     poller.register(pidfd, select.POLLIN)
