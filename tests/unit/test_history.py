@@ -458,7 +458,7 @@ def test_mistakes_are_told(root: Path, arguments: tuple[str, ...], told: str) ->
         [math.inf] * 4,
         [*noisy((20, 1e6)), 9e7, 1.0, math.inf],
         noisy(*((8, 100.0 + 40 * (number % 2)) for number in range(12))),
-        noisy((900, 100.0)),
+        noisy((300, 100.0)),
     ],
     ids=["one", "equal", "zero", "failed", "far", "many changes", "long"],
 )

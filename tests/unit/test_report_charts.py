@@ -5,11 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import struct
-import subprocess
-import sys
 import xml.etree.ElementTree as ET
-import zlib
-from pathlib import Path
 
 import pytest
 
@@ -82,37 +78,6 @@ def test_every_chart_has_its_figures_as_a_table_and_says_how_to_read_it(
         assert told.grid_title
         assert told.caption.endswith(".")
         assert told.description.endswith(".")
-
-
-def test_the_same_records_give_the_same_bytes_in_another_process(tmp_path: Path) -> None:
-    """Also with another hash seed and with a matplotlibrc of the user's."""
-    code = (
-        "from tests.unit.test_report_charts import digest; "
-        "import matplotlib as mpl; mpl.rcParams.update({'font.size': 20, 'svg.fonttype': 'path'}); "
-        "print(digest())"
-    )
-    other = subprocess.run(
-        [sys.executable, "-c", code],
-        env={
-            "PYTHONHASHSEED": "77",
-            "PATH": "",
-            "HOME": "/nonexistent",
-            "MPLCONFIGDIR": str(tmp_path),
-        },
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=Path(__file__).parents[2],
-    )
-    assert other.stdout.strip() == digest()
-
-
-def digest() -> str:
-    run = synthetic_run(blocks=7, scenarios=("hello",), failure_rate=0.2, again="container")
-    found = charts(run)
-    return " ".join(
-        f"{zlib.crc32(c.svg + c.inline_narrow.encode()):x}/{zlib.crc32(c.png):x}" for c in found
-    )
 
 
 def test_a_file_is_titled_described_and_dateless(ordinary: list[Chart]) -> None:

@@ -35,9 +35,16 @@ def debugfs(disk: Path, command: str) -> str:
     return subprocess.run(argv, capture_output=True, text=True, check=True).stdout
 
 
-def test_a_disk_holds_the_folder_and_its_mountpoints(tmp_path: Path) -> None:
-    disk = tmp_path / "disk.raw"
-    make_disk(make_root(tmp_path), disk)
+@pytest.fixture(scope="module")
+def disk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A disk that nobody changes."""
+    folder = tmp_path_factory.mktemp("disk")
+    made = folder / "disk.raw"
+    make_disk(make_root(folder), made)
+    return made
+
+
+def test_a_disk_holds_the_folder_and_its_mountpoints(disk: Path) -> None:
     assert debugfs(disk, "cat /etc/motd") == "welcome\n" * 9000
     shown = debugfs(disk, "stat /etc/motd")
     assert "Mode:  04711" in shown
@@ -53,13 +60,13 @@ def stat_mode(path: Path) -> int:
     return path.stat().st_mode & 0o777
 
 
-def test_the_same_folder_gives_the_same_bytes_whenever_it_was_unpacked(tmp_path: Path) -> None:
-    first, second = tmp_path / "first.raw", tmp_path / "second.raw"
-    root = make_root(tmp_path)
-    make_disk(root, first)
+def test_the_same_folder_gives_the_same_bytes_whenever_it_was_unpacked(
+    disk: Path, tmp_path: Path
+) -> None:
+    first, second = disk, tmp_path / "second.raw"
     # Other inodes, other access times, another order of names on the host's disk.
     copy = tmp_path / "again"
-    subprocess.run(["cp", "-a", str(root), str(copy)], check=True)
+    subprocess.run(["cp", "-a", str(disk.parent / "root"), str(copy)], check=True)
     for path in (copy / "etc/motd", copy / "etc", copy):
         os.utime(path, (1_500_000_000, path.stat().st_mtime))
     make_disk(copy, second)
@@ -71,17 +78,14 @@ def test_the_same_folder_gives_the_same_bytes_whenever_it_was_unpacked(tmp_path:
         assert times == [(field, f"{EPOCH_S:08x}") for field in ("ctime", "atime", "crtime")]
 
 
-def test_room_to_write_takes_no_space_until_it_is_used(tmp_path: Path) -> None:
-    disk = tmp_path / "disk.raw"
-    make_disk(make_root(tmp_path), disk)
+def test_room_to_write_takes_no_space_until_it_is_used(disk: Path) -> None:
     status = disk.stat()
     assert status.st_size > 512 << 20
     assert status.st_blocks * 512 < 2 << 20
 
 
-def test_a_copy_is_equal_private_and_as_sparse(tmp_path: Path) -> None:
-    disk, copy = tmp_path / "disk.raw", tmp_path / "copy.raw"
-    make_disk(make_root(tmp_path), disk)
+def test_a_copy_is_equal_private_and_as_sparse(disk: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy.raw"
     copy_disk(disk, copy)
     subprocess.run(["cmp", str(disk), str(copy)], check=True)
     assert copy.stat().st_blocks <= disk.stat().st_blocks + 8

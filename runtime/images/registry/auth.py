@@ -18,6 +18,7 @@ import binascii
 import json
 import os
 import re
+import shutil
 import subprocess
 import threading
 import time
@@ -164,6 +165,9 @@ def _ask_helper(helper: str, key: str, path: Path) -> Credentials | None:
     if not _HELPER_NAME.fullmatch(helper):
         raise RegistryError(f"{path}: {printable(helper)!r} is no name of a credential helper")
     program = f"docker-credential-{helper}"
+    # Asked first: an unreadable folder in PATH would make it a refusal (EACCES) to start one.
+    if shutil.which(program) is None:
+        raise RegistryError(f"{path} names the helper {program}, which is not in PATH")
     try:
         done = subprocess.run(
             [program, "get"],
@@ -172,8 +176,6 @@ def _ask_helper(helper: str, key: str, path: Path) -> Credentials | None:
             timeout=_HELPER_SECONDS,
             check=False,
         )
-    except FileNotFoundError:
-        raise RegistryError(f"{path} names the helper {program}, which is not in PATH") from None
     except (OSError, subprocess.TimeoutExpired) as error:
         raise RegistryError(f"{program}, which {path} names, failed: {error}") from error
     said = (done.stdout.strip() or done.stderr.strip()).decode("utf-8", "replace")

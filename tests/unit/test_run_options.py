@@ -1,0 +1,55 @@
+"""What a run is given beside what was asked: a twin for the noise floor, where one is due."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.analysis import noise
+from harness.environment import Environment
+from harness.experiment.run import with_noise
+from harness.measure.request import Request
+from harness.model import Arm, NoiseFloor, comparability
+from tests.support import scenarios as samples
+
+
+@pytest.mark.parametrize(
+    ("backend", "blocks", "aa", "has_twin"),
+    [
+        ("container", 30, None, True),
+        ("container", 30, False, False),
+        ("container", 5, None, False),  # too few to find a noise floor
+        ("container", 5, True, True),
+        ("fake", 30, None, False),  # of the host it shows nothing
+        ("fake", 30, True, True),
+    ],
+)
+def test_a_twin_is_taken_where_it_is_due(
+    tmp_path: Path, backend: str, blocks: int, aa: bool | None, has_twin: bool
+) -> None:
+    asked = Request(
+        scenarios=(samples.scenario(Arm("a", backend)),), blocks=blocks, warmup_blocks=1, seed=1,
+        time_limit_ns=None, required_arms=frozenset(), command=(), run_id="x", steelyard="0",
+    )  # fmt: skip
+    found = with_noise(asked, aa, tmp_path / "noise", Environment({"cpus": 2}, {}))
+    assert [arm.repeats for arm in found.scenarios[0].arms] == [None, *["a"] * has_twin]
+
+
+@pytest.mark.parametrize(
+    ("pairs", "blocks", "is_anew"), [(7, 30, True), (7, 7, False), (20, 30, False)]
+)
+def test_a_noise_floor_of_few_pairs_is_measured_anew_by_more_blocks(
+    tmp_path: Path, pairs: int, blocks: int, is_anew: bool
+) -> None:
+    host = Environment({"cpus": 2}, {})
+    asked = Request(
+        scenarios=(samples.scenario(Arm("a", "container")),), blocks=blocks, warmup_blocks=1,
+        seed=1, time_limit_ns=None, required_arms=frozenset(), command=(), run_id="x",
+        steelyard="0",
+    )  # fmt: skip
+    floor = NoiseFloor("sample", "a", "ready", pairs, 0.2, 0.1, "earlier")
+    noise.remember(tmp_path, comparability.host_class(host.facts), [floor])
+    found = with_noise(asked, None, tmp_path, host)
+    assert found.noise == (floor,)
+    assert len(found.scenarios[0].arms) == 1 + is_anew
