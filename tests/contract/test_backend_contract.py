@@ -45,6 +45,7 @@ from harness.model.errors import (
     ReadinessTimeoutError,
     UnexpectedExitError,
 )
+from tests.support.process_events import missing
 from tests.support.scenarios import scenario
 
 ENDED = Readiness(ReadinessKind.EXIT)
@@ -96,6 +97,8 @@ class Box:
         self.is_fake = backend.name == "fake"
         self.is_vm = backend.name.startswith("vm")
         self.peer = PEERS.get(backend.name)
+        # Of a peer's workload the kernel tells when it starts; docker's is not the client's child.
+        self.tells_start = self.peer is None or (self.peer.is_seen and missing() is None)
         self.patience_s = 90 if self.is_vm else 10
         self._lab = lab
 
@@ -203,8 +206,8 @@ def test_a_trial_has_its_milestones_in_order_and_owns_its_disk(box: Box) -> None
         Milestone.STOPPED, Milestone.REMOVED,
     }  # fmt: skip
     if box.peer is not None:
-        # Other people's tools do not say when the box is made, docker not when the workload begins.
-        expected -= {Milestone.ISOLATED, *([] if box.peer.is_seen else [Milestone.STARTED])}
+        # Other people's tools do not say when the box is made.
+        expected -= {Milestone.ISOLATED, *([] if box.tells_start else [Milestone.STARTED])}
     if box.is_vm:
         expected |= {Milestone.KERNEL, Milestone.USERSPACE}
     assert expected - stamps.keys() <= ({Milestone.KERNEL} if box.is_vm else set())
@@ -243,7 +246,7 @@ def test_the_workloads_own_end_is_reported_as_such(
             ended_at = instance.exit.at_ns
             finish(instance)
             assert instance.exit.at_ns == ended_at
-            if box.peer is None or box.peer.is_seen:
+            if box.tells_start:
                 assert instance.milestones_ns[Milestone.STARTED] <= ended_at
         finally:
             finish(instance)
@@ -395,7 +398,8 @@ def test_it_is_reached_over_the_network(box: Box, lab: Lab | None, kind: Readine
         finally:
             finish(instance)
         # A milestone that somebody else told of may have come in after the answer.
-        assert instance.milestones_ns[Milestone.STARTED] < answer.at_ns
+        if box.tells_start:
+            assert instance.milestones_ns[Milestone.STARTED] < answer.at_ns
         assert out_of_order(instance.milestones_ns) is None
 
 

@@ -90,6 +90,8 @@ def _traces_now(session: str) -> list[str]:
             found += [folder] if session in folder else []
     for process in Path("/proc").glob("[0-9]*"):
         try:
+            if (process / "stat").read_text().rpartition(") ")[2].startswith("Z"):
+                continue  # dead already
             if session.encode() in (process / "cmdline").read_bytes():
                 found.append(f"{process.name} {(process / 'comm').read_text()}")
             elif session in (process / "cgroup").read_text():
@@ -141,6 +143,8 @@ def _children() -> frozenset[str]:
             status = (entry / "stat").read_text()
         except (FileNotFoundError, ProcessLookupError):
             continue
+        if os.getpid() == 1 and status.rpartition(") ")[2].startswith("Z"):
+            continue  # in a container without an init: an orphan, whose end nobody takes note of
         name = status[status.index("(") : status.rindex(")") + 1]
         pid, parent = int(entry.name), int(status.rsplit(") ", 1)[1].split()[1])
         parents.setdefault(parent, []).append(pid)

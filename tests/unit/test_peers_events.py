@@ -25,6 +25,7 @@ from harness.backends.peers.events import (
     parse,
 )
 from harness.model.backend import Exit
+from tests.support.process_events import need_process_events
 
 # Higher than any pid can be (PID_MAX_LIMIT): nobody's, so they have ended.
 TOOL, INIT, WORKLOAD, OTHER = 5_000_000, 5_000_001, 5_000_002, 5_000_003
@@ -171,13 +172,9 @@ def test_without_events_the_first_process_is_still_known() -> None:
 
 @pytest.fixture
 def subscription() -> Iterator[ProcessEvents]:
-    try:
-        made = ProcessEvents()
-    except OSError as error:
-        pytest.skip(f"no process events here: {error}")
-    if not made.is_answered():
-        made.close()
-        pytest.skip("the kernel does not answer")
+    need_process_events()
+    made = ProcessEvents()
+    assert made.is_answered()
     yield made
     made.close()
 

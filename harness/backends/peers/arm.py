@@ -46,7 +46,7 @@ class Tool:
         environment: All its variables.
         directory: The arm's folder.
         namespace: The mounts that it sees.
-        watches: Whether process events can be had.
+        unwatched: Why process events cannot be had; None if they can.
         hierarchies: Mount points of the control group hierarchies that it sees.
     """
 
@@ -54,7 +54,7 @@ class Tool:
     environment: Mapping[str, str]
     directory: str
     namespace: runtime.MountNamespace
-    watches: bool
+    unwatched: str | None
     hierarchies: tuple[str, ...]
 
     @property
@@ -98,7 +98,10 @@ class PeerArm:
         self.peer = peer
         self.environment = tool.environment
         self.hierarchies = tool.hierarchies
-        self.watches = tool.watches and peer.is_seen
+        self.unwatched = (
+            tool.unwatched if peer.is_seen else f"the workload is a child of {peer.name}'s daemon"
+        )
+        self.watches = self.unwatched is None
         self.waits_for_exit = scenario.readiness.kind is ReadinessKind.EXIT
         self.facts: Mapping[str, str] = {}
         self.diagnostics: tuple[Diagnostic, ...] = ()

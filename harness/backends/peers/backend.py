@@ -28,7 +28,7 @@ from harness.backends.peers.engine import (
     podman_environment,
     saved,
 )
-from harness.backends.peers.events import ProcessEvents
+from harness.backends.peers.events import why_no_events
 from harness.backends.peers.table import PEERS, Peer
 from harness.backends.peers.threads import PeerThread
 from harness.backends.peers.trying import find_program, try_out, version_of
@@ -167,7 +167,7 @@ def tool_for(peer: Peer, path: str | None, oci_runtime: str | None) -> Iterator[
             assert called is not None
             environment = podman_environment(directory, called, environment)
         tool = Tool(
-            program, MappingProxyType(environment), directory, namespace, _can_watch(), seen
+            program, MappingProxyType(environment), directory, namespace, _unwatched(), seen
         )
         os.mkdir(tool.state, 0o700)
         thread = PeerThread(namespace, name=f"mounts of {peer.name}")
@@ -187,16 +187,9 @@ def _furnish(peer: Peer, tool: Tool) -> None:
 
 
 @cache
-def _can_watch() -> bool:
-    """Whether the kernel tells this process of others."""
-    try:
-        events = ProcessEvents()
-    except OSError:
-        return False
-    try:
-        return events.is_answered()
-    finally:
-        events.close()
+def _unwatched() -> str | None:
+    """Why the kernel does not tell this process of others; None if it does."""
+    return why_no_events()
 
 
 def _load(peer: Peer, tool: Tool, image: runtime.Image, store: runtime.ImageStore) -> Engine:
@@ -248,7 +241,7 @@ def _doubts(prepared: PeerArm, scenario: Scenario) -> tuple[Diagnostic, ...]:
     if not prepared.watches:
         detail = (
             f"when the workload of {peer.name} starts cannot be seen, and its end is that of the "
-            "command"
+            f"command: {prepared.unwatched}"
         )
         found.append(Diagnostic(DiagnosticCode.MISSING, detail))
     return tuple(found)

@@ -135,6 +135,24 @@ class ProcessEvents:
             return self._receive()
 
 
+def why_no_events() -> str | None:
+    """Why this process cannot have them, as the end of a sentence; None if it can."""
+    try:
+        events = ProcessEvents()
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        return f"this process may not have the kernel's process events ({reason})"
+    try:
+        if events.is_answered():
+            return None
+    finally:
+        events.close()
+    return (
+        "the kernel sends process events only to the first pid namespace, and this is another "
+        "(a container's), or it has no CONFIG_PROC_EVENTS"
+    )
+
+
 def parse(data: bytes, seen_ns: int) -> ProcessEvent | None:
     """One datagram; None for what is not of interest, new threads among it."""
     if len(data) < _DATA_AT + _FOUR.size:

@@ -72,8 +72,12 @@ def try_out(peer: Peer, tool: Tool) -> Availability:
         last = said.splitlines()[-1] if said else "it said nothing"
         reason = f"{version} cannot run a container here (code {code}): {last}"
         return Availability(False, reason, remedy)
-    watched = "" if tool.watches and peer.is_seen else "; when the workload starts is not seen"
-    return Availability(True, f"{version}, {tool.program}{watched}")
+    unseen = ""
+    if not peer.is_seen or tool.unwatched is not None:
+        unseen = "; when the workload starts is not seen"
+        if peer.is_seen:
+            unseen += f": {tool.unwatched}"
+    return Availability(True, f"{version}, {tool.program}{unseen}")
 
 
 def _spec() -> runtime.ContainerSpec:
