@@ -96,6 +96,7 @@ HEAVY = frozenset(
 
 LATE = (
     "harness.report.",
+    "harness.records.codec",
     "harness.scenario.schema",
     "harness.backends.vm",
     "harness.cli.terminal",
