@@ -11,7 +11,7 @@ anything else prints goes to the standard error.
     <- {"trial": {…}}
     <- {"error": "…"} to either
 
-It ends in order when its input ends or it is told to by a signal: arms are closed, the instance
+It ends in order when its input ends or a signal says so: arms are closed, the instance
 under way is removed.
 """
 
@@ -28,15 +28,15 @@ from typing import IO, TYPE_CHECKING, Any
 import harness
 from harness.backends import get_backend
 from harness.measure.interruption import Interruption
-from harness.measure.trial import take_trial
+from harness.measure.prepare import LocalArms, ReadyArm
+from harness.measure.trial import without_collection
 from harness.model import ArmRecord, Scenario, Slot
-from harness.model.errors import BackendUnavailableError, HarnessError
+from harness.model.errors import HarnessError
 from harness.model.version import VERSION
 from harness.records.codec import decode, encode
 
 if TYPE_CHECKING:
     from harness.lab import Lab
-    from harness.model.backend import PreparedArm
 
 
 class _Worker:
@@ -46,8 +46,9 @@ class _Worker:
         self.interruption = stack.enter_context(Interruption())
         self._answers = answers
         self._stack = stack
+        self._source = LocalArms(get_backend)
         self._lab: Lab | None = None
-        self._arms: dict[tuple[str, str], tuple[Scenario, PreparedArm]] = {}
+        self._arms: dict[tuple[str, str], ReadyArm] = {}
 
     def answer(self, **content: object) -> None:
         """One line."""
@@ -68,31 +69,18 @@ class _Worker:
 
     def _prepare(self, scenario: Scenario, name: str) -> ArmRecord:
         arm = next(arm for arm in scenario.arms if arm.name == name)
-        backend = get_backend(arm.backend)
-        with self.interruption.safe():
-            verdict = backend.availability()
-        if not verdict.usable:
-            raise BackendUnavailableError(backend.name, verdict.reason, verdict.remedy)
+        self._source.require_usable(arm.backend, self.interruption)
         lab = self._find_lab() if scenario.readiness.needs_network else None
-        with self.interruption.safe():
-            prepared = backend.prepare(
-                scenario.for_arm(arm), arm, lab, lambda message: self.answer(progress=message)
-            )
-        self._stack.callback(prepared.close)
-        self._arms[scenario.name, name] = scenario, prepared
-        record = ArmRecord(
-            scenario=scenario.name,
-            arm=arm,
-            prepare_ns=0,
-            disk=prepared.disk_parts(),
-            facts=prepared.facts,
-            diagnostics=prepared.diagnostics,
-            initial_disk=prepared.initial_disk_parts(),
-        )
+        ready = self._source.prepare(scenario, arm, lab, self._progress, self.interruption)
+        self._stack.callback(ready.close)
+        self._arms[scenario.name, name] = ready
         # What preparing left in memory stays; collecting before each trial need not look at it.
         gc.collect()
         gc.freeze()
-        return record
+        return ready.record
+
+    def _progress(self, message: str) -> None:
+        self.answer(progress=message)
 
     def _find_lab(self) -> Lab:
         if self._lab is None:
@@ -103,14 +91,8 @@ class _Worker:
 
     def _take(self, asked: Mapping[str, Any]) -> object:
         slot = Slot(asked["scenario"], asked["arm"], asked["block"], asked["position"])
-        scenario, prepared = self._arms[slot.scenario, slot.arm]
-        lab = self._lab if scenario.readiness.needs_network else None
-        gc.collect()
-        gc.disable()
-        try:
-            return encode(take_trial(slot, scenario, prepared, lab, self.interruption), "")
-        finally:
-            gc.enable()
+        with without_collection():
+            return encode(self._arms[slot.scenario, slot.arm].take(slot), "")
 
 
 def main() -> None:

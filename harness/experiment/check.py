@@ -32,6 +32,7 @@ from harness.experiment.sides import (
     not_the_images_own,
     revision_images,
 )
+from harness.measure.prepare import LocalArms
 from harness.model import BASELINE, Scenario
 from harness.model.errors import RecordError
 from harness.records import Run, find_runs, read_info
@@ -154,7 +155,7 @@ def _sides(
         cautions = [_not_judged(scenarios)]
         if context is not None:
             cautions.append(not_the_images_own([each.scenario for each in paired]))
-        yield Sides(paired, get_backend, names, tuple(filter(None, cautions)))
+        yield Sides(paired, LocalArms(get_backend), names, tuple(filter(None, cautions)))
 
 
 def _in_pairs(scenario: Scenario, images: tuple[str | None, str | None]) -> PairedScenario:

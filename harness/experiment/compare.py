@@ -23,9 +23,11 @@ from harness.analysis.compare import (
 from harness.analysis.judgement import Judgement
 from harness.analysis.limits import Margin
 from harness.backends import get_backend
+from harness.experiment.assessment import assess
 from harness.experiment.images import ensure_image
 from harness.experiment.run import drawn, new_directory, recording, run_id_for, unheard
 from harness.experiment.sides import Notify, Sides, Two, images_of, interruptible, workers_of
+from harness.measure.prepare import LocalArms
 from harness.measure.request import Request
 from harness.measure.schedule import DEFAULT_WARMUP_BLOCKS
 from harness.model import Scenario
@@ -149,7 +151,7 @@ def compare_sides(
     require_valid(scenarios)
     paired = tuple(with_sides(scenario, arm, *sides) for scenario in scenarios)
     with interruptible():
-        return _judged(Sides(paired, get_backend, sides), metrics, within, conduct)
+        return _judged(Sides(paired, LocalArms(get_backend), sides), metrics, within, conduct)
 
 
 def compare_revisions(
@@ -208,6 +210,7 @@ def judge(sides: Sides, questions: Sequence[Question], asked: str, conduct: Cond
     """
     from harness import environment
     from harness.measure.runner import Runner
+    from harness.measure.stopping import Decided, rule_of
     from harness.report import write_report
 
     for caution in sides.cautions:
@@ -228,12 +231,20 @@ def judge(sides: Sides, questions: Sequence[Question], asked: str, conduct: Cond
         command=tuple(conduct.command),
         run_id=run_id_for(directory),
         steelyard=VERSION,
-        decided=comparer.is_decided,
         pairs=tuple(pair for paired in sides.scenarios for pair in paired.pairs),
     )
     with recording(directory) as writer:
         captured = environment.capture()
-        Runner(request, sides.get_backend, captured, writer, conduct.listener, ensure_image).run()
+        Runner(
+            request,
+            sides.source,
+            captured,
+            writer,
+            conduct.listener,
+            ensure_image,
+            rule=rule_of(request, Decided(comparer.is_decided)),
+            assess=assess,
+        ).run()
     run = read_run(directory)
     write_report(run, directory)
     return comparer.judgement(asked, run.trials, run.info.arms, _facts(run, sides, directory))

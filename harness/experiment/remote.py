@@ -13,15 +13,17 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+from time import monotonic_ns
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness.measure.interruption import Interruption
-from harness.model import Arm, ArmRecord, DiskPart, Scenario, Slot, Trial
-from harness.model.backend import Availability, Instance, Progress
-from harness.model.diagnostics import Diagnostic
-from harness.model.errors import HarnessError, LaunchFailedError, PrepareError
+from harness.measure.prepare import ReadyArm
+from harness.model import Arm, ArmRecord, Scenario, Slot, Trial
+from harness.model.backend import Progress
+from harness.model.errors import HarnessError, PrepareError
 from harness.records.codec import ShapeError, decode, encode
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ _T = TypeVar("_T")
 
 MODULE = "harness.worker"
 _PATIENCE_S = 30.0
-"""For a worker to remove what it has, once it is told to end."""
+"""For a worker to remove what it has, once a signal ends it."""
 
 
 class Worker:
@@ -138,109 +140,65 @@ def worker(tree: Path, revision: str) -> Iterator[Worker]:
         process.close()
 
 
-class RemoteBackend:
-    """A backend each of whose arms is another worker's.
+class RemoteArms:
+    """Arms that workers prepare, and take the trials of. Implements `ArmSource`.
 
-    Implements `harness.model.backend.Backend`.
-
-    Attributes:
-        name: Of the backend that the workers are to use.
-        options: Theirs are not known here.
+    Args:
+        workers: Arm name -> who takes its trials.
     """
 
-    options: Mapping[str, str] = MappingProxyType({})
-
-    def __init__(self, name: str, workers: Mapping[str, Worker]) -> None:
-        """Nothing is asked yet.
-
-        Args:
-            name: As scenario files spell it.
-            workers: Arm name -> who takes its trials.
-        """
-        self.name = name
+    def __init__(self, workers: Mapping[str, Worker]) -> None:
         self._workers = workers
 
-    def check_options(self, options: Mapping[str, Any]) -> tuple[str, ...]:
-        """Nothing: each revision judges for itself when it prepares."""
-        del options
-        return ()
-
-    def availability(self) -> Availability:
-        """As far as is known here; each revision judges for itself when it prepares."""
-        return Availability(True, "by workers")
+    def require_usable(self, backend: str, interruption: Interruption) -> None:
+        """Nothing here: each revision judges for itself when it prepares."""
 
     def prepare(
-        self, scenario: Scenario, arm: Arm, lab: Network | None, progress: Progress
-    ) -> RemoteArm:
-        """See `harness.model.backend.Backend.prepare`; the worker has a lab of its own."""
+        self,
+        scenario: Scenario,
+        arm: Arm,
+        lab: Network | None,
+        progress: Progress,
+        interruption: Interruption,
+    ) -> ReadyArm:
+        """See `harness.measure.prepare.ArmSource.prepare`; the worker has a lab of its own."""
         del lab
         process = self._workers[arm.name]
-        question = {"do": "prepare", "scenario": encode(scenario, ""), "arm": arm.name}
+        begun_ns = monotonic_ns()
+        document = encode(scenario.for_arm(arm), "")
+        question = {"do": "prepare", "scenario": document, "arm": arm.name}
         try:
-            answer = process.ask(question, progress)
-            record = _decoded(ArmRecord, answer["record"], process.revision)
+            with interruption.safe():
+                answer = process.ask(question, progress)
+            found = _decoded(ArmRecord, answer["record"], process.revision)
         except PrepareError:
             raise
         except HarnessError as error:
             raise PrepareError(str(error)) from error
-        return RemoteArm(process, record)
-
-
-class RemoteArm:
-    """An arm that a worker has prepared.
-
-    Implements `harness.model.backend.PreparedArm`, and `harness.measure.trial.TakesTrials`.
-
-    Attributes:
-        facts: What the worker says will run, and its revision.
-        diagnostics: Doubts about the arm.
-    """
-
-    def __init__(self, process: Worker, record: ArmRecord) -> None:
-        self.facts: Mapping[str, str] = MappingProxyType(
-            {**record.facts, "revision": process.revision}
+        record = replace(
+            found,
+            scenario=scenario.name,
+            arm=arm,
+            prepare_ns=monotonic_ns() - begun_ns,
+            facts=MappingProxyType({**found.facts, "revision": process.revision}),
         )
-        self.diagnostics: tuple[Diagnostic, ...] = record.diagnostics
-        self._process = process
-        self._record = record
 
-    def take_trial(self, slot: Slot, interruption: Interruption) -> Trial:
-        """Have the worker take one.
+        def take(slot: Slot) -> Trial:
+            question = {
+                "do": "trial",
+                "scenario": slot.scenario,
+                "arm": slot.arm,
+                "block": slot.block,
+                "position": slot.position,
+            }
+            # The worker removes the instance of an interrupted trial when it is closed.
+            with interruption.safe():
+                answer = process.ask(question)
+            trial: Trial = _decoded(Trial, answer["trial"], process.revision)
+            return trial
 
-        Raises:
-            Interrupted: By a signal. The worker removes the instance when it is closed.
-            HarnessError: The worker has ended.
-        """
-        question = {
-            "do": "trial",
-            "scenario": slot.scenario,
-            "arm": slot.arm,
-            "block": slot.block,
-            "position": slot.position,
-        }
-        with interruption.safe():
-            answer = self._process.ask(question)
-        return _decoded(Trial, answer["trial"], self._process.revision)
-
-    def disk_parts(self) -> tuple[DiskPart, ...]:
-        """See `harness.model.backend.PreparedArm.disk_parts`."""
-        return self._record.disk
-
-    def initial_disk_parts(self) -> tuple[DiskPart, ...]:
-        """See `harness.model.backend.PreparedArm.initial_disk_parts`."""
-        return self._record.initial_disk or ()
-
-    def image_paths(self) -> tuple[Path, ...]:
-        """None here: the worker evicts what it reads."""
-        return ()
-
-    def launch(self, name: str) -> Instance:
-        """Not from here."""
-        message = f"{name}: the instances of revision {self._process.revision} are its worker's"
-        raise LaunchFailedError(message)
-
-    def close(self) -> None:
-        """The worker closes its arms when it ends."""
+        # The worker closes its arms when it ends.
+        return ReadyArm(record, take, close=lambda: None)
 
 
 def _decoded(kind: type[_T], document: object, revision: str) -> _T:

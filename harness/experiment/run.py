@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from harness import stats
 from harness.analysis import noise
+from harness.experiment.assessment import assess, without_assessment
 from harness.measure import schedule
 from harness.measure.request import Request
 from harness.measure.resume import Resumption, refuse_unless_resumable
@@ -149,7 +150,7 @@ def resume(directory: Path, *, listener: Listener = unheard) -> Run:
         Others: As `run`.
     """
     with RunWriter.resume(directory) as writer:
-        resumption = Resumption(read_run(directory), directory)
+        resumption = Resumption(without_assessment(read_run(directory)), directory)
         refuse_unless_resumable(resumption, VERSION)
         info = resumption.run.info
         request = Request(
@@ -174,13 +175,24 @@ def _take(request: Request, writer: RunWriter, listener: Listener, repeat: bool 
     from harness import environment
     from harness.backends import get_backend
     from harness.experiment.images import ensure_image
+    from harness.measure.prepare import LocalArms
     from harness.measure.runner import Runner
+    from harness.measure.stopping import rule_of
 
     captured = environment.capture()
     folder = cache_home() / "noise"
     if request.resumption is None:
         request = with_noise(request, repeat, folder, captured)
-    info = Runner(request, get_backend, captured, writer, listener, ensure_image).run()
+    info = Runner(
+        request,
+        LocalArms(get_backend),
+        captured,
+        writer,
+        listener,
+        ensure_image,
+        rule=rule_of(request),
+        assess=assess,
+    ).run()
     _remember_noise(info, folder)
 
 

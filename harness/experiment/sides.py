@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import harness.model.version
 from harness.backends import get_backend
 from harness.experiment.images import temporary_folder, temporary_image
-from harness.experiment.remote import RemoteBackend, worker
+from harness.experiment.remote import RemoteArms, worker
 from harness.experiment.revisions import (
     compile_extensions,
     export,
@@ -25,13 +25,13 @@ from harness.experiment.revisions import (
     repository_of,
 )
 from harness.measure.interruption import Interruption
+from harness.measure.prepare import LocalArms
 from harness.model.errors import PrepareError
 from harness.scenario.pairing import PairedScenario, compared_arm, with_images, with_twins
 
 if TYPE_CHECKING:
-    from harness.measure.prepare import GetBackend
+    from harness.measure.prepare import ArmSource
     from harness.model import Scenario
-    from harness.model.backend import Backend
 
 Two = tuple[str, str]
 """Something of A and of B."""
@@ -45,13 +45,13 @@ class Sides:
 
     Attributes:
         scenarios: Each with its arms in pairs.
-        get_backend: Where backends come from.
+        source: Where arms come from.
         names: What A and B are, for the judgement.
         cautions: What the verdict does not cover, a sentence each.
     """
 
     scenarios: tuple[PairedScenario, ...]
-    get_backend: GetBackend
+    source: ArmSource
     names: Two
     cautions: tuple[str, ...] = ()
 
@@ -144,7 +144,7 @@ def images_of(
             for scenario, arm in zip(scenarios, arms, strict=True)
         )
         caution = not_the_images_own([each.scenario for each in paired])
-        yield Sides(paired, get_backend, names, (caution,) if caution else ())
+        yield Sides(paired, LocalArms(get_backend), names, (caution,) if caution else ())
 
 
 @contextlib.contextmanager
@@ -171,9 +171,4 @@ def workers_of(
             for pair in each.pairs
             for name, process in zip((pair.reference, pair.candidate), processes, strict=True)
         }
-
-        def backend(name: str) -> Backend:
-            get_backend(name)  # an unknown one is refused here
-            return RemoteBackend(name, workers)
-
-        yield Sides(paired, backend, names)
+        yield Sides(paired, RemoteArms(workers), names)

@@ -32,9 +32,9 @@ from typing import TYPE_CHECKING, Any, cast
 from harness.lab.readiness import unexpected_exit
 from harness.measure.capacity import with_remedy
 from harness.measure.interruption import Interruption
-from harness.measure.trial import OpenTrial
+from harness.measure.trial import Launch, OpenTrial
 from harness.model import Meter, Reading, Trial
-from harness.model.backend import Instance, PreparedArm
+from harness.model.backend import Instance
 from harness.model.errors import HarnessError, LaunchFailedError
 
 if TYPE_CHECKING:
@@ -53,14 +53,14 @@ _MISSING = {
 }
 
 SHOULD_RUN_ON = "it should run on until it is stopped"
-OpenTrials = Callable[[PreparedArm], OpenTrial]
-"""Makes the trial of one thread, with the arm that it is to launch from."""
+OpenTrials = Callable[[Launch], OpenTrial]
+"""Makes the trial of one thread, with what is to launch its instance."""
 
 
-def start_together(
+def start_burst(
     names: Sequence[str],
     open_trial: OpenTrials,
-    prepared: PreparedArm,
+    launch: Launch,
     lab: Lab | None,
     interruption: Interruption,
     begun: Callable[[], None],
@@ -70,7 +70,7 @@ def start_together(
     Args:
         names: Of the instances.
         open_trial: Called for each.
-        prepared: The arm.
+        launch: Of the arm.
         lab: The private network, where the readiness needs it.
         interruption: Of the run.
         begun: Called when all are ready, or have failed.
@@ -83,8 +83,8 @@ def start_together(
         stack.callback(gate.close)
         starters = []
         for name in names:
-            starter = _Starter(gate, name, lab)
-            starter.trial = open_trial(cast("PreparedArm", _GatedArm(prepared, starter)))
+            starter = _Starter(gate, name, lab, launch)
+            starter.trial = open_trial(starter.launch)
             starters.append(starter)
             stack.callback(starter.wait_for_end)
         stack.callback(gate.let_all_go)
@@ -167,12 +167,13 @@ class _Starter:
 
     trial: OpenTrial
 
-    def __init__(self, gate: _Gate, name: str, lab: Lab | None) -> None:
+    def __init__(self, gate: _Gate, name: str, lab: Lab | None, launch: Launch) -> None:
         self.gate = gate
         self.arrived, self.begun, self.metered = (threading.Event() for _ in range(3))
         self.error: BaseException | None = None
         self._name = name
         self._lab = lab
+        self._launch = launch
         self._thread: threading.Thread | None = None
 
     def begin(self) -> None:
@@ -186,13 +187,21 @@ class _Starter:
             return
         self._thread = thread
 
+    def launch(self, name: str) -> Instance:
+        """Launch when the gate is opened; raises as `PreparedArm.launch`."""
+        self.arrived.set()
+        self.gate.opened.wait()
+        if self.gate.is_leaving():
+            raise _LeavingError
+        return cast("Instance", _LeavableInstance(self._launch(name), self.gate))
+
     def wait_for_end(self) -> None:
         if self._thread is not None:
             self._thread.join()
 
     def _run(self) -> None:
         with contextlib.ExitStack() as stack:
-            # An error in one step is told at the end, by the thread that waits for this one.
+            # An error in one step is raised at the end, by the thread that waits for this one.
             stack.callback(self._guarded, self.trial.end)
             stack.callback(self.gate.ended.wait)
             stack.callback(self._pass_all)
@@ -238,39 +247,15 @@ class _Starter:
             self.trial.meter()
 
 
-class _View:
-    """Something with all that it has, but for what a subclass does in another way."""
+class _LeavableInstance:
+    """An instance with all that it has, which stops waiting when it is time to leave."""
 
-    def __init__(self, inner: object) -> None:
-        self._inner: Any = inner
+    def __init__(self, instance: Instance, gate: _Gate) -> None:
+        self._inner: Any = instance
+        self._gate = gate
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
-
-
-class _GatedArm(_View):
-    """An arm that launches when the gate is opened."""
-
-    def __init__(self, prepared: PreparedArm, starter: _Starter) -> None:
-        super().__init__(prepared)
-        self._starter = starter
-
-    def launch(self, name: str) -> Instance:
-        """See `harness.model.backend.PreparedArm.launch`."""
-        self._starter.arrived.set()
-        gate = self._starter.gate
-        gate.opened.wait()
-        if gate.is_leaving():
-            raise _LeavingError
-        return cast("Instance", _LeavableInstance(self._inner.launch(name), gate))
-
-
-class _LeavableInstance(_View):
-    """An instance that stops waiting when it is time to leave."""
-
-    def __init__(self, instance: Instance, gate: _Gate) -> None:
-        super().__init__(instance)
-        self._gate = gate
 
     def pump(self, deadline_ns: int, wake_fd: int | None = None) -> None:
         """See `harness.model.backend.Instance.pump`.

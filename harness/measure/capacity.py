@@ -60,7 +60,7 @@ def with_remedy(error: HarnessError | OSError) -> HarnessError | OSError:
     return error
 
 
-class MemoryRoom:
+class MemoryCapacity:
     """Whether more instances fit into the host's memory, judged by what those before them took.
 
     Attributes:

@@ -5,7 +5,7 @@ the ramp       launch, wait until ready, meter    one after the other; all stay 
                  0, 1, 2, 3, … alive                each launch a trial with `alive`
                  all of them at 1, 2, 4, …          their footprint: a GrowthPoint
                end them, the last one first       each stop meets as many others as its start did
-together       N threads launch at the same time  each launch a trial with `together` = N
+burst          N threads launch at the same time  each launch a trial with `together` = N
                  (see `harness.measure.burst`)           all are ready, or have failed, then metered
                end them, all at the same time
 ```
@@ -22,15 +22,15 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from harness.lab.readiness import unexpected_exit
-from harness.measure.burst import SHOULD_RUN_ON, start_together
-from harness.measure.capacity import MemoryRoom, enough_descriptors, with_remedy
+from harness.measure.burst import SHOULD_RUN_ON, start_burst
+from harness.measure.capacity import MemoryCapacity, enough_descriptors, with_remedy
 from harness.measure.interruption import Interruption
-from harness.measure.trial import OpenTrial
+from harness.measure.trial import Launch, OpenTrial, instance_name, without_collection
 from harness.meters.footprint import read_footprint
 from harness.model import GrowthPoint, Scenario, Slot, Trial
 from harness.model.backend import PreparedArm
@@ -47,12 +47,12 @@ _LOOK_EVERY = 16
 
 @dataclass(frozen=True, slots=True)
 class GrowthListener:
-    """Who is told what comes out; called on the thread that called `grow`.
+    """Takes what comes out; called on the thread that called `grow`.
 
     Attributes:
         trial: A finished trial (its instance is removed): `RunWriter.append` and the events.
         point: A footprint, as soon as it is read: `RunWriter.append_growth`.
-        alive: Progress: so many instances live (or were requested together) of so many.
+        alive: Progress: so many instances live (or were requested in a burst) of so many.
     """
 
     trial: Callable[[Trial], None]
@@ -79,9 +79,9 @@ def grow(
         prepared: The arm.
         lab: The private network, where the readiness needs it.
         interruption: Of the run; entered by the caller.
-        listener: Told of trials, footprints and progress.
+        listener: Takes trials, footprints and progress.
         taken: Trials of this slot that the records hold already, when a run is resumed: a stage
-            (the ramp: `together` 1; each number started at once) that has trials is left out.
+            (the ramp: `together` 1; each number of a burst) that has trials is left out.
 
     Raises:
         Interrupted: By a signal. Every instance is gone; the stage under way has given no trials.
@@ -90,42 +90,37 @@ def grow(
     asked = stages(scenario.scale, slot.arm, warmup=slot.block < 0)
     done = {trial.together for trial in taken}
     growth = _Growth(slot, scenario, prepared, lab, interruption, listener)
-    with enough_descriptors(asked.most), _no_collection():
+    with enough_descriptors(asked.most), without_collection():
         if 1 not in done:
             growth.ramp(asked.instances)
         for number in asked.together:
             if number not in done:
-                growth.start_together(number)
+                growth.burst(number)
 
 
+@dataclass(slots=True)
 class _Growth:
-    """The stages of one slot."""
+    """The stages of one slot; the fields are the arguments of `grow`."""
 
-    def __init__(
-        self,
-        slot: Slot,
-        scenario: Scenario,
-        prepared: PreparedArm,
-        lab: Lab | None,
-        interruption: Interruption,
-        listener: GrowthListener,
-    ) -> None:
-        self._slot = slot
-        self._scenario = scenario
-        self._prepared = prepared
-        self._lab = lab
-        self._interruption = interruption
-        self._listener = listener
-        self._room = MemoryRoom(scenario.limits.memory_bytes)
+    slot: Slot
+    scenario: Scenario
+    prepared: PreparedArm
+    lab: Lab | None
+    interruption: Interruption
+    listener: GrowthListener
+    capacity: MemoryCapacity = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.capacity = MemoryCapacity(self.scenario.limits.memory_bytes)
 
     def ramp(self, numbers: Sequence[int]) -> None:
         """Launch one after the other up to the last number, and read the footprint at each."""
         most = numbers[-1]
         trials: list[OpenTrial] = []
-        doubts: dict[int, Diagnostic] = {}
+        missing: dict[int, Diagnostic] = {}
         with contextlib.ExitStack() as stack:
             while len(trials) < most:
-                trial = self._open(self._prepared, alive=len(trials))
+                trial = self._open(alive=len(trials))
                 trials.append(trial)
                 # The last one first, and each of them whatever becomes of the others.
                 stack.callback(trial.end)
@@ -135,79 +130,74 @@ class _Growth:
                     _look_after(trials)
                 if any(trial.failed for trial in trials):
                     break
-                self._listener.alive(len(trials), most)
-                if is_wanted and (doubt := self._read_footprint(trials)) is not None:
-                    doubts[len(trials) - 1] = doubt
+                self.listener.alive(len(trials), most)
+                if is_wanted and (lack := self._read_footprint(trials)) is not None:
+                    missing[len(trials) - 1] = lack
         for number, trial in enumerate(trials):
             taken = trial.record()
-            if number in doubts:
-                taken = replace(taken, diagnostics=(*taken.diagnostics, doubts[number]))
-            self._listener.trial(taken)
+            if number in missing:
+                taken = replace(taken, diagnostics=(*taken.diagnostics, missing[number]))
+            self.listener.trial(taken)
 
-    def start_together(self, number: int) -> None:
+    def burst(self, number: int) -> None:
         """Launch so many at the same time."""
-        self._interruption.check()
-        if (lack := self._room.lack(number)) is not None:
+        self.interruption.check()
+        if (lack := self.capacity.lack(number)) is not None:
             for _ in range(number):
-                trial = self._open(self._prepared, together=number)
+                trial = self._open(burst=number)
                 trial.fail(HarnessError(lack))
-                self._listener.trial(trial.record())
+                self.listener.trial(trial.record())
             return
         gc.collect()
-        trials = start_together(
-            names=[self._name(f"t{number}-{index + 1}") for index in range(number)],
-            open_trial=lambda arm: self._open(arm, together=number),
-            prepared=self._prepared,
-            lab=self._lab,
-            interruption=self._interruption,
-            begun=lambda: self._listener.alive(number, number),
+        trials = start_burst(
+            names=[instance_name(self.slot, f"t{number}-{index + 1}") for index in range(number)],
+            open_trial=lambda launch: self._open(burst=number, launch=launch),
+            launch=self.prepared.launch,
+            lab=self.lab,
+            interruption=self.interruption,
+            begun=lambda: self.listener.alive(number, number),
         )
         for taken in trials:
-            self._listener.trial(taken)
+            self.listener.trial(taken)
 
-    def _open(self, prepared: PreparedArm, alive: int = 0, together: int = 1) -> OpenTrial:
+    def _open(self, alive: int = 0, burst: int = 1, launch: Launch | None = None) -> OpenTrial:
         return OpenTrial(
-            self._slot,
-            self._scenario,
-            prepared,
+            self.slot,
+            self.scenario,
+            self.prepared,
             alive=alive,
-            together=together,
+            burst=burst,
+            launch=launch,
             watched=False,
         )
 
     def _start(self, trial: OpenTrial, number: int) -> None:
         """Launch the ramp's next instance, wait for it and meter it."""
-        self._interruption.check()
+        self.interruption.check()
         if number > 1:
-            self._room.learn(number - 1)
-            if (lack := self._room.lack(1)) is not None:
+            self.capacity.learn(number - 1)
+            if (lack := self.capacity.lack(1)) is not None:
                 trial.fail(HarnessError(lack))
                 return
         gc.collect()
         try:
-            trial.begin(self._name(str(number)))
-            with self._interruption.safe():
-                trial.wait(self._lab)
+            trial.begin(instance_name(self.slot, str(number)))
+            with self.interruption.safe():
+                trial.wait(self.lab)
             trial.meter()
         except (HarnessError, OSError) as error:
             trial.fail(with_remedy(error) if trial.instance is None else error)
 
     def _read_footprint(self, trials: Sequence[OpenTrial]) -> Diagnostic | None:
-        """Tell the listener of it, or return why it could not be had."""
+        """Give it to the listener, or return why it could not be had."""
         living = [trial.instance for trial in trials if trial.instance is not None]
         try:
-            point = read_footprint(self._slot, self._prepared, living, self._room.available_before)
+            point = read_footprint(self.slot, self.prepared, living, self.capacity.available_before)
         except (HarnessError, OSError) as error:
             detail = f"the footprint of {len(living)} instances: {error}"
             return Diagnostic(DiagnosticCode.MISSING, detail)
-        self._listener.point(point)
+        self.listener.point(point)
         return None
-
-    def _name(self, suffix: str) -> str:
-        """Unique in a run, and short: it becomes part of folder, cgroup and process names."""
-        slot = self._slot
-        block = f"w{-slot.block}" if slot.block < 0 else str(slot.block)
-        return f"{slot.scenario}-{slot.arm}-{block}-{suffix}"
 
 
 def _look_after(trials: Sequence[OpenTrial]) -> None:
@@ -222,15 +212,3 @@ def _look_after(trials: Sequence[OpenTrial]) -> None:
             trial.fail(error)
         if instance.exit is not None:
             trial.fail(unexpected_exit(instance, SHOULD_RUN_ON))
-
-
-@contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
-    """Python's garbage collector must not choose a launch to run in."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            gc.enable()

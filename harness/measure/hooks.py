@@ -1,8 +1,8 @@
 """The user's own commands around the trials: setup, prepare, conclude, cleanup, as in hyperfine.
 
 Each is a line for `/bin/sh -c` (sh(1p)), run between the trials and never inside one. What a hook
-prints goes to `hooks.log` in the run's folder, and its last lines into the sentence that tells of
-its failure. It finds out where it is from its environment:
+prints goes to `hooks.log` in the run's folder, and its last lines into the sentence about its
+failure. It finds out where it is from its environment:
 
 | variable | value |
 |---|---|
@@ -27,7 +27,7 @@ from harness.model import Scenario, Slot
 from harness.model.errors import HarnessError
 from harness.records import HOOKS_FILE
 
-_TOLD_LINES = 3
+_REPORTED_LINES = 3
 _KEPT_BYTES = 4096
 _PATIENCE_S = 5.0
 
@@ -44,7 +44,7 @@ class HookFailedError(HarnessError):
     def __init__(self, hook: str, scenario: str, command: str, code: int, output: str) -> None:
         how = f"ended with code {code}" if code >= 0 else f"was ended by {_signal_name(-code)}"
         lines = [line.strip() for line in output.splitlines() if line.strip()]
-        said = f": {' / '.join(lines[-_TOLD_LINES:])}" if lines else ", and printed nothing"
+        said = f": {' / '.join(lines[-_REPORTED_LINES:])}" if lines else ", and printed nothing"
         super().__init__(
             f"{scenario}: the {hook} command {how}{said}; "
             f"mend it, or let it end with `|| true` if that does not matter: {command}"

@@ -1,4 +1,4 @@
-"""Being told to end, at a moment that suits: SIGINT, SIGTERM and SIGHUP during a run.
+"""Ends a run by a signal, at a moment that suits: SIGINT, SIGTERM and SIGHUP during a run.
 
 Python's own KeyboardInterrupt can be raised between any two instructions, also between the making
 of a mount and the note that it must be removed. Here the signals are only noted, and raised as

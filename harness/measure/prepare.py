@@ -6,25 +6,31 @@ that happens to come first, it would make that arm look slow to prepare.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from time import monotonic_ns
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from harness.measure.interruption import Interruption
-from harness.model import Arm, ArmRecord, Scenario
-from harness.model.backend import Availability, Backend, PreparedArm, Progress
+from harness.measure.trial import take_trial
+from harness.model import Arm, ArmRecord, Scenario, Slot, Trial
+from harness.model.backend import Availability, Backend, Progress
 from harness.model.errors import BackendUnavailableError, PrepareError
 from harness.model.events import ArmPreparing, Event, ImagePrepared
 
 if TYPE_CHECKING:
     from harness.lab import Lab
+    from harness.measure.growth import GrowthListener
 
 GetBackend = Callable[[str], Backend]
-"""How a run comes by backends: `harness.backends.get_backend`."""
+"""How arms come by backends: `harness.backends.get_backend`."""
 EnsureImage = Callable[[str, Progress], None]
-"""How it comes by images: `harness.experiment.images.ensure_image`. Raises PrepareError."""
+"""How a run comes by images: `harness.experiment.images.ensure_image`. Raises PrepareError."""
+Take = Callable[[Slot], Trial]
+"""Takes the trial of one slot."""
+Grow = Callable[[Slot, "GrowthListener", Collection[Trial]], None]
+"""Takes all trials of a slot in which instances grow in number, but for those that are there."""
 
 IMAGE = "image"
 """In the place of an arm's name, while an image is made."""
@@ -33,43 +39,144 @@ _WITHOUT_IMAGE = frozenset({"fake", "null"})
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
+class ReadyArm:
     """An arm that is prepared.
 
     Attributes:
-        prepared: What launches its instances.
         record: What the records say of it.
+        take: Takes one trial, here or in another process; raises as
+            `harness.measure.trial.take_trial`.
+        close: Gives back what preparing took for this run only. Idempotent.
+        grow: Lets instances grow in number for one slot, as `harness.measure.growth.grow`; None
+            where that is not asked for, or cannot be.
     """
 
-    prepared: PreparedArm
     record: ArmRecord
+    take: Take
+    close: Callable[[], None]
+    grow: Grow | None = None
 
 
-class Preparer:
-    """Prepares arms, one after the other.
+class ArmSource(Protocol):
+    """Where a run's arms come from: the backends of this process, or workers."""
+
+    def require_usable(self, backend: str, interruption: Interruption) -> None:
+        """Find out whether a backend works; asked again, the answer is the same at no cost.
+
+        Raises:
+            BackendUnavailableError: It does not.
+            Interrupted: By a signal.
+        """
+
+    def prepare(
+        self,
+        scenario: Scenario,
+        arm: Arm,
+        lab: Lab | None,
+        progress: Progress,
+        interruption: Interruption,
+    ) -> ReadyArm:
+        """Prepare one arm, whose image is there, and time it.
+
+        Args:
+            scenario: With all of its arms.
+            arm: Which of them.
+            lab: The private network, where the scenario's readiness needs it.
+            progress: Called with what is being done.
+            interruption: Of the run; entered by the caller.
+
+        Raises:
+            BackendUnavailableError: It cannot run here.
+            PrepareError: Something that it needs cannot be made.
+            Interrupted: By a signal.
+        """
+
+
+class LocalArms:
+    """Arms of backends in this process. Implements `ArmSource`.
 
     Args:
         get_backend: Where backends come from.
+    """
+
+    def __init__(self, get_backend: GetBackend) -> None:
+        self._get_backend = get_backend
+        self._availability: dict[str, Availability] = {}
+
+    def require_usable(self, backend: str, interruption: Interruption) -> None:
+        """See `ArmSource.require_usable`."""
+        if backend not in self._availability:
+            with interruption.safe():
+                self._availability[backend] = self._get_backend(backend).availability()
+        verdict = self._availability[backend]
+        if not verdict.usable:
+            raise BackendUnavailableError(backend, verdict.reason, verdict.remedy)
+
+    def prepare(
+        self,
+        scenario: Scenario,
+        arm: Arm,
+        lab: Lab | None,
+        progress: Progress,
+        interruption: Interruption,
+    ) -> ReadyArm:
+        """See `ArmSource.prepare`."""
+        backend = self._get_backend(arm.backend)
+        begun_ns = monotonic_ns()
+        with interruption.safe():
+            prepared = backend.prepare(scenario.for_arm(arm), arm, lab, progress)
+        try:
+            record = ArmRecord(
+                scenario=scenario.name,
+                arm=arm,
+                prepare_ns=monotonic_ns() - begun_ns,
+                disk=prepared.disk_parts(),
+                facts=MappingProxyType(dict(prepared.facts)),
+                diagnostics=prepared.diagnostics,
+                initial_disk=prepared.initial_disk_parts(),
+            )
+        except BaseException:
+            prepared.close()
+            raise
+
+        def take(slot: Slot) -> Trial:
+            return take_trial(slot, scenario, prepared, lab, interruption)
+
+        if scenario.scale is None:
+            return ReadyArm(record, take, prepared.close)
+        from harness.measure.growth import grow
+
+        def grow_arm(slot: Slot, listener: GrowthListener, taken: Collection[Trial]) -> None:
+            grow(slot, scenario, prepared, lab, interruption, listener, taken)
+
+        return ReadyArm(record, take, prepared.close, grow_arm)
+
+
+class Preparer:
+    """Prepares the arms of a run, one after the other, and before each its image.
+
+    Args:
+        source: Where arms come from.
         ensure_image: Makes an image if it is not there.
         interruption: Of the run; entered by the caller.
-        emit: Told what is done.
+        emit: Called with what is being done.
     """
 
     def __init__(
         self,
-        get_backend: GetBackend,
+        source: ArmSource,
         ensure_image: EnsureImage,
         interruption: Interruption,
         emit: Callable[[Event], None],
     ) -> None:
-        self._get_backend = get_backend
+        self._source = source
         self._ensure_image = ensure_image
         self._interruption = interruption
         self._emit = emit
-        self._availability: dict[str, Availability] = {}
+        self._checked: set[str] = set()
         self._images: dict[str, int | PrepareError] = {}
 
-    def prepare(self, scenario: Scenario, arm: Arm, lab: Lab | None) -> Ready:
+    def prepare(self, scenario: Scenario, arm: Arm, lab: Lab | None) -> ReadyArm:
         """Prepare one arm.
 
         Raises:
@@ -81,40 +188,18 @@ class Preparer:
         def progress(message: str) -> None:
             self._emit(ArmPreparing(scenario.name, arm.name, message))
 
-        asked = scenario.for_arm(arm)
-        backend = self._get_backend(arm.backend)
-        self._require_usable(backend, progress)
-        image_ns = None if backend.name in _WITHOUT_IMAGE else self._image(asked)
-        begun_ns = monotonic_ns()
-        with self._interruption.safe():
-            prepared = backend.prepare(asked, arm, lab, progress)
-        try:
-            prepare_ns = monotonic_ns() - begun_ns
-            facts = dict(prepared.facts)
-            if image_ns is not None:
-                facts["image_prepare_ns"] = str(image_ns)
-            record = ArmRecord(
-                scenario=scenario.name,
-                arm=arm,
-                prepare_ns=prepare_ns,
-                disk=prepared.disk_parts(),
-                facts=MappingProxyType(facts),
-                diagnostics=prepared.diagnostics,
-                initial_disk=prepared.initial_disk_parts(),
-            )
-        except BaseException:
-            prepared.close()
-            raise
-        return Ready(prepared, record)
-
-    def _require_usable(self, backend: Backend, progress: Progress) -> None:
-        if backend.name not in self._availability:
-            progress(f"checking whether {backend.name} works here")
-            with self._interruption.safe():
-                self._availability[backend.name] = backend.availability()
-        verdict = self._availability[backend.name]
-        if not verdict.usable:
-            raise BackendUnavailableError(backend.name, verdict.reason, verdict.remedy)
+        if arm.backend not in self._checked:
+            self._checked.add(arm.backend)
+            progress(f"checking whether {arm.backend} works here")
+        self._source.require_usable(arm.backend, self._interruption)
+        image_ns = None
+        if arm.backend not in _WITHOUT_IMAGE:
+            image_ns = self._image(scenario.for_arm(arm))
+        ready = self._source.prepare(scenario, arm, lab, progress, self._interruption)
+        if image_ns is None:
+            return ready
+        facts = {**ready.record.facts, "image_prepare_ns": str(image_ns)}
+        return replace(ready, record=replace(ready.record, facts=MappingProxyType(facts)))
 
     def _image(self, scenario: Scenario) -> int:
         """Have the image there; how long that took in this run, whichever arm it was for."""

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 
-from harness.analysis.diagnose import run_diagnostics
 from harness.environment import Environment
 from harness.measure.resume import Resumption
-from harness.model import SCHEMA_VERSION, ArmRecord, NoiseFloor, Pair, RunInfo, Scenario, Trial
-
-Decided = Callable[[Sequence[Trial], Sequence[ArmRecord]], bool]
-"""Asked after each block that counts, with all trials and arms: whether the run may end."""
+from harness.model import SCHEMA_VERSION, NoiseFloor, Pair, RunInfo, Scenario
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +29,8 @@ class Request:
         until: Metric -> relative half-width of its intervals at which the run ends.
         noise: The noise floors of this host that are known from before.
         resumption: The interrupted run that is to go on; its records decide all of the above.
-        decided: A question that the run is taken for, and ends when it is answered.
-        pairs: The arms that the question holds against each other.
+        pairs: The arms that it holds against each other, of a run that is taken until that is
+            decided.
     """
 
     scenarios: tuple[Scenario, ...]
@@ -49,20 +45,15 @@ class Request:
     until: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     noise: tuple[NoiseFloor, ...] = ()
     resumption: Resumption | None = None
-    decided: Decided | None = None
     pairs: tuple[Pair, ...] = ()
 
 
 def begun(request: Request, environment: Environment) -> RunInfo:
     """The circumstances of a run that begins, or goes on."""
     if request.resumption is not None:
-        before = request.resumption.run
         info = request.resumption.reopened(now())
-        # Those that the trials gave rise to are found again when all of them are there.
-        stale = set(run_diagnostics(before.info, before.trials))
-        found = (*before.info.diagnostics, *environment.diagnostics)
-        kept = dict.fromkeys(doubt for doubt in found if doubt not in stale)
-        return replace(info, diagnostics=tuple(kept))
+        found = dict.fromkeys((*info.diagnostics, *environment.diagnostics))
+        return replace(info, diagnostics=tuple(found))
     return RunInfo(
         schema=SCHEMA_VERSION,
         steelyard=request.steelyard,
@@ -82,7 +73,7 @@ def begun(request: Request, environment: Environment) -> RunInfo:
         noise=request.noise,
         wanted_blocks=request.blocks,
         time_limit_ns=request.time_limit_ns,
-        paired=request.decided is not None,
+        paired=bool(request.pairs),
         pairs=request.pairs,
     )
 

@@ -27,7 +27,7 @@ class Resumption:
     """An interrupted run that goes on.
 
     Attributes:
-        run: What its records hold.
+        run: What its records hold, but for the diagnostics that its trials gave rise to.
         directory: Its folder, for sentences.
     """
 
@@ -60,7 +60,9 @@ class Resumption:
         return None
 
     def taken(self, slot: Slot) -> tuple[Trial, ...]:
-        """The trials of a slot that are in the records."""
+        """The trials of a slot that are in the records; only the broken block can have any left."""
+        if slot.block != self.broken_block:
+            return ()
         return tuple(
             trial
             for trial in self.run.trials
@@ -76,7 +78,7 @@ class Resumption:
         return self.run.trials[-1].block if self.run.trials else None
 
     def block_times_ns(self) -> list[int]:
-        """What each whole block took as far as the trials tell: a little less than by the clock."""
+        """What each whole block took as far as the trials say: a little less than by the clock."""
         times: dict[int, int] = {}
         for trial in self.run.trials:
             if trial.block != self.broken_block:
@@ -139,10 +141,10 @@ def refuse_another_arm(resumption: Resumption, record: ArmRecord) -> None:
 
 def _differs(directory: Path, what: str, then: object, now: object) -> RecordError:
     return RecordError(
-        f"{directory} cannot go on: {what} was {_told(then)} and is {_told(now)} now, and trials "
-        "of the two must not be mixed; make a new run"
+        f"{directory} cannot go on: {what} was {_spelled(then)} and is {_spelled(now)} now, "
+        "and trials of the two must not be mixed; make a new run"
     )
 
 
-def _told(value: object) -> str:
+def _spelled(value: object) -> str:
     return "not known" if value is None else str(value)

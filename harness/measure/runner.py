@@ -1,9 +1,10 @@
 """Walks the schedule: prepares the arms, takes the trials, writes the records, emits events.
 
-It prints nothing and judges nothing. A trial that fails is recorded and the run goes on; only what
-makes the run as a whole pointless is raised. However a run ends (finished, interrupted, failed),
-the instance under way is stopped and removed, the arms are closed, the user's `cleanup` is run and
-the records say how it was.
+It prints nothing and judges nothing: what it is handed says when to stop, and what the run shows as
+a whole. A trial that fails is recorded and the run goes on; only what makes the run as a whole
+pointless is raised. However a run ends (finished, interrupted, failed), the instance under way is
+stopped and removed, the arms are closed, the user's `cleanup` is run and the records say how it
+was.
 """
 
 from __future__ import annotations
@@ -11,21 +12,21 @@ from __future__ import annotations
 import contextlib
 import gc
 import signal
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from time import monotonic_ns
 from typing import TYPE_CHECKING
 
-from harness.analysis.diagnose import run_diagnostics
 from harness.environment import Environment
 from harness.measure import schedule
 from harness.measure.hooks import HookRunner
 from harness.measure.interruption import Interrupted, Interruption
-from harness.measure.prepare import EnsureImage, GetBackend, Preparer, Ready
+from harness.measure.prepare import ArmSource, EnsureImage, Preparer, ReadyArm
 from harness.measure.request import Request, begun, now
 from harness.measure.resume import refuse_another_arm, refuse_another_host
-from harness.measure.trial import take_trial
-from harness.model import Arm, GrowthPoint, NoiseFloor, RunInfo, Scenario, Slot, Trial
+from harness.measure.stopping import Outlook, StoppingRule, Taken
+from harness.measure.trial import without_collection
+from harness.model import Arm, RunInfo, Scenario, Slot, Trial
 from harness.model.backend import Availability
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.model.errors import BackendUnavailableError, HarnessError, PrepareError
@@ -43,12 +44,15 @@ from harness.model.events import (
     TrialFinished,
     TrialStarted,
 )
-from harness.model.scale import stages
-from harness.records import Run
+from harness.model.scale import Stages, stages
 
 if TYPE_CHECKING:
     from harness.lab import Lab
+    from harness.measure.growth import GrowthListener
     from harness.records import RunWriter
+
+Assess = Callable[[RunInfo, Sequence[Trial]], RunInfo]
+"""Adds to a run's circumstances what only all of its trials show, finished or interrupted."""
 
 
 class Runner:
@@ -56,31 +60,38 @@ class Runner:
 
     Args:
         request: What to do.
-        get_backend: Where backends come from.
+        source: Where arms come from.
         environment: The host's facts, captured before.
         writer: Where records go.
-        listener: Told of every event. A BrokenPipeError of it ends the run as SIGPIPE would.
+        listener: Called with every event. A BrokenPipeError of it ends the run as SIGPIPE would.
         ensure_image: Where images come from.
+        rule: Says when to stop.
+        assess: Called when all was removed, before the last record.
     """
 
     def __init__(
         self,
         request: Request,
-        get_backend: GetBackend,
+        source: ArmSource,
         environment: Environment,
         writer: RunWriter,
         listener: Listener,
         ensure_image: EnsureImage,
+        *,
+        rule: StoppingRule,
+        assess: Assess,
     ) -> None:
         self._request = request
+        self._rule = rule
+        self._assess = assess
         self._environment = environment
         self._writer = writer
         self._listener = listener
         self._interruption = Interruption()
-        self._preparer = Preparer(get_backend, ensure_image, self._interruption, self._emit)
+        self._preparer = Preparer(source, ensure_image, self._interruption, self._emit)
         self._hooks = HookRunner(writer.directory, self._interruption)
         self._scenarios = {scenario.name: scenario for scenario in request.scenarios}
-        self._arms: dict[tuple[str, str], Ready] = {}
+        self._arms: dict[tuple[str, str], ReadyArm] = {}
         self._skipped: list[str] = []
         self._lab: Lab | None = None
         resumption = request.resumption
@@ -134,7 +145,6 @@ class Runner:
             if scenario.hooks.setup is not None:
                 self._emit(HookStarted(scenario.name, "setup", scenario.hooks.setup))
             stack.enter_context(self._hooks.around(scenario))
-        stack.callback(self._close_arms)
         for scenario in self._request.scenarios:
             lab = None
             if scenario.readiness.needs_network:
@@ -142,11 +152,9 @@ class Runner:
                     from harness.lab import Lab
 
                     self._lab = stack.enter_context(Lab())
-                    # Arms that live in the lab are closed before the lab is.
-                    stack.callback(self._close_arms)
                 lab = self._lab
             for arm in scenario.arms:
-                self._prepare(scenario, arm, lab)
+                self._prepare(scenario, arm, lab, stack)
         if not self._arms:
             reasons = "; ".join(dict.fromkeys(self._skipped))
             message = f"no arm can run here ({reasons}); see steelyard doctor"
@@ -155,7 +163,9 @@ class Runner:
             self._may_record = True
             self._record()
 
-    def _prepare(self, scenario: Scenario, arm: Arm, lab: Lab | None) -> None:
+    def _prepare(
+        self, scenario: Scenario, arm: Arm, lab: Lab | None, stack: contextlib.ExitStack
+    ) -> None:
         """Prepare one arm, or leave it out and say so."""
         resumption = self._request.resumption
         is_going_on = resumption is not None and bool(resumption.run.trials)
@@ -169,6 +179,8 @@ class Runner:
                 raise
             self._leave_out(scenario, arm, error)
             return
+        # Arms that live in the lab are closed before the lab is.
+        stack.callback(ready.close)
         self._arms[scenario.name, arm.name] = ready
         if before is not None and resumption is not None:
             refuse_another_arm(resumption, ready.record)
@@ -180,45 +192,47 @@ class Runner:
     def _leave_out(
         self, scenario: Scenario, arm: Arm, error: BackendUnavailableError | PrepareError
     ) -> None:
+        if arm.repeats is not None:
+            return  # what it repeats has said so
         reason, remedy = str(error), ""
         if isinstance(error, BackendUnavailableError):
             reason, remedy = error.reason, error.remedy
-        if arm.repeats is not None:
-            return  # what it repeats has said so
         self._skipped.append(f"{arm.name}: {reason}")
         detail = f"{scenario.name}, {arm.name}: {reason}"
-        self._add_diagnostics(Diagnostic(DiagnosticCode.ARM_SKIPPED, detail))
+        skipped = Diagnostic(DiagnosticCode.ARM_SKIPPED, detail)
+        # A run that is taken up again without trials may have said so already.
+        diagnostics = dict.fromkeys((*self._info.diagnostics, skipped))
+        self._info = replace(self._info, diagnostics=tuple(diagnostics))
         self._emit(ArmSkipped(scenario.name, arm.name, Availability(False, reason, remedy)))
 
     def _take_blocks(self) -> None:
         request = self._request
-        arms = {
-            name: [arm for scenario, arm in self._arms if scenario == name]
-            for name in self._scenarios
-            if any(scenario == name for scenario, _ in self._arms)
-        }
-        whole = request.resumption.broken_block if request.resumption else None
+        arms: dict[str, list[str]] = {}
+        for scenario, arm in self._arms:
+            arms.setdefault(scenario, []).append(arm)
+        first = request.resumption.broken_block if request.resumption else None
+        if first is None:
+            first = -request.warmup_blocks
+        self._done = max(first, 0)
         # What preparing left in memory stays; collecting before each trial need not look at it.
         gc.freeze()
-        for slots in schedule.blocks(arms, request.blocks, request.warmup_blocks, request.seed):
-            block = slots[0].block
-            if whole is not None and block < whole:
-                self._done += block >= 0
-                continue
-            if not schedule.another_block_fits(self._times_ns, self._done, request.time_limit_ns):
+        for slots in schedule.blocks(arms, first, request.seed):
+            taken = Taken(slots[0].block, self._times_ns, self._trials, self._info.arms)
+            outlook = self._rule.look(taken)
+            if outlook.is_over:
                 break
-            if self._is_narrow_enough() or self._is_decided(block):
-                break
-            self._take_block(slots)
+            self._take_block(slots, outlook)
 
-    def _take_block(self, slots: Sequence[Slot]) -> None:
+    def _take_block(self, slots: Sequence[Slot], outlook: Outlook) -> None:
         block = slots[0].block
+        asked = [self._stages(slot) for slot in slots]
+        self._widths = outlook.widths or self._widths
         self._emit(
             BlockStarted(
                 block=block,
                 blocks=self._request.blocks,
-                expected=self._expected(),
-                trials=sum(self._trials_of(slot) for slot in slots),
+                expected=outlook.expected,
+                trials=sum(max(each.instances, default=0) + sum(each.together) for each in asked),
                 widths=self._widths,
             )
         )
@@ -230,117 +244,53 @@ class Runner:
         self._done += block >= 0
         self._emit(BlockFinished(block, took_ns))
 
-    def _trials_of(self, slot: Slot) -> int:
+    def _stages(self, slot: Slot) -> Stages:
+        """What a slot is asked for; a scenario without a scale wants one instance."""
         scale = self._scenarios[slot.scenario].scale
         if scale is None:
-            return 1
-        asked = stages(scale, slot.arm, warmup=slot.block < 0)
-        return max(asked.instances, default=0) + sum(asked.together)
-
-    def _is_taken(self, slot: Slot, taken: Collection[Trial]) -> bool:
-        """Whether the records hold all of a slot already."""
-        scale = self._scenarios[slot.scenario].scale
-        if scale is None:
-            return bool(taken)
-        asked = stages(scale, slot.arm, warmup=slot.block < 0)
-        return {1, *asked.together} <= {trial.together for trial in taken}
-
-    def _expected(self) -> int | None:
-        """How many counted blocks there will be, by the time limit and what blocks took so far."""
-        request = self._request
-        if request.time_limit_ns is None:
-            return request.blocks
-        return schedule.expected_blocks(
-            self._times_ns, request.blocks, request.warmup_blocks, request.time_limit_ns
-        )
-
-    def _is_narrow_enough(self) -> bool:
-        """Whether the intervals that were asked for are there; looked at now and then only."""
-        request = self._request
-        if not request.until or not schedule.is_checkpoint(self._done):
-            return False
-        samples = schedule.samples_of(self._trials, self._info.arms, request.until)
-        self._widths = schedule.widest(samples, request.seed)
-        return schedule.are_narrow_enough(self._widths, request.until)
-
-    def _is_decided(self, block: int) -> bool:
-        """Whether what the run is taken for is known; asked once after each block that counts."""
-        decided = self._request.decided
-        return decided is not None and block > 0 and decided(self._trials, self._info.arms)
+            return Stages((1,), ())
+        return stages(scale, slot.arm, warmup=slot.block < 0)
 
     def _take(self, slot: Slot) -> None:
+        """Take what a slot has, but for what the records hold already."""
         self._interruption.check()
         scenario = self._scenarios[slot.scenario]
         resumption = self._request.resumption
-        is_broken = resumption is not None and slot.block == resumption.broken_block
-        taken = resumption.taken(slot) if resumption is not None and is_broken else ()
-        if self._is_taken(slot, taken):
+        taken = resumption.taken(slot) if resumption is not None else ()
+        if {1, *self._stages(slot).together} <= {trial.together for trial in taken}:
             return
         self._emit(TrialStarted(slot.scenario, slot.arm, slot.block, slot.position))
         self._hooks.before(scenario, slot)
-        prepared = self._arms[slot.scenario, slot.arm].prepared
+        ready = self._arms[slot.scenario, slot.arm]
         if scenario.scale is not None:
-            self._grow(slot, scenario, taken)
+            assert ready.grow is not None
+            ready.grow(slot, self._growth_listener(slot), taken)
         else:
-            # Python's garbage collector must not choose a trial to run in.
-            gc.collect()
-            gc.disable()
-            try:
-                trial = take_trial(slot, scenario, prepared, self._lab, self._interruption)
-            finally:
-                gc.enable()
+            with without_collection():
+                trial = ready.take(slot)
             self._keep(trial)
         self._hooks.after(scenario, slot)
 
-    def _grow(self, slot: Slot, scenario: Scenario, taken: Sequence[Trial]) -> None:
-        """Many instances of the arm at once."""
-        from harness.measure.growth import GrowthListener, grow
+    def _growth_listener(self, slot: Slot) -> GrowthListener:
+        from harness.measure.growth import GrowthListener
 
         def alive(count: int, most: int) -> None:
             self._emit(InstancesAlive(slot.scenario, slot.arm, slot.block, count, most))
 
-        def point(footprint: GrowthPoint) -> None:
-            self._writer.append_growth(footprint)
-
-        prepared = self._arms[slot.scenario, slot.arm].prepared
-        listener = GrowthListener(trial=self._keep, point=point, alive=alive)
-        grow(slot, scenario, prepared, self._lab, self._interruption, listener, taken)
+        return GrowthListener(self._keep, self._writer.append_growth, alive)
 
     def _keep(self, trial: Trial) -> None:
         self._writer.append(trial)
         self._trials.append(trial)
         self._emit(TrialFinished(trial))
 
-    def _close_arms(self) -> None:
-        """Close every arm, whatever the others' closing does."""
-        with contextlib.ExitStack() as stack:
-            while self._arms:
-                _, ready = self._arms.popitem()
-                stack.callback(ready.prepared.close)
-
     def _finish(self) -> None:
         if not self._may_record:
             return
-        self._info = replace(self._info, blocks=self._done, noise=self._noise())
-        self._add_diagnostics(*run_diagnostics(self._info, self._trials))
-        self._info = replace(self._info, ended_at=now())
+        info = self._assess(replace(self._info, blocks=self._done), self._trials)
+        self._info = replace(info, ended_at=now())
         self._record()
         self._emit(RunFinished(self._writer.directory, self._info))
-
-    def _noise(self) -> tuple[NoiseFloor, ...]:
-        """What an arm and its twin showed in this run, and what is known of the rest."""
-        measured: tuple[NoiseFloor, ...] = ()
-        if any(record.arm.repeats for record in self._info.arms):
-            from harness.analysis.noise import noise_floors
-
-            measured = noise_floors(Run(self._info, tuple(self._trials)))
-        new = {(floor.scenario, floor.metric) for floor in measured}
-        old = (floor for floor in self._info.noise if floor.run_id != self._info.run_id)
-        return (*measured, *(floor for floor in old if (floor.scenario, floor.metric) not in new))
-
-    def _add_diagnostics(self, *diagnostics: Diagnostic) -> None:
-        together = dict.fromkeys((*self._info.diagnostics, *diagnostics))
-        self._info = replace(self._info, diagnostics=tuple(together))
 
     def _record(self) -> None:
         if self._may_record:

@@ -9,8 +9,10 @@ record     the trial
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -44,6 +46,9 @@ STOP_PATIENCE_NS = 10_000_000_000
 """How long an instance may take to stop when asked, before it is ended by force."""
 _SHOWN_LEFTOVERS = 5
 
+Launch = Callable[[str], Instance]
+"""Launches an instance under a name, as `harness.model.backend.PreparedArm.launch`."""
+
 
 @dataclass(slots=True)
 class _Findings:
@@ -58,16 +63,8 @@ class _Findings:
     readings: tuple[Reading, ...] = ()
     diagnostics: list[Diagnostic] = field(default_factory=list)
 
-    def doubt(self, code: DiagnosticCode, detail: str) -> None:
+    def warn(self, code: DiagnosticCode, detail: str) -> None:
         self.diagnostics.append(Diagnostic(code, detail))
-
-
-@runtime_checkable
-class TakesTrials(Protocol):
-    """A prepared arm whose trials another process takes as a whole."""
-
-    def take_trial(self, slot: Slot, interruption: Interruption) -> Trial:
-        """Have one taken; raises as `harness.measure.trial.take_trial`."""
 
 
 @runtime_checkable
@@ -79,6 +76,19 @@ class WorksApart(Protocol):
     """
 
     apart_cpu_ns: int
+
+
+@contextlib.contextmanager
+def without_collection() -> Iterator[None]:
+    """Keep Python's garbage collector from choosing a trial to run in: it runs before."""
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def take_trial(
@@ -97,11 +107,9 @@ def take_trial(
         Interrupted: By a signal. The instance is gone, and there is no trial: it was neither
             finished nor did it fail.
     """
-    if isinstance(prepared, TakesTrials):
-        return prepared.take_trial(slot, interruption)
     trial = OpenTrial(slot, scenario, prepared)
     try:
-        trial.begin(_instance_name(slot))
+        trial.begin(instance_name(slot))
         with interruption.safe():
             trial.wait(lab)
         trial.meter()
@@ -130,7 +138,8 @@ class OpenTrial:
         prepared: PreparedArm,
         *,
         alive: int = 0,
-        together: int = 1,
+        burst: int = 1,
+        launch: Launch | None = None,
         watched: bool = True,
     ) -> None:
         """Nothing happens yet.
@@ -140,16 +149,18 @@ class OpenTrial:
             scenario: The question.
             prepared: The arm.
             alive: Instances of the arm that live already.
-            together: How many are requested at the same time, this one included.
-            watched: Whether what others do on the host meanwhile is a doubt; not where other
+            burst: How many are requested at the same time, this one included.
+            watched: Whether what others do on the host meanwhile is reported; not where other
                 instances of ours live on.
+            launch: Launches the instance; None: as the arm does.
         """
         self.instance: Instance | None = None
         self.accounting: Accounting | None = None
         self._slot = slot
         self._scenario = scenario
         self._prepared = prepared
-        self._alive, self._together = alive, together
+        self._alive, self._burst = alive, burst
+        self._launch = launch or prepared.launch
         self._findings = _Findings()
         self._before: meters.Before | None = None
         self._watch: Watch | None = None
@@ -168,15 +179,16 @@ class OpenTrial:
         Raises:
             LaunchFailedError: It could not be launched.
         """
-        arms = {arm.name: arm for arm in self._scenario.arms}
-        arm = arms.get(self._slot.arm)
-        cold = arm is not None and arm.cache is CacheState.COLD
+        cold = any(
+            arm.name == self._slot.arm and arm.cache is CacheState.COLD
+            for arm in self._scenario.arms
+        )
         self._before = meters.look_before(self._prepared.image_paths(), cold=cold)
         if self._before.not_evicted:
-            self._findings.doubt(DiagnosticCode.CACHE_NOT_EVICTED, self._before.not_evicted)
+            self._findings.warn(DiagnosticCode.CACHE_NOT_EVICTED, self._before.not_evicted)
         if self._is_watched:
             self._watch = Watch.begin()
-        self.instance = self._prepared.launch(name)
+        self.instance = self._launch(name)
 
     def wait(self, lab: Lab | None) -> None:
         """Wait until the workload is ready.
@@ -208,10 +220,10 @@ class OpenTrial:
             and findings.ready.body is None
         ):
             detail = "the body of the answer did not arrive whole"
-            findings.doubt(DiagnosticCode.MISSING, detail)
+            findings.warn(DiagnosticCode.MISSING, detail)
 
     def fail(self, error: BaseException) -> None:
-        """Take the first thing that went wrong; what follows from it is not told."""
+        """Take the first thing that went wrong; what follows from it is not recorded."""
         findings = self._findings
         if findings.error is not None:
             return
@@ -272,7 +284,7 @@ class OpenTrial:
             diagnostics=tuple(findings.diagnostics),
             readings=findings.readings,
             alive=self._alive,
-            together=self._together,
+            together=self._burst,
         )
 
     def _account(self) -> Accounting | None:
@@ -281,7 +293,7 @@ class OpenTrial:
         try:
             self.accounting = self.instance.accounting()
         except (HarnessError, OSError) as error:
-            self._findings.doubt(DiagnosticCode.MISSING, f"all meters: {why(error)}")
+            self._findings.warn(DiagnosticCode.MISSING, f"all meters: {why(error)}")
             return None
         return self.accounting
 
@@ -296,7 +308,7 @@ class OpenTrial:
                 step()
             except (HarnessError, OSError) as error:
                 self.fail(error)
-                self._findings.doubt(DiagnosticCode.LEFTOVER, str(error))
+                self._findings.warn(DiagnosticCode.LEFTOVER, str(error))
         # An instance with a clock of its own has said itself when it was asked.
         instance.milestones_ns.setdefault(Milestone.STOPPING, asked_ns)
 
@@ -310,7 +322,7 @@ class OpenTrial:
             if left:
                 more = f" and {len(left) - _SHOWN_LEFTOVERS} more" * (len(left) > _SHOWN_LEFTOVERS)
                 detail = f"{', '.join(left[:_SHOWN_LEFTOVERS])}{more}"
-                self._findings.doubt(DiagnosticCode.LEFTOVER, detail)
+                self._findings.warn(DiagnosticCode.LEFTOVER, detail)
         self._findings.readings = (*self._findings.readings, reading)
 
 
@@ -344,7 +356,7 @@ def out_of_order(milestones_ns: Mapping[Milestone, int]) -> str | None:
     return None
 
 
-def _instance_name(slot: Slot) -> str:
+def instance_name(slot: Slot, *more: str) -> str:
     """Unique in a run and short: it becomes part of folder, cgroup and process names."""
     block = f"w{-slot.block}" if slot.block < 0 else f"{slot.block}"
-    return f"{slot.scenario}-{slot.arm}-{block}"
+    return "-".join((slot.scenario, slot.arm, block, *more))

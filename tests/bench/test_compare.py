@@ -26,8 +26,11 @@ from harness.analysis.judgement import Verdict
 from harness.analysis.limits import Margin
 from harness.backends import get_backend
 from harness.environment import Environment
+from harness.experiment.assessment import assess
+from harness.measure.prepare import LocalArms
 from harness.measure.request import Request
 from harness.measure.runner import Runner
+from harness.measure.stopping import Decided, rule_of
 from harness.model.metrics import trial_value
 from harness.records import RunWriter, read_run
 from harness.scenario import find_scenario, load_scenario
@@ -94,13 +97,20 @@ class Bench:
             scenarios=(paired.scenario,), blocks=most, warmup_blocks=1, seed=self.number,
             time_limit_ns=None, required_arms=frozenset(arm.name for arm in paired.scenario.arms),
             command=("bench",), run_id=f"bench-{self.number}", steelyard="0",
-            decided=comparer.is_decided, pairs=paired.pairs,
+            pairs=paired.pairs,
         )  # fmt: skip
         begun = time.monotonic()
         directory = self.folder / f"run-{self.number}"
         with RunWriter(directory) as writer:
             Runner(
-                request, get_backend, Environment({}, {}), writer, lambda _: None, lambda *_: None
+                request,
+                LocalArms(get_backend),
+                Environment({}, {}),
+                writer,
+                lambda _: None,
+                lambda *_: None,
+                rule=rule_of(request, Decided(comparer.is_decided)),
+                assess=assess,
             ).run()
         took = time.monotonic() - begun
         run = read_run(directory)

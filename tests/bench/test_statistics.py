@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 
 from harness import stats
-from harness.measure import schedule
+from harness.measure.stopping import is_checkpoint
 from harness.stats.shapes import _DIP_LIMITS, dip
 from tests.support.measured import Array, measured
 
@@ -197,7 +197,7 @@ def test_the_interval_of_the_median_is_the_best_of_four(count: int) -> None:
 def test_stopping_once_an_interval_is_narrow_keeps_its_coverage() -> None:
     """`--until`: looked at after 6, 8, 11, … blocks, at most 500; stopped by `relative_width`."""
     most, runs, levels = 500, 2000, (0.20, 0.10, 0.05, 0.03)
-    looks = [count for count in range(6, most) if schedule.is_checkpoint(count)]
+    looks = [count for count in range(6, most) if is_checkpoint(count)]
     print("\ncoverage in per cent (blocks taken); in brackets: stopped by the width as it is shown")
     for name, draw in DISTRIBUTIONS.items():
         dice, truth = np.random.RandomState(1), _truth(draw)

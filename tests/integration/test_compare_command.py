@@ -38,7 +38,7 @@ def sample(tmp_path: Path) -> Path:
 
 
 def command(*arguments: str | Path) -> list[str]:
-    program = "from harness.cli import main; main()"
+    program = "from harness.cli.main import main; main()"
     return [sys.executable, "-W", "error", "-c", program, "compare", *map(str, arguments)]
 
 
@@ -84,7 +84,7 @@ def test_same_is_0_and_undecided_is_3(sample: Path, tmp_path: Path) -> None:
         (["a", "b", "c"], "name A and B"),
         (["a", "b", "--metric", "redy"], "did you mean 'ready'?"),
         (["a", "b", "--within", "0"], "is no margin"),
-        (["a", "b", "--within", "five"], "is no margin"),
+        (["a", "b", "--within", "five"], "is no percentage"),
         (["a", "b", "--revision", "x", "y"], "take out"),
         (["a", "b", "--time-limit", "5"], "with its unit"),
         (["a", "b", "--context", "."], "give --revision"),

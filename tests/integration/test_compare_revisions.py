@@ -188,7 +188,7 @@ def test_a_revision_without_a_worker_is_told(copy: Path, tmp_path: Path) -> None
 
 
 def test_a_launcher_that_does_not_compile_is_told(copy: Path, tmp_path: Path) -> None:
-    (copy / "runtime" / "_launch.c").write_text("int main(void) { return missing; }\n")
+    (copy / "runtime" / "launch" / "_launch.c").write_text("int main(void) { return missing; }\n")
     told = compare(tmp_path, "--revision", "HEAD", ".", "--arm", "fake", "--blocks", "1", tree=copy)
     assert told.returncode == 2
     assert "cannot be compiled" in told.stderr

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,9 @@ def test_a_run_that_was_broken_off_is_completed(
     assert after.trials[: len(before.trials)] == before.trials
     order = [
         (slot.arm, slot.block, slot.position)
-        for block in schedule.blocks({"sample": ["process", "container"]}, BLOCKS, 1, seed=11)
+        for block in islice(
+            schedule.blocks({"sample": ["process", "container"]}, -1, seed=11), BLOCKS + 1
+        )
         for slot in block
     ]
     assert [(t.arm, t.block, t.position) for t in after.trials] == order

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
+from itertools import islice
 
 from harness.backends import get_backend
 from harness.measure.interruption import Interruption
@@ -38,7 +39,7 @@ def take_blocks(
                 name, arm, 0, (), ready.facts, initial_disk=ready.initial_disk_parts()
             )
             found[name] = [], record
-        for slots in blocks({"truth": list(scenarios)}, count, warmup, seed):
+        for slots in islice(blocks({"truth": list(scenarios)}, -warmup, seed), warmup + count):
             for slot in slots:
                 asked = scenarios[slot.arm]
                 own = Slot(slot.arm, asked.arms[0].name, slot.block, slot.position)

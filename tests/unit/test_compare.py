@@ -16,8 +16,11 @@ from harness.analysis.judgement import ExitCode, Finding, Judgement, Verdict
 from harness.analysis.limits import Margin
 from harness.backends import get_backend
 from harness.environment import Environment
+from harness.experiment.assessment import assess
+from harness.measure.prepare import LocalArms
 from harness.measure.request import Request
 from harness.measure.runner import Runner
+from harness.measure.stopping import Decided, rule_of
 from harness.model import (
     ArmRecord,
     CacheState,
@@ -322,11 +325,18 @@ def test_the_runner_ends_when_it_is_decided(tmp_path: Path) -> None:
     request = Request(
         scenarios=(asked.scenario,), blocks=60, warmup_blocks=1, seed=5, time_limit_ns=None,
         required_arms=frozenset(), command=("steelyard",), run_id="test", steelyard="0",
-        decided=comparer.is_decided, pairs=asked.pairs,
+        pairs=asked.pairs,
     )  # fmt: skip
     with RunWriter(tmp_path / "run") as writer:
         Runner(
-            request, get_backend, Environment({}, {}), writer, lambda _: None, lambda *_: None
+            request,
+            LocalArms(get_backend),
+            Environment({}, {}),
+            writer,
+            lambda _: None,
+            lambda *_: None,
+            rule=rule_of(request, Decided(comparer.is_decided)),
+            assess=assess,
         ).run()
     run = read_run(tmp_path / "run")
     finding = only(comparer.judgement("", run.trials, run.info.arms, {}))

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,26 +16,30 @@ import pytest
 from harness.backends import get_backend
 from harness.backends.fake import FakeArm, FakeBackend, FakeInstance
 from harness.environment import Environment
-from harness.measure import schedule
+from harness.experiment.assessment import assess, without_assessment
 from harness.measure.hooks import HookFailedError
 from harness.measure.interruption import Interrupted, Interruption
-from harness.measure.prepare import EnsureImage
+from harness.measure.prepare import EnsureImage, LocalArms
 from harness.measure.request import Request
 from harness.measure.resume import Resumption, refuse_unless_resumable
 from harness.measure.runner import Runner
+from harness.measure.stopping import is_checkpoint, rule_of
 from harness.measure.trial import out_of_order
 from harness.model import (
     Arm,
+    DiskPart,
     Hooks,
     Milestone,
     NoiseFloor,
     Outcome,
     Readiness,
     ReadinessKind,
+    RunInfo,
     Scale,
     Scenario,
+    Trial,
 )
-from harness.model.backend import Backend
+from harness.model.backend import Availability, Backend
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.model.errors import BackendUnavailableError, HarnessError, PrepareError, RecordError
 from harness.model.events import (
@@ -85,7 +89,16 @@ def run(
     opened = RunWriter.resume if asked.resumption else RunWriter
     try:
         with opened(directory) as writer:
-            Runner(asked, backends, environment, writer, listen, images).run()
+            Runner(
+                asked,
+                LocalArms(backends),
+                environment,
+                writer,
+                listen,
+                images,
+                rule=rule_of(asked),
+                assess=assess,
+            ).run()
     finally:
         # However it ended, the records can be read.
         result = read_run(directory)
@@ -226,6 +239,41 @@ def test_arms_are_closed_in_the_end(tmp_path: Path) -> None:
     assert sorted(spy.closed) == ["a", "b"]
 
 
+def test_an_arm_of_which_no_record_can_be_made_is_closed_and_left_out(tmp_path: Path) -> None:
+    class Unreadable(Spy):
+        def prepare(self, *arguments: Any) -> FakeArm:
+            prepared = super().prepare(*arguments)
+
+            def disk_parts() -> tuple[DiskPart, ...]:
+                message = "its disk cannot be read"
+                raise PrepareError(message)
+
+            if arguments[1].name == "bad":
+                prepared.disk_parts = disk_parts  # type: ignore[method-assign]
+            return prepared
+
+    spy = Unreadable()
+    asked = request(scenario(fake("bad"), fake("good")))
+    result, _ = run(tmp_path / "run", asked, lambda _: spy)
+    assert spy.closed == ["bad", "good"]
+    assert {trial.arm for trial in result.trials} == {"good"}
+
+
+def test_a_backend_is_asked_once_whether_it_works_for_all_of_its_arms(tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    class Counted(FakeBackend):
+        def availability(self) -> Availability:
+            asked.append(self.name)
+            return super().availability()
+
+    arms = (fake("a"), fake("b"))
+    _, events = run(tmp_path / "run", request(scenario(*arms)), lambda _: Counted())
+    assert asked == ["fake"]
+    checks = [e.arm for e in events if isinstance(e, ArmPreparing) and "checking" in e.message]
+    assert checks == ["a"]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_the_run_cleanly(tmp_path: Path, number: signal.Signals) -> None:
     spy = Spy()
@@ -350,6 +398,10 @@ class Boxes(FakeBackend):
     name = "boxes"
 
 
+def boxes(name: str) -> Arm:
+    return replace(fake(name), backend="boxes")
+
+
 def test_the_image_is_made_once_and_timed_apart(tmp_path: Path) -> None:
     made = []
 
@@ -358,7 +410,7 @@ def test_the_image_is_made_once_and_timed_apart(tmp_path: Path) -> None:
         made.append(reference)
         time.sleep(0.05)
 
-    arms = (fake("a"), fake("b"), replace(fake("c"), image="other"))
+    arms = (boxes("a"), boxes("b"), replace(boxes("c"), image="other"))
     result, events = run(
         tmp_path / "run", request(scenario(*arms)), lambda _: Boxes(), images=image
     )
@@ -384,7 +436,7 @@ def test_an_image_that_cannot_be_made_is_tried_once_and_leaves_out_all_its_arms(
             message = "there is no busybox"
             raise PrepareError(message)
 
-    arms = (fake("a"), fake("b"), replace(fake("c"), image="other"))
+    arms = (boxes("a"), boxes("b"), replace(boxes("c"), image="other"))
     result, _ = run(tmp_path / "run", request(scenario(*arms)), lambda _: Boxes(), images=image)
     assert tried == ["busybox", "other"]
     assert {trial.arm for trial in result.trials} == {"c"}
@@ -542,7 +594,7 @@ def test_a_reader_that_left_is_no_failure_of_making_the_image(tmp_path: Path) ->
         if isinstance(event, ArmPreparing) and event.arm == "image":
             raise BrokenPipeError
 
-    asked = request(scenario(fake()))
+    asked = request(scenario(boxes("a")))
     with pytest.raises(Interrupted):
         run(tmp_path / "run", asked, lambda _: Boxes(), listener=leave, images=image)
 
@@ -565,7 +617,7 @@ def test_the_run_ends_when_its_intervals_are_narrow_enough(tmp_path: Path) -> No
     asked = request(scenario(narrow, wide), blocks=100, until={"ready": 0.2, "disk": 0.01})
     result, _ = run(tmp_path / "both", asked)
     assert 8 <= result.info.blocks < 100
-    assert schedule.is_checkpoint(result.info.blocks)
+    assert is_checkpoint(result.info.blocks)
 
 
 def test_a_twin_gives_the_noise_floor_and_what_is_known_is_kept(tmp_path: Path) -> None:
@@ -580,6 +632,32 @@ def test_a_twin_gives_the_noise_floor_and_what_is_known_is_kept(tmp_path: Path) 
     assert floors["else", "ready"] == other
     alone, _ = run(tmp_path / "alone", request(scenario(fake("a")), noise=(known,)))
     assert alone.info.noise == (known,)
+
+
+def test_what_a_run_shows_is_asked_once_when_all_is_removed_even_if_interrupted(
+    tmp_path: Path,
+) -> None:
+    spy = Spy()
+    seen: list[tuple[int, int, bool, list[str]]] = []
+
+    def look(info: RunInfo, trials: Sequence[Trial]) -> RunInfo:
+        seen.append((info.blocks, len(trials), info.interrupted, list(spy.closed)))
+        return replace(info, diagnostics=(Diagnostic(DiagnosticCode.FEW_BLOCKS, "as told"),))
+
+    def interrupt(event: Event) -> None:
+        if isinstance(event, TrialFinished) and event.trial.block == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    asked = request(scenario(fake("a")), blocks=9)
+    with RunWriter(tmp_path / "run") as writer, pytest.raises(Interrupted):
+        Runner(
+            asked, LocalArms(lambda _: spy), ENVIRONMENT, writer, interrupt, lambda *_: None,
+            rule=rule_of(asked), assess=look,
+        ).run()  # fmt: skip
+    info = read_run(tmp_path / "run").info
+    assert seen == [(2, 3, True, ["a"])]
+    assert [found.detail for found in info.diagnostics] == ["as told"]
+    assert info.ended_at is not None
 
 
 def test_a_twin_of_what_cannot_run_is_left_out_in_silence(tmp_path: Path) -> None:
@@ -605,7 +683,7 @@ def interrupted_run(directory: Path, after: int, asked: Request) -> Run:
 
 
 def resumed(directory: Path, **changes: Any) -> Request:
-    before = read_run(directory)
+    before = without_assessment(read_run(directory))
     resumption = Resumption(before, directory)
     refuse_unless_resumable(resumption, "0")
     return request(
