@@ -12,6 +12,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import runtime
+from harness.backends.stream_instance import StreamInstance
 from harness.meters.disk import measure
 from harness.model import ARM_SETTINGS, Arm, DiskPart, Milestone, Scenario, Sharing
 from harness.model.backend import (
@@ -20,7 +21,6 @@ from harness.model.backend import (
     Backend,
     Exit,
     Instance,
-    Output,
     PreparedArm,
     Progress,
 )
@@ -30,12 +30,10 @@ from harness.model.errors import BackendUnavailableError, LaunchFailedError, Pre
 if TYPE_CHECKING:
     from harness.model.network import Lease, Network
 
-_READ_BYTES = 65536
-_TAIL_LINES = 20
 _WRITABLE_LAYER = "writable layer"
 
 
-class ContainerInstance:
+class ContainerInstance(StreamInstance):
     """One container of the runtime, driven by the descriptors it has: its output and its pidfd.
 
     Implements `harness.model.backend.Instance`.
@@ -50,60 +48,27 @@ class ContainerInstance:
         lab: Network | None,
     ) -> None:
         launched = container.launched
-        self.milestones_ns: dict[Milestone, int] = {
+        milestones_ns = {
             Milestone.REQUESTED: requested_ns,
             Milestone.ISOLATED: launched.isolated_ns,
             Milestone.STARTED: launched.started_ns,
         }
-        self.output = Output()
-        self.exit: Exit | None = None
-        self.address = place.address
-        self.diagnostics: list[Diagnostic] = []
+        super().__init__(output_fd, milestones_ns, place.address)
         if container.cgroup is None:
             self.diagnostics.append(Diagnostic(DiagnosticCode.NO_CGROUP))
         self._container = container
-        self._output_fd = output_fd
         self._place = place
         self._lab = lab
 
-    def pump(self, deadline_ns: int, wake_fd: int | None = None) -> None:
-        """See `harness.model.backend.Instance.pump`."""
-        poll = select.poll()
-        if self._output_fd >= 0:
-            poll.register(self._output_fd, select.POLLIN)
+    def _register(self, poll: select.poll) -> None:
         if self.exit is None:
             poll.register(self._container.pidfd, select.POLLIN)
-        if wake_fd is not None:
-            poll.register(wake_fd, select.POLLIN)
-        # Rounded up: a poll that gives up some microseconds early would make callers spin.
-        left_ms = -(-max(0, deadline_ns - time.monotonic_ns()) // 1_000_000)
-        ready = {fd for fd, _ in poll.poll(left_ms)}
-        now = time.monotonic_ns()
-        if self._output_fd in ready:
-            self._read_output(now)
-        if self._container.pidfd in ready and self.exit is None:
-            self._take_exit(now)
 
-    def _read_output(self, now: int) -> bool:
-        """Take in what is there; False when there was nothing, or the stream has ended."""
-        try:
-            data = os.read(self._output_fd, _READ_BYTES)
-        except BlockingIOError:
-            return False
-        if data:
-            self.output.append(data, now)
-            return True
-        os.close(self._output_fd)
-        self._output_fd = -1
-        return False
-
-    def _take_exit(self, now: int) -> None:
-        status = self._container.wait()
-        assert status is not None
-        # What was written before the end belongs to it, and would otherwise be lost.
-        while self._output_fd >= 0 and self._read_output(now):
-            pass
-        self.exit = Exit(status.code, status.signal, now)
+    def _take(self, ready: set[int], now: int) -> None:
+        if self.exit is None and self._container.pidfd in ready:
+            status = self._container.wait()
+            assert status is not None
+            self._end(Exit(status.code, status.signal, now), now)
 
     def disk_parts(self) -> tuple[DiskPart, ...]:
         """The writable layer with all that overlay needs beside it, if there is one."""
@@ -133,26 +98,17 @@ class ContainerInstance:
         now = time.monotonic_ns()
         self.milestones_ns[Milestone.STOPPED] = now
         if self.exit is None:
-            while self._output_fd >= 0 and self._read_output(now):
-                pass
-            self.exit = Exit(status.code, status.signal, status.at_ns)
+            self._end(Exit(status.code, status.signal, status.at_ns), now)
 
     def remove(self) -> None:
         """Writable layer, cgroup and network gone."""
         if Milestone.REMOVED in self.milestones_ns:
             return
         self._container.remove()
-        if self._output_fd >= 0:
-            os.close(self._output_fd)
-            self._output_fd = -1
+        self._close_output()
         if self._place.lease is not None and self._lab is not None:
             self._lab.release(self._place.lease)
         self.milestones_ns[Milestone.REMOVED] = time.monotonic_ns()
-
-    def console_tail(self) -> str:
-        """The last lines that the workload printed."""
-        lines = self.output.data.decode(errors="replace").splitlines()
-        return "\n".join(lines[-_TAIL_LINES:])
 
 
 @dataclass(frozen=True, slots=True)

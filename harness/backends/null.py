@@ -18,8 +18,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from harness.backends.stream_instance import StreamInstance
 from harness.model import Arm, DiskPart, Milestone, ReadinessKind, Scenario
-from harness.model.backend import Accounting, Availability, Exit, Output, Progress
+from harness.model.backend import Accounting, Availability, Exit, Progress
 from harness.model.diagnostics import Diagnostic
 from harness.model.errors import LaunchFailedError, PrepareError
 from harness.model.suggestions import did_you_mean
@@ -27,7 +28,6 @@ from harness.model.suggestions import did_you_mean
 if TYPE_CHECKING:
     from harness.model.network import Network
 
-_READ_BYTES = 65536
 _PATIENCE_NS = 5_000_000_000
 _OPTIONS: Mapping[str, str] = MappingProxyType(
     {
@@ -37,20 +37,16 @@ _OPTIONS: Mapping[str, str] = MappingProxyType(
 )
 
 
-class NullInstance:
+class NullInstance(StreamInstance):
     """A workload that is over, or a server that is there. See `harness.model.backend.Instance`."""
 
     def __init__(self, arm: NullArm) -> None:
-        self.milestones_ns: dict[Milestone, int] = {}
-        self.output = Output()
-        self.exit: Exit | None = None
-        self.address: str | None = None
-        self.diagnostics: list[Diagnostic] = []
+        output_fd, write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        super().__init__(output_fd, {}, None)
         self._body = arm.body
         self._listener: socket.socket | None = None
         self._pid: int | None = None
         self._pidfd = -1
-        self._output_fd, write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             os.write(write_fd, arm.output)
         finally:
@@ -72,50 +68,23 @@ class NullInstance:
             Milestone.STARTED: time.monotonic_ns(),
         }
 
-    def pump(self, deadline_ns: int, wake_fd: int | None = None) -> None:
-        """See `harness.model.backend.Instance.pump`."""
-        poll = select.poll()
-        if self._output_fd >= 0:
-            poll.register(self._output_fd, select.POLLIN)
+    def _register(self, poll: select.poll) -> None:
         if self._pid is not None:
             poll.register(self._pidfd, select.POLLIN)
         if self._listener is not None:
             poll.register(self._listener, select.POLLIN)
-        if wake_fd is not None:
-            poll.register(wake_fd, select.POLLIN)
-        left_ms = -(-max(0, deadline_ns - time.monotonic_ns()) // 1_000_000)
-        ready = {fd for fd, _ in poll.poll(left_ms)}
-        now = time.monotonic_ns()
-        if self._output_fd in ready:
-            self._read_output(now)
+
+    def _take(self, ready: set[int], now: int) -> None:
         if self._listener is not None and self._listener.fileno() in ready:
             _serve(self._listener, self._body)
         if self._pid is not None and self._pidfd in ready:
-            self._take_exit(now)
+            self._reap(now)
 
-    def _read_output(self, now: int) -> bool:
-        try:
-            data = os.read(self._output_fd, _READ_BYTES)
-        except BlockingIOError:
-            return False
-        if data:
-            self.output.append(data, now)
-            return True
-        self._close_output()
-        return False
-
-    def _take_exit(self, now: int) -> None:
+    def _reap(self, now: int) -> None:
         assert self._pid is not None
         os.wait4(self._pid, 0)
         self._pid = None
-        while self._output_fd >= 0 and self._read_output(now):
-            pass
-        self.exit = Exit(0, None, now)
-
-    def _close_output(self) -> None:
-        if self._output_fd >= 0:
-            os.close(self._output_fd)
-            self._output_fd = -1
+        self._end(Exit(0, None, now), now)
 
     def disk_parts(self) -> tuple[DiskPart, ...]:
         """It has nothing."""
@@ -135,7 +104,7 @@ class NullInstance:
             self._listener = None
         now = time.monotonic_ns()
         if self._pid is not None:
-            self._take_exit(now)
+            self._reap(now)
         if self.exit is None:
             self.exit = Exit(0, None, now)
         self.milestones_ns[Milestone.STOPPED] = time.monotonic_ns()

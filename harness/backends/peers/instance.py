@@ -23,9 +23,10 @@ from harness.backends.peers.command import (
     run_peer,
 )
 from harness.backends.peers.events import WorkloadWatch, exit_of
+from harness.backends.stream_instance import StreamInstance
 from harness.meters import cpu
 from harness.model import DiskPart, Milestone
-from harness.model.backend import Accounting, Exit, Output
+from harness.model.backend import Accounting, Exit
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.model.errors import LaunchFailedError
 
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from harness.backends.peers.arm import PeerArm
     from harness.backends.peers.threads import PeerThread
 
-_READ_BYTES = 65536
-_TAIL_LINES = 20
 _SIGNAL_BASE = 128
 """A tool ends with 128 + number when a signal ended the workload, as a shell does."""
 _NOT_STARTED = (125, 126, 127)
@@ -45,7 +44,7 @@ _CLEARING_UP_NS = 5_000_000_000
 """How long the command may take to end after its workload, before it is left alone."""
 
 
-class PeerInstance:
+class PeerInstance(StreamInstance):
     """See `harness.model.backend.Instance`."""
 
     def __init__(
@@ -73,38 +72,23 @@ class PeerInstance:
             address: In the lab.
             take_away: Removes what we made for it; called in `thread`.
         """
-        self.milestones_ns: dict[Milestone, int] = {Milestone.REQUESTED: requested_ns}
-        self.output = Output()
-        self.exit: Exit | None = None
-        self.address = address
-        self.diagnostics: list[Diagnostic] = []
+        super().__init__(output_fd, {Milestone.REQUESTED: requested_ns}, address)
         self.apart_cpu_ns = 0
         self._arm = arm
         self._start = start
         self._command = command
         self._watch = watch
         self._thread = thread
-        self._output_fd = output_fd
         self._take_away = take_away
         self._needs_delete = arm.peer.is_engine
 
-    def pump(self, deadline_ns: int, wake_fd: int | None = None) -> None:
-        """See `harness.model.backend.Instance.pump`."""
-        poll = select.poll()
-        if self._output_fd >= 0:
-            poll.register(self._output_fd, select.POLLIN)
+    def _register(self, poll: select.poll) -> None:
         if self._watch.fd is not None:
             poll.register(self._watch.fd, select.POLLIN)
         if self._command.status is None:
             poll.register(self._command.pidfd, select.POLLIN)
-        if wake_fd is not None:
-            poll.register(wake_fd, select.POLLIN)
-        # Rounded up: a poll that gives up some microseconds early would make callers spin.
-        left_ms = -(-max(0, deadline_ns - time.monotonic_ns()) // 1_000_000)
-        ready = {fd for fd, _ in poll.poll(left_ms)}
-        now = time.monotonic_ns()
-        if self._output_fd in ready:
-            self._read_output(now)
+
+    def _take(self, ready: set[int], now: int) -> None:
         self._look()
         if self._command.pidfd in ready:
             self._command.wait(now)
@@ -124,10 +108,9 @@ class PeerInstance:
         has_ended = self._command.status is not None
         ended = self._watch.ended
         if ended is not None and (has_ended or not self._arm.peer.relays_output):
-            self._drain(now)
-            self.exit = ended
+            self._end(ended, now)
         elif has_ended:
-            self._drain(now)
+            self._read_all(now)
             self.exit = self._end_by_command(now)
         if self.exit is not None:
             self._watch.close()
@@ -156,27 +139,6 @@ class PeerInstance:
         self._watch.close()
         message = f"{self._arm.peer.name} did not start the workload: {why}"
         return LaunchFailedError(message, console=self.console_tail())
-
-    def _read_output(self, now: int) -> bool:
-        """Take in what is there; False when there was nothing, or the stream has ended."""
-        try:
-            data = os.read(self._output_fd, _READ_BYTES)
-        except BlockingIOError:
-            return False
-        if data:
-            self.output.append(data, now)
-            return True
-        self._close_output()
-        return False
-
-    def _drain(self, now: int) -> None:
-        while self._output_fd >= 0 and self._read_output(now):
-            pass
-
-    def _close_output(self) -> None:
-        if self._output_fd >= 0:
-            os.close(self._output_fd)
-            self._output_fd = -1
 
     def disk_parts(self) -> tuple[DiskPart, ...]:
         """The writable layer, and what the peer keeps beside it."""
@@ -229,8 +191,7 @@ class PeerInstance:
         self._note_blindness()
         self.milestones_ns[Milestone.STOPPED] = now
         if self.exit is None:
-            self._drain(now)
-            self.exit = self._watch.ended or Exit(None, signal.SIGKILL, now)
+            self._end(self._watch.ended or Exit(None, signal.SIGKILL, now), now)
 
     def _kill(self, deadline_ns: int) -> None:
         """Ask the peer to end the box; it may still be at making it."""
@@ -291,11 +252,6 @@ class PeerInstance:
             groups = cgroup_folders(self._start.cgroup, self._arm.hierarchies)
             self.apart_cpu_ns = cpu.group_ns(groups.get("cpuacct", ""))
         self._take_away()
-
-    def console_tail(self) -> str:
-        """The last lines that the workload and the peer printed."""
-        lines = self.output.data.decode(errors="replace").splitlines()
-        return "\n".join(lines[-_TAIL_LINES:])
 
 
 def read_pid(path: str, *, is_json: bool) -> int | None:

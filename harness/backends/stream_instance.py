@@ -1,0 +1,97 @@
+"""One workload's output pipe and pidfd, polled: what the instances of most backends share.
+
+Nothing stands between an event and its stamp: poll(2) returns, the descriptors are collected, the
+clock is read. Only then is what has come looked at. `pump` is one flat function, because it lies on
+the measured path: with the wait in a function of its own, the null backend measured 4 % more (on
+two cores at 2.x GHz, 1 µs of 25).
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from abc import ABC, abstractmethod
+
+from harness.model import Milestone
+from harness.model.backend import Exit, Output
+from harness.model.diagnostics import Diagnostic
+
+_READ_BYTES = 65536
+_TAIL_LINES = 20
+
+
+class StreamInstance(ABC):
+    """The part of a `harness.model.backend.Instance` that reads a pipe and waits for an end."""
+
+    def __init__(
+        self, output_fd: int, milestones_ns: dict[Milestone, int], address: str | None
+    ) -> None:
+        """Take over a workload that has just been started.
+
+        Args:
+            output_fd: Reading end of the pipe that it prints to, non-blocking; closed here.
+            milestones_ns: Absolute stamps, as far as they are known.
+            address: Where it can be reached.
+        """
+        self.milestones_ns = milestones_ns
+        self.output = Output()
+        self.exit: Exit | None = None
+        self.address = address
+        self.diagnostics: list[Diagnostic] = []
+        self._output_fd = output_fd
+
+    @abstractmethod
+    def _register(self, poll: select.poll) -> None:
+        """Register what to wait for besides the output."""
+
+    @abstractmethod
+    def _take(self, ready: set[int], now: int) -> None:
+        """Take in what happened on what `_register` registered; the output is read."""
+
+    def pump(self, deadline_ns: int, wake_fd: int | None = None) -> None:
+        """See `harness.model.backend.Instance.pump`."""
+        poll = select.poll()
+        if self._output_fd >= 0:
+            poll.register(self._output_fd, select.POLLIN)
+        self._register(poll)
+        if wake_fd is not None:
+            poll.register(wake_fd, select.POLLIN)
+        # Rounded up: a poll that gives up some microseconds early would make callers spin.
+        left_ms = -(-max(0, deadline_ns - time.monotonic_ns()) // 1_000_000)
+        ready = {fd for fd, _ in poll.poll(left_ms)}
+        now = time.monotonic_ns()
+        if self._output_fd in ready:
+            self._read_output(now)
+        self._take(ready, now)
+
+    def _read_output(self, now: int) -> bool:
+        """Take in what is there; False when there was nothing, or the stream has ended."""
+        try:
+            data = os.read(self._output_fd, _READ_BYTES)
+        except BlockingIOError:
+            return False
+        if data:
+            self.output.append(data, now)
+            return True
+        self._close_output()
+        return False
+
+    def _read_all(self, now: int) -> None:
+        while self._output_fd >= 0 and self._read_output(now):
+            pass
+
+    def _end(self, exit_: Exit, now: int) -> None:
+        """Note the workload's end. What it printed before belongs to it, and would be lost."""
+        self._read_all(now)
+        self.exit = exit_
+
+    def _close_output(self) -> None:
+        if self._output_fd >= 0:
+            os.close(self._output_fd)
+            self._output_fd = -1
+
+    def console_tail(self) -> str:
+        """The last lines that were printed."""
+        lines = self.output.data.decode(errors="replace").splitlines()
+        return "\n".join(lines[-_TAIL_LINES:])
