@@ -27,12 +27,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import queue
 import socket
 import struct
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -41,7 +39,9 @@ from harness.lab.prober import Probe, Prober
 from harness.model import Readiness
 from harness.model.errors import HarnessError
 from harness.model.network import Lease
+from runtime.linux.namespace_thread import NamespaceThread, ThreadClosedError
 from runtime.linux.netlink import Netlink
+from runtime.linux.syscalls import enter_network_namespace, new_network_namespace
 
 T = TypeVar("T")
 
@@ -95,13 +95,15 @@ class Lab:
         # Everything opened is closed again if a later step fails, in the opposite order.
         with contextlib.ExitStack() as stack:
             try:
-                self.namespace_fd = _new_namespace()
+                self.namespace_fd = new_network_namespace()
                 stack.callback(os.close, self.namespace_fd)
-                self._thread = _NamespaceThread(self.namespace_fd)
+                self._thread = NamespaceThread(
+                    lambda: enter_network_namespace(self.namespace_fd), name="lab"
+                )
                 stack.callback(self._thread.close)
                 self._netlink = self._thread.call(_furnish)
                 stack.callback(self._netlink.close)
-                self._prober = Prober(lambda: _enter(self.namespace_fd))
+                self._prober = Prober(lambda: enter_network_namespace(self.namespace_fd))
                 stack.callback(self._prober.close)
             except OSError as error:
                 message = (
@@ -163,7 +165,7 @@ class Lab:
             LabError: The kernel refused.
         """
         try:
-            namespace_fd = _new_namespace()
+            namespace_fd = new_network_namespace()
             try:
                 with self._lock:
                     self._netlink.add_veth(
@@ -175,7 +177,7 @@ class Lab:
                         peer_mac=lease.mac_bytes,
                         peer_namespace_fd=namespace_fd,
                     )
-                self._thread.call(lambda: self._configure_inside(namespace_fd, lease))
+                self.call(lambda: self._configure_inside(namespace_fd, lease))
             except BaseException:
                 os.close(namespace_fd)
                 raise
@@ -186,12 +188,12 @@ class Lab:
 
     def _configure_inside(self, namespace_fd: int, lease: Lease) -> None:
         """Set up a container's end. Runs on the lab's thread, which comes back afterwards."""
-        _enter(namespace_fd)
+        enter_network_namespace(namespace_fd)
         try:
             netlink = Netlink()
         finally:
             # The socket belongs to the container's namespace for good; the thread does not.
-            _enter(self.namespace_fd)
+            enter_network_namespace(self.namespace_fd)
         with contextlib.closing(netlink):
             netlink.set_link(_LOOPBACK_INDEX, up=True)
             netlink.set_link(_CONTAINER_INTERFACE_INDEX, up=True)
@@ -211,7 +213,7 @@ class Lab:
             LabError: `/dev/net/tun` is missing or may not be used.
         """
         try:
-            return self._thread.call(lambda: self._open_tap_here(lease))
+            return self.call(lambda: self._open_tap_here(lease))
         except OSError as error:
             message = (
                 f"/dev/net/tun cannot be used: {error.strerror}; "
@@ -244,7 +246,7 @@ class Lab:
         """
         if lease.index not in self._leased:
             return
-        index = self._thread.call(lambda: _interface_index(lease.name))
+        index = self.call(lambda: _interface_index(lease.name))
         with self._lock:
             if index is not None:
                 self._netlink.delete_link(index)
@@ -256,44 +258,15 @@ class Lab:
         return self._prober.probe(readiness, address, deadline_ns)
 
     def call(self, function: Callable[[], T]) -> T:
-        """Run a function in the lab's namespace, on its thread, and return what it returns."""
-        return self._thread.call(function)
+        """Run a function in the lab's namespace, on its thread, and return what it returns.
 
-
-class _NamespaceThread:
-    """A thread that lives in a network namespace and runs functions there for others."""
-
-    def __init__(self, namespace_fd: int) -> None:
-        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="lab", daemon=True)
-        self._thread.start()
+        Raises:
+            LabError: The lab was closed.
+        """
         try:
-            self.call(lambda: _enter(namespace_fd))
-        except BaseException:
-            self.close()
-            raise
-
-    def call(self, function: Callable[[], T]) -> T:
-        future: Future[T] = Future()
-
-        def work() -> None:
-            try:
-                future.set_result(function())
-            except BaseException as error:  # handed to the caller
-                future.set_exception(error)
-
-        if not self._thread.is_alive():
-            raise LabError("the private network was closed")
-        self._work.put(work)
-        return future.result()
-
-    def close(self) -> None:
-        self._work.put(None)
-        self._thread.join()
-
-    def _run(self) -> None:
-        while (work := self._work.get()) is not None:
-            work()
+            return self._thread.call(function)
+        except ThreadClosedError:
+            raise LabError("the private network was closed") from None
 
 
 def _furnish() -> Netlink:
@@ -321,15 +294,3 @@ def _interface_index(name: str) -> int | None:
         return socket.if_nametoindex(name)
     except OSError:
         return None
-
-
-def _new_namespace() -> int:
-    from runtime import new_network_namespace
-
-    return new_network_namespace()
-
-
-def _enter(namespace_fd: int) -> None:
-    from runtime import enter_network_namespace
-
-    enter_network_namespace(namespace_fd)

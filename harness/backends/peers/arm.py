@@ -20,10 +20,10 @@ from harness.backends.peers.command import (
 )
 from harness.backends.peers.events import ProcessEvents, WorkloadWatch
 from harness.backends.peers.instance import PeerInstance, read_pid
-from harness.backends.peers.threads import PeerThread
 from harness.meters.disk import measure
 from harness.model import DiskPart, ReadinessKind, Scenario, Sharing
 from harness.model.errors import HarnessError, LaunchFailedError
+from runtime.linux.namespace_thread import NamespaceThread
 
 if TYPE_CHECKING:
     from harness.backends.peers.engine import Engine
@@ -144,7 +144,7 @@ class PeerArm:
             if events is not None:
                 stack.callback(events.close)
             try:
-                thread = PeerThread(self._tool.namespace, name=f"peer {name}")
+                thread = NamespaceThread(self._tool.namespace.enter, name=f"peer {name}")
                 stack.callback(thread.close)
                 instance = thread.call(
                     lambda: self._launch_here(name, thread, output_fd, write_fd, events)
@@ -161,7 +161,7 @@ class PeerArm:
     def _launch_here(
         self,
         name: str,
-        thread: PeerThread,
+        thread: NamespaceThread,
         output_fd: int,
         write_fd: int,
         events: ProcessEvents | None,
@@ -258,7 +258,7 @@ class PeerArm:
         """See `harness.model.backend.PreparedArm.initial_disk_parts`."""
         session = runtime.Session.current()
         name = session.next_name(f"{self.peer.name}-rehearsal")
-        thread = PeerThread(self._tool.namespace, name=name)
+        thread = NamespaceThread(self._tool.namespace.enter, name=name)
         directory = os.fspath(session.new_instance_directory(name))
         identifier = f"{session.identifier}-{name}"
         start = self.start_of(identifier, directory, None)

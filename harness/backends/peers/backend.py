@@ -30,13 +30,13 @@ from harness.backends.peers.engine import (
 )
 from harness.backends.peers.events import why_no_events
 from harness.backends.peers.table import PEERS, Peer
-from harness.backends.peers.threads import PeerThread
 from harness.backends.peers.trying import find_program, try_out, version_of
 from harness.model import Arm, Scenario
 from harness.model.backend import Availability, PreparedArm, Progress
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.model.errors import BackendUnavailableError, HarnessError, PrepareError
 from harness.model.suggestions import did_you_mean
+from runtime.linux.namespace_thread import NamespaceThread
 
 if TYPE_CHECKING:
     from harness.model.network import Network
@@ -170,7 +170,7 @@ def tool_for(peer: Peer, path: str | None, oci_runtime: str | None) -> Iterator[
             program, MappingProxyType(environment), directory, namespace, _unwatched(), seen
         )
         os.mkdir(tool.state, 0o700)
-        thread = PeerThread(namespace, name=f"mounts of {peer.name}")
+        thread = NamespaceThread(namespace.enter, name=f"mounts of {peer.name}")
         try:
             thread.call(lambda: _furnish(peer, tool))
         finally:
@@ -194,7 +194,7 @@ def _unwatched() -> str | None:
 
 def _load(peer: Peer, tool: Tool, image: runtime.Image, store: runtime.ImageStore) -> Engine:
     archive = saved(image, store, tool.directory)
-    thread = PeerThread(tool.namespace, name=f"loading into {peer.name}")
+    thread = NamespaceThread(tool.namespace.enter, name=f"loading into {peer.name}")
 
     def load() -> Engine:
         if peer.is_seen:

@@ -32,7 +32,7 @@ from harness.model.errors import LaunchFailedError
 
 if TYPE_CHECKING:
     from harness.backends.peers.arm import PeerArm
-    from harness.backends.peers.threads import PeerThread
+    from runtime.linux.namespace_thread import NamespaceThread
 
 _SIGNAL_BASE = 128
 """A tool ends with 128 + number when a signal ended the workload, as a shell does."""
@@ -53,7 +53,7 @@ class PeerInstance(StreamInstance):
         start: Start,
         command: Command,
         watch: WorkloadWatch,
-        thread: PeerThread,
+        thread: NamespaceThread,
         output_fd: int,
         requested_ns: int,
         address: str | None,

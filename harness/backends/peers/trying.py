@@ -19,8 +19,8 @@ from harness.backends.peers.argv import Start, filled, oci_config
 from harness.backends.peers.arm import Tool
 from harness.backends.peers.command import remove_cgroups, run_peer
 from harness.backends.peers.table import Peer
-from harness.backends.peers.threads import PeerThread
 from harness.model.backend import Availability
+from runtime.linux.namespace_thread import NamespaceThread
 
 _TRUE = "/bin/true"
 _FOLDERS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32", "usr")
@@ -61,7 +61,7 @@ def try_out(peer: Peer, tool: Tool) -> Availability:
         (root / name).mkdir()
     identifier = f"{runtime.Session.current().identifier}-{Path(tool.directory).name}-trial"
     start = Start(tool.program, identifier, os.fspath(root), tool.state, _spec())
-    thread = PeerThread(tool.namespace, name=f"trial of {peer.name}")
+    thread = NamespaceThread(tool.namespace.enter, name=f"trial of {peer.name}")
     try:
         code, said = thread.call(lambda: _run(peer, tool, start, tuple(folders)))
     finally:
