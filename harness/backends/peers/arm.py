@@ -19,7 +19,7 @@ from harness.backends.peers.command import (
     remove_folder,
 )
 from harness.backends.peers.events import ProcessEvents, WorkloadWatch
-from harness.backends.peers.instance import PeerInstance, read_pid
+from harness.backends.peers.instance import PeerInstance
 from harness.meters.disk import measure
 from harness.model import DiskPart, ReadinessKind, Scenario, Sharing
 from harness.model.errors import HarnessError, LaunchFailedError
@@ -185,7 +185,7 @@ class PeerArm:
         peer = self.peer
         watch = WorkloadWatch(
             events,
-            lambda: read_pid(start.pid_file, is_json=peer.workload_is_child),
+            lambda: _read_pid(start.pid_file, is_json=peer.workload_is_child),
             is_child=peer.workload_is_child,
         )
         instance = PeerInstance(
@@ -312,3 +312,11 @@ class PeerArm:
 def _path_of(fd: int) -> str:
     """A path by which another process can open what one of our descriptors is open on."""
     return f"/proc/{os.getpid()}/fd/{fd}"
+
+
+def _read_pid(path: str, *, is_json: bool) -> int | None:
+    """The pid that a tool wrote into a file; None while it has not."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        text = Path(path).read_text()
+        return int(json.loads(text)["child-pid"] if is_json else text)
+    return None

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import select
 import signal
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Protocol
 
 from harness.backends.peers.accounts import accounting_of
 from harness.backends.peers.argv import Start, filled
@@ -31,7 +28,7 @@ from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.model.errors import LaunchFailedError
 
 if TYPE_CHECKING:
-    from harness.backends.peers.arm import PeerArm
+    from harness.backends.peers.table import Peer
     from runtime.linux.namespace_thread import NamespaceThread
 
 _SIGNAL_BASE = 128
@@ -44,12 +41,39 @@ _CLEARING_UP_NS = 5_000_000_000
 """How long the command may take to end after its workload, before it is left alone."""
 
 
+class LaunchingArm(Protocol):
+    """What an instance needs of the arm that launched it.
+
+    Attributes:
+        peer: Which tool it is of.
+        environment: All variables of the tool.
+        hierarchies: Mount points of the control group hierarchies that the tool sees.
+        watches: Whether process events are read.
+        waits_for_exit: Whether the scenario asks for the workload's end.
+    """
+
+    peer: Peer
+    environment: Mapping[str, str]
+    hierarchies: tuple[str, ...]
+    watches: bool
+    waits_for_exit: bool
+
+    def measure_instance(self, start: Start) -> tuple[DiskPart, ...]:
+        """What one instance owns on disk now."""
+
+    def first_pid(self, start: Start) -> int | None:
+        """The first process of a running box, where only the tool knows it."""
+
+    def forget(self, instance: PeerInstance) -> None:
+        """An instance has been removed."""
+
+
 class PeerInstance(StreamInstance):
     """See `harness.model.backend.Instance`."""
 
     def __init__(
         self,
-        arm: PeerArm,
+        arm: LaunchingArm,
         start: Start,
         command: Command,
         watch: WorkloadWatch,
@@ -252,11 +276,3 @@ class PeerInstance(StreamInstance):
             groups = cgroup_folders(self._start.cgroup, self._arm.hierarchies)
             self.apart_cpu_ns = cpu.group_ns(groups.get("cpuacct", ""))
         self._take_away()
-
-
-def read_pid(path: str, *, is_json: bool) -> int | None:
-    """The pid that a tool wrote into a file; None while it has not."""
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        text = Path(path).read_text()
-        return int(json.loads(text)["child-pid"] if is_json else text)
-    return None
