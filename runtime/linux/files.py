@@ -1,10 +1,12 @@
-"""Files and folders as the rooms above need them: removed for good, whatever modes they have."""
+"""Files and folders as the rooms above need them: removed for good, made to last, locked."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -30,3 +32,24 @@ def remove_tree(path: Path) -> None:
             shutil.rmtree(path)
         else:
             shutil.rmtree(path, onerror=make_writable)
+
+
+def fsync_directory(path: str | os.PathLike[str]) -> None:
+    """Make what was renamed into a folder survive a power cut (fsync(2))."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def directory_lock(path: Path) -> Iterator[None]:
+    """Hold a folder's exclusive lock (flock(2)), made if absent; the kernel frees it if we die."""
+    path.mkdir(parents=True, exist_ok=True)
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)

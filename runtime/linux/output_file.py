@@ -16,6 +16,8 @@ import sys
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from runtime.linux.files import fsync_directory
+
 _MOST_LINKS = 40  # as many as the kernel follows, path_resolution(7)
 _DESCRIPTORS = re.compile(r"/proc/(\d+)(?:/task/\d+)?/fd")
 
@@ -72,11 +74,7 @@ def _replacement(target: str, old: os.stat_result | None) -> Iterator[BinaryIO]:
         with contextlib.suppress(OSError):
             os.unlink(aside)
         raise
-    parent = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(parent)
-    finally:
-        os.close(parent)
+    fsync_directory(folder)
 
 
 def _own_descriptor(path: str) -> int | None:

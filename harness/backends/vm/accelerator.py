@@ -24,12 +24,13 @@ from pathlib import Path
 from harness.backends.vm import host
 from harness.backends.vm.argv import PROGRAM, Wiring, qemu_argv
 from harness.backends.vm.arms import MICRO, AcceleratorChoice
-from harness.backends.vm.files import directory_lock, write_aside
 from harness.backends.vm.guest.initramfs import base_initramfs
 from harness.backends.vm.guest.kernel import Kernel
 from harness.backends.vm.machine import Descriptors, Machine
 from harness.model.errors import BackendUnavailableError, LaunchFailedError
 from runtime import cache_home
+from runtime.linux.files import directory_lock
+from runtime.linux.output_file import output_file
 
 KVM_DEVICE = Path("/dev/kvm")
 BOOT_TIMEOUT_S = 5.0
@@ -74,17 +75,18 @@ def kvm_verdict(kernel: Callable[[], Kernel], progress: Callable[[str], None]) -
         # That says nothing about KVM, so it is not kept.
         return Verdict(False, f"/dev/kvm is there, but QEMU has no {MICRO.firmware} to try it with")
     key = _key(found, firmware)
-    file = cache_home() / "accelerators.json"
+    path = cache_home() / "accelerators.json"
     # Others wait: two trials at once would slow each other down, and need no second answer.
     with directory_lock(cache_home()):
-        verdicts = _read(file)
+        verdicts = _read(path)
         if key in verdicts:
             return verdicts[key]
         progress(f"trying whether a guest boots on KVM (at most {BOOT_TIMEOUT_S:g} s)")
         verdict = _try_kvm(found)
         verdicts[key] = verdict
         kept = {name: asdict(value) for name, value in verdicts.items()}
-        write_aside(file, json.dumps(kept, indent=1).encode() + b"\n")
+        with output_file(path) as file:
+            file.write(json.dumps(kept, indent=1).encode() + b"\n")
     return verdict
 
 

@@ -200,5 +200,3 @@ OPTIONS: Mapping[str, str] = MappingProxyType(
     }
 )
 """The fields of a `MachineSpec`, as an arm can set them."""
-
-SPECS: Mapping[str, MachineSpec] = {"vm-classic": CLASSIC, "vm-micro": MICRO}

@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.backends.vm.files import directory_lock, fsync_directory
 from harness.model.errors import PrepareError
 from runtime import cache_home
+from runtime.linux.files import directory_lock, fsync_directory
 
 if TYPE_CHECKING:
     from harness.model.backend import Progress

@@ -19,11 +19,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.backends.vm.files import directory_lock, fsync_directory, write_aside
 from harness.backends.vm.guest.bzimage import extract_elf, has_pvh_entry
 from harness.model.backend import Progress
 from harness.model.errors import PrepareError
 from runtime import cache_home
+from runtime.linux.files import directory_lock, fsync_directory
+from runtime.linux.output_file import output_file
 
 META_PACKAGES: Mapping[str, tuple[str, ...]] = {
     "debian": ("linux-image-cloud-amd64", "linux-image-amd64"),
@@ -105,7 +106,9 @@ def _own_kernel(image: Path, modules: Path | None, origin: str) -> Kernel:
     directory.mkdir(parents=True, exist_ok=True)
     elf = directory / "vmlinux"
     if not elf.exists():
-        write_aside(elf, _elf_of(data, image))
+        content = _elf_of(data, image)
+        with output_file(elf) as file:
+            file.write(content)
     return Kernel(release, origin, image, elf, tree, digest)
 
 
