@@ -12,20 +12,25 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import runtime
+from harness.backends.preparation import (
+    image_spec,
+    prepare_image,
+    require_usable,
+    unknown_options,
+)
 from harness.backends.stream_instance import StreamInstance
 from harness.meters.disk import measure
-from harness.model import ARM_SETTINGS, Arm, DiskPart, Milestone, Scenario, Sharing
+from harness.model import Arm, DiskPart, Milestone, Scenario, Sharing
 from harness.model.backend import (
     Accounting,
     Availability,
-    Backend,
     Exit,
     Instance,
     PreparedArm,
     Progress,
 )
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
-from harness.model.errors import BackendUnavailableError, LaunchFailedError, PrepareError
+from harness.model.errors import LaunchFailedError, PrepareError
 
 if TYPE_CHECKING:
     from harness.model.network import Lease, Network
@@ -285,62 +290,3 @@ class ContainerBackend:
         if launcher != "native":
             prepared.diagnostics = (Diagnostic(DiagnosticCode.NO_NATIVE_LAUNCH),)
         return prepared
-
-
-def unknown_options(backend: Backend, options: Mapping[str, Any]) -> tuple[str, ...]:
-    """A sentence for each option that the backend does not have."""
-    from harness.model.suggestions import did_you_mean
-
-    known = [*backend.options, *ARM_SETTINGS]
-    return tuple(
-        f"unknown option {name!r}; {did_you_mean(name, known)}"
-        for name in options
-        if name not in backend.options
-    )
-
-
-def require_usable(backend: Backend) -> None:
-    """Raise BackendUnavailableError if the backend cannot work here."""
-    verdict = backend.availability()
-    if not verdict.usable:
-        raise BackendUnavailableError(backend.name, verdict.reason, verdict.remedy)
-
-
-def prepare_image(
-    scenario: Scenario, progress: Progress
-) -> tuple[runtime.Image, runtime.ImageStore]:
-    """The scenario's image from the store, made first where it comes with Steelyard.
-
-    Raises:
-        PrepareError: There is no such image, or it cannot be made.
-    """
-    store = runtime.ImageStore.default()
-    try:
-        return runtime.ensure_image(store, scenario.image, progress), store
-    except runtime.ContainerError as error:
-        raise PrepareError(str(error)) from error
-
-
-def image_spec(
-    scenario: Scenario,
-    image: runtime.Image,
-    store: runtime.ImageStore,
-    directory_root: str | None = None,
-) -> runtime.ContainerSpec:
-    """The scenario's workload on its image, as the runtime wants it."""
-    workload, limits = scenario.workload, scenario.limits
-    try:
-        return runtime.spec_for_image(
-            image,
-            store,
-            command=workload.command,
-            # A scenario states its command completely, so that every arm runs the same argv.
-            entrypoint=() if workload.command else None,
-            environment=workload.environment,
-            user=workload.user,
-            working_directory=workload.working_directory,
-            limits=runtime.ResourceLimits(limits.memory_bytes, limits.cpus, limits.pids),
-            directory_root=directory_root,
-        )
-    except runtime.ContainerError as error:
-        raise PrepareError(f"scenario {scenario.name}: {error}") from error

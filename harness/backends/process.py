@@ -17,9 +17,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import runtime
-from harness.backends.container import (
-    LaunchedArm,
-    Place,
+from harness.backends.container import LaunchedArm, Place
+from harness.backends.preparation import (
     image_spec,
     prepare_image,
     require_usable,

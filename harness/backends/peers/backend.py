@@ -15,7 +15,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import runtime
-from harness.backends.container import image_spec, prepare_image
 from harness.backends.peers.argv import oci_config
 from harness.backends.peers.arm import NAMES, PeerArm, Tool
 from harness.backends.peers.command import hierarchies, remove_cgroup_parents
@@ -31,6 +30,7 @@ from harness.backends.peers.engine import (
 from harness.backends.peers.events import why_no_events
 from harness.backends.peers.table import PEERS, Peer
 from harness.backends.peers.trying import find_program, try_out, version_of
+from harness.backends.preparation import image_spec, prepare_image
 from harness.model import Arm, Scenario
 from harness.model.backend import Availability, PreparedArm, Progress
 from harness.model.diagnostics import Diagnostic, DiagnosticCode

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from harness.backends.container import image_spec, prepare_image, unknown_options
+from harness.backends.preparation import image_spec, prepare_image, unknown_options
 from harness.backends.vm import host
 from harness.backends.vm.accelerator import (
     choose,
