@@ -1,16 +1,4 @@
-"""Virtual machines: the same image as a disk, booted by QEMU.
-
-```
-arms        machines as specs of options          argv        a spec as QEMU's command line
-kernel      the distribution's kernel, unpacked   bzimage     the ELF out of it
-modules     what a guest loads, in which order    cpio        the archive format
-initramfs   busybox, modules, init, workload      disk        an image's root as ext4
-host        what guests must be told about it     accelerator KVM or TCG, decided by booting
-machine     one QEMU process                      qmp         its control protocol
-network     a guest's way into the lab            instance    one guest, as the runner sees it
-backend     all together                          guest/      what runs inside
-```
-"""
+"""Virtual machines: the same image as a disk, booted by QEMU. README.md draws the room."""
 
 from __future__ import annotations
 
