@@ -1,7 +1,15 @@
 """Image in, running container out. Usable alone; knows nothing of measuring.
 
-The names below are the whole public interface. They are loaded on first use, so that importing one
-of them costs what it needs and no more: the launch path is part of what Steelyard measures.
+    import runtime
+
+    status = runtime.run_container("busybox", ["echo", "hello"], capture_output=True)
+    with runtime.start_container("busybox", ["sleep", "60"]) as box:
+        box.send_signal(15)
+
+`__all__` is the library: its names stay, and raise the errors listed there with one sentence each.
+`HARNESS_NAMES` are imported from here by `harness` as well; they may change with it. All are loaded
+on first use, so that importing one of them costs what it needs and no more: the launch path is part
+of what Steelyard measures.
 """
 
 from __future__ import annotations
@@ -9,178 +17,160 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-_EXPORTS = {
-    "ContainerError": "runtime.errors",
-    "ImageError": "runtime.errors",
-    "ImageNotFoundError": "runtime.errors",
-    "LaunchError": "runtime.errors",
-    "CommandNotFoundError": "runtime.errors",
-    "UnsupportedError": "runtime.errors",
-    "Session": "runtime.containers.session",
-    "dead_sessions": "runtime.containers.session",
-    "remove_tree": "runtime.linux.files",
-    "data_home": "runtime.paths",
-    "output_file": "runtime.linux.output_file",
-    "cache_home": "runtime.paths",
-    "new_network_namespace": "runtime.linux.syscalls",
-    "enter_network_namespace": "runtime.linux.syscalls",
-    "resident_bytes": "runtime.linux.syscalls",
-    "MountNamespace": "runtime.containers.mounts",
-    "mount_folder": "runtime.containers.mounts",
-    "mount_rootfs": "runtime.containers.mounts",
-    "mount_tmpfs": "runtime.containers.mounts",
-    "unmount": "runtime.containers.mounts",
-    "save_images": "runtime.images.archive.save",
-    "BuildRequest": "runtime.build.build",
-    "build_image": "runtime.build.build",
-    "Image": "runtime.images",
-    "ImageConfig": "runtime.images",
+_LIBRARY = {
+    # Images.
     "ImageStore": "runtime.images",
+    "Image": "runtime.images",
     "Layer": "runtime.images",
-    "SHIPPED_IMAGES": "runtime.build.shipped",
+    "ImageConfig": "runtime.images",
     "ensure_image": "runtime.build.shipped",
-    "ContainerSpec": "runtime.launch.spec",
-    "DirectoryRoot": "runtime.launch.spec",
-    "NetworkSpec": "runtime.launch.spec",
-    "ResourceLimits": "runtime.launch.spec",
-    "Volume": "runtime.launch.spec",
-    "Namespace": "runtime.launch.spec",
-    "Container": "runtime.containers.container",
+    "build_image": "runtime.library.images",
+    "BuildRequest": "runtime.build.plan",
+    "pull_image": "runtime.library.images",
+    "push_image": "runtime.library.images",
+    "load_images": "runtime.library.images",
+    "save_images": "runtime.library.images",
+    # Containers.
+    "run_container": "runtime.library.containers",
+    "start_container": "runtime.library.containers",
+    "container_spec": "runtime.library.containers",
     "launch_container": "runtime.containers.container",
     "plan_container": "runtime.containers.container",
-    "rehearse_container": "runtime.containers.container",
+    "Container": "runtime.containers.container",
     "ExitStatus": "runtime.containers.container",
-    "Launcher": "runtime.launch.launcher",
-    "default_launcher": "runtime.launch.launcher",
-    "find_layout": "runtime.linux.cgroup_mounts",
-    "Layout": "runtime.linux.cgroup_mounts",
     "Plan": "runtime.launch.plan",
-    "spec_for_image": "runtime.containers.container",
-    "Features": "runtime.linux.features",
-    "probe_features": "runtime.linux.features",
-    "Leftover": "runtime.containers.leftovers",
+    "ContainerSpec": "runtime.launch.spec",
+    "ResourceLimits": "runtime.launch.spec",
+    "Volume": "runtime.launch.spec",
+    # Containers that are kept after their end.
+    "kept_containers": "runtime.containers.kept_containers",
+    "kept_images": "runtime.containers.kept_containers",
+    "kept_changes": "runtime.library.kept",
+    "commit_container": "runtime.library.kept",
+    "remove_container": "runtime.containers.kept_containers",
+    # Errors.
+    "ContainerError": "runtime.errors",
+    "InvalidArgumentError": "runtime.errors",
+    "LaunchError": "runtime.errors",
+    "CommandNotFoundError": "runtime.errors",
+    "CommandNotExecutableError": "runtime.errors",
+    "ContainerTimeoutError": "runtime.errors",
+    "UnsupportedError": "runtime.errors",
+    "ImageError": "runtime.errors",
+    "ImageNotFoundError": "runtime.errors",
+    "BuildError": "runtime.build.containerfile",
+}
+
+_SHARED = {
+    "Session": "runtime.containers.session",
+    "mount_rootfs": "runtime.containers.mounts",
+    "dead_sessions": "runtime.containers.session",
+    "spec_for_image": "runtime.containers.from_image",
+    "rehearse_container": "runtime.containers.container",
     "find_leftovers": "runtime.containers.leftovers",
     "groups_of_others": "runtime.containers.leftovers",
-    "kept_images": "runtime.containers.kept_containers",
+    "SHIPPED_IMAGES": "runtime.build.shipped",
+    "DirectoryRoot": "runtime.launch.spec",
+    "NetworkSpec": "runtime.launch.spec",
+    "Launcher": "runtime.launch.launcher",
+    "default_launcher": "runtime.launch.launcher",
+    "cache_home": "runtime.paths",
+    "data_home": "runtime.paths",
     "parse_size": "runtime.units",
 }
 
+HARNESS_NAMES = frozenset(_SHARED)
+"""What the harness needs besides the library: where things lie, whose they are, how it launches."""
+
 __all__ = [
-    "SHIPPED_IMAGES",
+    "BuildError",
     "BuildRequest",
+    "CommandNotExecutableError",
     "CommandNotFoundError",
     "Container",
     "ContainerError",
     "ContainerSpec",
-    "DirectoryRoot",
+    "ContainerTimeoutError",
     "ExitStatus",
-    "Features",
     "Image",
     "ImageConfig",
     "ImageError",
     "ImageNotFoundError",
     "ImageStore",
+    "InvalidArgumentError",
     "LaunchError",
-    "Launcher",
     "Layer",
-    "Layout",
-    "Leftover",
-    "MountNamespace",
-    "Namespace",
-    "NetworkSpec",
     "Plan",
     "ResourceLimits",
-    "Session",
     "UnsupportedError",
     "Volume",
     "build_image",
-    "cache_home",
-    "data_home",
-    "dead_sessions",
-    "default_launcher",
+    "commit_container",
+    "container_spec",
     "ensure_image",
-    "enter_network_namespace",
-    "find_layout",
-    "find_leftovers",
-    "groups_of_others",
+    "kept_changes",
+    "kept_containers",
     "kept_images",
     "launch_container",
-    "mount_folder",
-    "mount_rootfs",
-    "mount_tmpfs",
-    "new_network_namespace",
-    "output_file",
-    "parse_size",
+    "load_images",
     "plan_container",
-    "probe_features",
-    "rehearse_container",
-    "remove_tree",
-    "resident_bytes",
+    "pull_image",
+    "push_image",
+    "remove_container",
+    "run_container",
     "save_images",
-    "spec_for_image",
-    "unmount",
+    "start_container",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    try:
-        module = _EXPORTS[name]
-    except KeyError:
-        raise AttributeError(f"module 'runtime' has no attribute {name!r}") from None
+    module = _LIBRARY.get(name) or _SHARED.get(name)
+    if module is None:
+        raise AttributeError(f"module 'runtime' has no attribute {name!r}")
     value = getattr(import_module(module), name)
     globals()[name] = value
     return value
 
 
+def __dir__() -> list[str]:
+    return sorted({*__all__, *globals()})
+
+
 if TYPE_CHECKING:
-    from runtime.build.build import BuildRequest, build_image
-    from runtime.build.shipped import SHIPPED_IMAGES, ensure_image
-    from runtime.containers.container import (
-        Container,
-        ExitStatus,
-        launch_container,
-        plan_container,
-        rehearse_container,
-        spec_for_image,
-    )
-    from runtime.containers.kept_containers import kept_images
-    from runtime.containers.leftovers import Leftover, find_leftovers, groups_of_others
-    from runtime.containers.mounts import (
-        MountNamespace,
-        mount_folder,
-        mount_rootfs,
-        mount_tmpfs,
-        unmount,
-    )
-    from runtime.containers.session import Session, dead_sessions
+    from runtime.build.containerfile import BuildError
+    from runtime.build.plan import BuildRequest
+    from runtime.build.shipped import SHIPPED_IMAGES as SHIPPED_IMAGES
+    from runtime.build.shipped import ensure_image
+    from runtime.containers.container import Container, ExitStatus, launch_container, plan_container
+    from runtime.containers.container import rehearse_container as rehearse_container
+    from runtime.containers.from_image import spec_for_image as spec_for_image
+    from runtime.containers.kept_containers import kept_containers, kept_images, remove_container
+    from runtime.containers.leftovers import find_leftovers as find_leftovers
+    from runtime.containers.leftovers import groups_of_others as groups_of_others
+    from runtime.containers.mounts import mount_rootfs as mount_rootfs
+    from runtime.containers.session import Session as Session
+    from runtime.containers.session import dead_sessions as dead_sessions
     from runtime.errors import (
+        CommandNotExecutableError,
         CommandNotFoundError,
         ContainerError,
+        ContainerTimeoutError,
         ImageError,
         ImageNotFoundError,
+        InvalidArgumentError,
         LaunchError,
         UnsupportedError,
     )
     from runtime.images import Image, ImageConfig, ImageStore, Layer
-    from runtime.images.archive.save import save_images
-    from runtime.launch.launcher import Launcher, default_launcher
+    from runtime.launch.launcher import Launcher as Launcher
+    from runtime.launch.launcher import default_launcher as default_launcher
     from runtime.launch.plan import Plan
-    from runtime.launch.spec import (
-        ContainerSpec,
-        DirectoryRoot,
-        Namespace,
-        NetworkSpec,
-        ResourceLimits,
-        Volume,
-    )
-    from runtime.linux.cgroup_mounts import Layout, find_layout
-    from runtime.linux.features import Features, probe_features
-    from runtime.linux.files import remove_tree
-    from runtime.linux.output_file import output_file
-    from runtime.linux.syscalls import (
-        enter_network_namespace,
-        new_network_namespace,
-        resident_bytes,
-    )
-    from runtime.paths import cache_home, data_home
-    from runtime.units import parse_size
+    from runtime.launch.spec import ContainerSpec, ResourceLimits, Volume
+    from runtime.launch.spec import DirectoryRoot as DirectoryRoot
+    from runtime.launch.spec import NetworkSpec as NetworkSpec
+    from runtime.library.containers import container_spec, run_container, start_container
+    from runtime.library.images import build_image, load_images, pull_image, push_image, save_images
+    from runtime.library.kept import commit_container, kept_changes
+    from runtime.paths import cache_home as cache_home
+    from runtime.paths import data_home as data_home
+    from runtime.units import parse_size as parse_size

@@ -7,6 +7,8 @@ ContainerError            anything a user can be told in one sentence
 │       ├── CommandNotFoundError       it does not exist in the image (exit code 127)
 │       └── CommandNotExecutableError  it exists but cannot be executed (exit code 126)
 ├── UnsupportedError      this kernel or this user cannot do what was asked
+├── InvalidArgumentError  what was asked for makes no sense: which argument, and why
+├── ContainerTimeoutError the workload ran longer than it was given, and was ended
 └── ImageError            something about images
     ├── ImageNotFoundError    no such image in the store
     ├── InvalidReferenceError a name that is no image reference
@@ -74,6 +76,36 @@ class CommandNotExecutableError(CommandError):
 
 class UnsupportedError(ContainerError):
     """This kernel or this user cannot do what was asked."""
+
+
+class InvalidArgumentError(ContainerError, ValueError):
+    """What was asked for makes no sense, before anything is done.
+
+    Attributes:
+        argument: The parameter that is wrong, by its name in the library.
+    """
+
+    def __init__(self, argument: str, text: str) -> None:
+        super().__init__(text)
+        self.argument = argument
+
+
+class ContainerTimeoutError(ContainerError):
+    """The workload ran longer than it was given; it has been ended and removed.
+
+    Attributes:
+        timeout_s: What it was given.
+        stdout: What it wrote until then, if that was captured; else None.
+        stderr: The same for standard error.
+    """
+
+    def __init__(
+        self, text: str, timeout_s: float, stdout: bytes | None, stderr: bytes | None
+    ) -> None:
+        super().__init__(text)
+        self.timeout_s = timeout_s
+        self.stdout = stdout
+        self.stderr = stderr
 
 
 class ImageError(ContainerError):

@@ -31,6 +31,8 @@ from harness.model.backend import (
 )
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.model.errors import LaunchFailedError, PrepareError
+from runtime.linux.cgroup_mounts import find_layout
+from runtime.linux.features import probe_features
 
 if TYPE_CHECKING:
     from harness.model.network import Lease, Network
@@ -253,7 +255,7 @@ class ContainerBackend:
 
     def availability(self) -> Availability:
         """Launch the smallest container there is and see."""
-        found = runtime.probe_features()
+        found = probe_features()
         if not found.mount_namespaces:
             return Availability(False, "this user may not make namespaces", "run as root")
         if not found.overlay:
@@ -261,7 +263,7 @@ class ContainerBackend:
                 False, "this kernel has no overlay filesystem", "load the module: modprobe overlay"
             )
         launcher = runtime.default_launcher()
-        layout = runtime.find_layout().name
+        layout = find_layout().name
         return Availability(True, f"{launcher} launcher, overlay, cgroups: {layout}")
 
     def prepare(
@@ -282,7 +284,7 @@ class ContainerBackend:
                     f"{layer.diff_id}={layer.allocated_bytes}" for layer in image.layers
                 ),
                 "launcher": launcher,
-                "cgroups": runtime.find_layout().name,
+                "cgroups": find_layout().name,
                 "plan_sha256": plan.sha256(),
                 "plan_steps": str(len(plan.steps)),
             }

@@ -40,7 +40,7 @@ def prepare_image(
     """
     store = runtime.ImageStore.default()
     try:
-        return runtime.ensure_image(store, scenario.image, progress), store
+        return runtime.ensure_image(scenario.image, store=store, progress=progress), store
     except runtime.ContainerError as error:
         raise PrepareError(str(error)) from error
 

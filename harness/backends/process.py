@@ -29,6 +29,8 @@ from harness.model import Arm, DiskPart, Scenario, Sharing
 from harness.model.backend import Availability, PreparedArm, Progress
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.model.errors import PrepareError
+from runtime.linux.features import probe_features
+from runtime.linux.files import remove_tree
 
 if TYPE_CHECKING:
     from harness.model.network import Network
@@ -67,7 +69,7 @@ class _ProcessArm(LaunchedArm):
 
     def close(self) -> None:
         with contextlib.suppress(FileNotFoundError):
-            runtime.remove_tree(self.rootfs)
+            remove_tree(self.rootfs)
 
 
 class ProcessBackend:
@@ -82,7 +84,7 @@ class ProcessBackend:
 
     def availability(self) -> Availability:
         """chroot(2) needs CAP_SYS_CHROOT; a new process that may do it can also make devices."""
-        if not runtime.probe_features().effective_capabilities >> 18 & 1:
+        if not probe_features().effective_capabilities >> 18 & 1:
             return Availability(False, "this user may not chroot", "run as root")
         return Availability(True, f"chroot, {runtime.default_launcher()} launcher")
 
@@ -100,7 +102,7 @@ class ProcessBackend:
             store.flatten(image, rootfs)
             _make_devices(rootfs / "dev")
         except (OSError, runtime.ContainerError) as error:
-            runtime.remove_tree(rootfs)
+            remove_tree(rootfs)
             raise PrepareError(f"cannot copy image {image.reference}: {error}") from error
         template = replace(
             image_spec(scenario, image, store, directory_root=os.fspath(rootfs)),

@@ -56,7 +56,7 @@ def _container_runtime_around() -> str:
 
 @fact("cgroup_layout", str)
 def _cgroup_layout() -> str:
-    from runtime import find_layout
+    from runtime.linux.cgroup_mounts import find_layout
 
     return str(find_layout().name)
 

@@ -175,10 +175,10 @@ def stale_files(cache: Path, now_s: float) -> list[Path]:
 
 def _remover(path: Path) -> Callable[[], None]:
     def remove() -> None:
-        import runtime
+        from runtime.linux.files import remove_tree
 
         if path.is_dir() and not path.is_symlink():
-            runtime.remove_tree(path)
+            remove_tree(path)
         else:
             path.unlink(missing_ok=True)
 
@@ -189,12 +189,14 @@ def _features() -> Iterator[FeatureFinding]:
     """What the arms build upon."""
     import runtime
     from harness.environment import MissingError, filesystem_of
+    from runtime.linux.cgroup_mounts import find_layout
+    from runtime.linux.features import probe_features
 
-    found = runtime.probe_features()
+    found = probe_features()
     yield FeatureFinding("user", "root" if os.geteuid() == 0 else f"uid {os.geteuid()}, not root")
     yield FeatureFinding("namespaces", "yes" if found.mount_namespaces else "not for this user")
     yield FeatureFinding("overlay filesystem", "yes" if found.overlay else "not in this kernel")
-    yield FeatureFinding("cgroups", str(runtime.find_layout().name))
+    yield FeatureFinding("cgroups", str(find_layout().name))
     yield FeatureFinding("container launcher", str(runtime.default_launcher()))
     yield FeatureFinding("private network", _network())
     for name, path in (("data", runtime.data_home()), ("cache", runtime.cache_home())):

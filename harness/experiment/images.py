@@ -18,7 +18,7 @@ def ensure_image(reference: str, progress: Callable[[str], None]) -> None:
     import runtime
 
     try:
-        runtime.ensure_image(runtime.ImageStore.default(), reference, progress)
+        runtime.ensure_image(reference, progress=progress)
     except runtime.ContainerError as error:
         raise PrepareError(str(error)) from error
 
@@ -29,7 +29,8 @@ def temporary_folder(name: str) -> Iterator[Path]:
 
     If the process is killed, `steelyard doctor --clean` finds it like an instance that was left.
     """
-    from runtime import Session, remove_tree
+    from runtime import Session
+    from runtime.linux.files import remove_tree
 
     session = Session.current()
     folder = session.new_instance_directory(session.next_name(name))
@@ -62,7 +63,7 @@ def temporary_image(context: Path, progress: Callable[[str], None]) -> Iterator[
     # What RUN prints belongs to the progress, not to the result.
     request = runtime.BuildRequest(context, output=(2, 2), epoch_s=0)
     try:
-        image = runtime.build_image(store, request, progress)
+        image = runtime.build_image(request, store=store, progress=progress)
     except runtime.ContainerError as error:
         raise PrepareError(str(error)) from error
     try:

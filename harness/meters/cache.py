@@ -25,7 +25,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from harness.model.errors import MeterError
-from runtime import resident_bytes as resident_of_file
+from runtime.linux.syscalls import resident_bytes as resident_of_file
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 

@@ -22,7 +22,7 @@ from harness.model import SCHEMA_VERSION, RunInfo
 from harness.model.comparability import host_class
 from harness.model.errors import RecordError
 from harness.records.codec import ShapeError, decode, encode
-from runtime import output_file
+from runtime.linux.output_file import output_file
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -28,7 +28,7 @@ from harness.model import SCHEMA_VERSION, GrowthPoint, RunInfo, Trial
 from harness.model.errors import RecordError
 from harness.records.codec import ShapeError, decode, encode, loads, parse
 from harness.records.dataset import Run
-from runtime import output_file
+from runtime.linux.output_file import output_file
 
 RUN_FILE = "run.json"
 TRIALS_FILE = "trials.jsonl"

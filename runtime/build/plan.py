@@ -1,9 +1,11 @@
-"""Which stages of a Containerfile a build needs, and what each is based on."""
+"""What a build is asked for, which stages of the Containerfile it needs, what each stands on."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
 
 from runtime.build.containerfile import BuildError, Containerfile, Instruction, Stage
 from runtime.build.expand import expand
@@ -12,6 +14,39 @@ from runtime.images.store.assembly import this_architecture
 _PROXIES = ("http_proxy", "https_proxy", "ftp_proxy", "no_proxy", "all_proxy")
 PROXY_ARGUMENTS = frozenset((*_PROXIES, *(name.upper() for name in _PROXIES)))
 """Build arguments that RUN gets without an ARG, and that no key depends on, as docker has it."""
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class BuildRequest:
+    """What to build.
+
+    Attributes:
+        context: The folder that COPY and ADD take files from.
+        containerfile: The file; by default `Containerfile`, else `Dockerfile`, in the context.
+        tags: Names for the image.
+        arguments: Values for ARGs.
+        target: Name or number of the stage to build; empty is the last one.
+        labels: On top of the Containerfile's.
+        contexts: Further folders that `COPY --from` can name.
+        use_cache: Whether steps of earlier builds count.
+        network: Of RUN: `none` or `host`.
+        epoch_s: `SOURCE_DATE_EPOCH`: no time in the image is later, and all that the build itself
+            would set is this one.
+        output: Descriptors that RUN's stdout and stderr go to.
+    """
+
+    context: Path
+    containerfile: Path | None = None
+    tags: tuple[str, ...] = ()
+    arguments: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+    target: str = ""
+    labels: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+    contexts: Mapping[str, Path] = field(default_factory=dict)
+    use_cache: bool = True
+    network: str = "none"
+    epoch_s: int | None = None
+    output: tuple[int, int] = (1, 2)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -80,28 +81,37 @@ def _recipes() -> Path:
     return installed if installed.is_dir() else package.parent / "scenarios" / "images"
 
 
-def ensure_image(store: ImageStore, name: str, progress: Progress) -> Image:
+def ensure_image(
+    reference: str, *, store: ImageStore | None = None, progress: Progress | None = None
+) -> Image:
     """The image of that name; one that comes with Steelyard is made if it is not there yet.
 
     Args:
-        store: Where.
-        name: Any reference.
+        reference: A name, a digest, or the unambiguous beginning of one.
+        store: Where; by default the user's.
         progress: Told what is happening, while something is.
 
     Raises:
         ImageNotFoundError: It is not there and does not come with Steelyard.
         ImageError: It could not be made: a tool is missing, packages could not be fetched.
     """
+    store = store or ImageStore.default()
     try:
-        return store.get(name)
+        return store.get(reference)
     except ImageNotFoundError:
-        shipped = SHIPPED_IMAGES.get(name.removesuffix(":latest"))
+        shipped = SHIPPED_IMAGES.get(reference.removesuffix(":latest"))
         if shipped is None:
             raise
-    from runtime.build.build import BuildRequest, build_image
+    return _make(shipped, store, progress or (lambda _: None))
 
+
+def _make(shipped: ShippedImage, store: ImageStore, progress: Progress) -> Image:
+    from runtime.build.build import build
+    from runtime.build.plan import BuildRequest
+
+    find_image = partial(ensure_image, store=store, progress=progress)
     if shipped.base:
-        ensure_image(store, shipped.base, progress)
+        find_image(shipped.base)
     with store.temporary_folder() as folder:
         rootfs = folder / "rootfs"
         rootfs.mkdir(mode=0o755)
@@ -111,7 +121,7 @@ def ensure_image(store: ImageStore, name: str, progress: Progress) -> Image:
         request = BuildRequest(
             shipped.folder, tags=(shipped.name,), contexts={"rootfs": rootfs}, epoch_s=EPOCH_S
         )
-        return build_image(store, request, lambda _: None)
+        return build(store, request, lambda _: None, find_image)
 
 
 def _fill_busybox(rootfs: Path, progress: Progress) -> None:

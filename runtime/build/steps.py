@@ -7,43 +7,41 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from runtime.build.containerfile import Instruction
 from runtime.build.copy import Copier
+from runtime.build.executor import StepExecutor
 from runtime.build.metadata import apply
 from runtime.build.plan import PROXY_ARGUMENTS
+from runtime.build.state import StageState
 from runtime.build.tree import LayerTree, follow
 from runtime.containers.session import Session
 from runtime.containers.users import resolve_user
 from runtime.errors import ImageError
 from runtime.images.formats.digest import ByteSource
-from runtime.images.formats.tar_reader import show
+from runtime.images.formats.tar_fields import show
 from runtime.images.layer.layer_builder import Item, LayerDraft
 from runtime.images.layer.view import MergedView
 from runtime.launch.spec import DEFAULT_PATH
 from runtime.linux.files import remove_tree
 
-if TYPE_CHECKING:
-    from runtime.build.build import Build, StageState
-
 _HEREDOC_WORD = re.compile(r"[0-9]*<<-?[^<]+")
 _URL = re.compile(r"(?:https?|ftp|git|ssh)://|git@", re.IGNORECASE)
 
 
-def run(build: Build, state: StageState, instruction: Instruction) -> None:
+def run(executor: StepExecutor, state: StageState, instruction: Instruction) -> None:
     """RUN: what a container leaves in its writable layer."""
     from runtime.build.run import RunRequest, run_step
 
-    network = instruction.flag("network") or build.request.network
+    network = instruction.flag("network") or executor.request.network
     if network == "default":
-        network = build.request.network
+        network = executor.request.network
     if network not in ("none", "host"):
         raise ValueError(f"--network={network} is not supported; known are none, host, default")
     command = _command(state, instruction)
     home, user = resolve_user(str(state.config.get("User") or ""), state.read_file)
     proxies = {
-        name: value for name, value in build.request.arguments.items() if name in PROXY_ARGUMENTS
+        name: value for name, value in executor.request.arguments.items() if name in PROXY_ARGUMENTS
     }
     environment = {
         "PATH": DEFAULT_PATH, "HOME": home, **proxies, **state.arguments, **state.environment
@@ -55,13 +53,13 @@ def run(build: Build, state: StageState, instruction: Instruction) -> None:
         working_directory=state.working_directory,
         user=user,
         network=network,
-        output=build.request.output,
+        output=executor.request.output,
     )
     arguments = " ".join(f"{name}={value}" for name, value in sorted(state.arguments.items()))
     facts = {"command": command, "arguments": state.arguments, "network": network}
     shown = " ".join(command)
     text = f"RUN |{arguments} {shown}" if arguments else f"RUN {shown}"
-    build.step(state, text, facts, lambda: run_step(request))
+    executor.step(state, text, facts, lambda: run_step(request))
 
 
 def _command(state: StageState, instruction: Instruction) -> tuple[str, ...]:
@@ -83,7 +81,7 @@ def _command(state: StageState, instruction: Instruction) -> tuple[str, ...]:
     )
 
 
-def copy(build: Build, state: StageState, instruction: Instruction) -> None:
+def copy(executor: StepExecutor, state: StageState, instruction: Instruction) -> None:
     """COPY and ADD."""
     words = [
         word if instruction.heredocs and _HEREDOC_WORD.fullmatch(word) else state.expand(word)
@@ -101,9 +99,9 @@ def copy(build: Build, state: StageState, instruction: Instruction) -> None:
             kind = "fetching URLs is not supported; fetch it before the build, or in a RUN"
             raise ValueError(kind if adds else "COPY takes no URLs")
     owner, mode = _owner(state, instruction), _mode(state, instruction)
-    tree = build.source_tree(instruction.flag("from"))
+    tree = executor.source_tree(instruction.flag("from"))
     copier = Copier(
-        MergedView(state.lowerdirs), state.working_directory, build.moment_ns,
+        MergedView(state.lowerdirs), state.working_directory, executor.moment_ns,
         owner=owner, mode=mode,
     )  # fmt: skip
     with contextlib.ExitStack() as stack:
@@ -127,10 +125,10 @@ def copy(build: Build, state: StageState, instruction: Instruction) -> None:
         flags = [f"--{name}={state.expand(value)}" for name, value in instruction.flags]
         text = " ".join([instruction.keyword, *flags, *words])
         facts = {"content": draft.content_digest()}
-        build.step(state, text, facts, lambda: contextlib.nullcontext(draft))
+        executor.step(state, text, facts, lambda: contextlib.nullcontext(draft))
 
 
-def work_directory(build: Build, state: StageState, instruction: Instruction) -> None:
+def work_directory(executor: StepExecutor, state: StageState, instruction: Instruction) -> None:
     """WORKDIR: sets it, and makes it where it is missing, for the user that is to work there."""
     text = apply(state, instruction)
     path = state.working_directory
@@ -141,13 +139,13 @@ def work_directory(build: Build, state: StageState, instruction: Instruction) ->
     if there is None:
         _, user = resolve_user(str(state.config.get("User") or ""), state.read_file)
         copier = Copier(
-            MergedView(state.lowerdirs), "/", build.moment_ns, owner=(user.uid, user.gid)
+            MergedView(state.lowerdirs), "/", executor.moment_ns, owner=(user.uid, user.gid)
         )
         copier.make_folders(copier.resolve(path))
         draft = copier.finished()
     elif not there.is_folder:
         raise ImageError(f"{path} is there already, and is no folder")
-    build.step(state, text, {}, lambda: contextlib.nullcontext(draft))
+    executor.step(state, text, {}, lambda: contextlib.nullcontext(draft))
 
 
 def _owner(state: StageState, instruction: Instruction) -> tuple[int, int] | None:

@@ -15,7 +15,8 @@ from typing import Protocol
 
 from runtime.build.ignore import Ignore, translate
 from runtime.errors import ImageError
-from runtime.images.formats.tar_reader import SYMLINK, show
+from runtime.images.formats.tar_fields import show
+from runtime.images.formats.tar_reader import SYMLINK
 from runtime.images.layer.layer_builder import Item, read_item
 from runtime.images.layer.view import MergedView, Parts, resolve
 

@@ -6,30 +6,22 @@ Imports nothing but click at the top: this is on the launch path.
 from __future__ import annotations
 
 import contextlib
-import os
-import re
-import signal
-from collections.abc import Callable, Iterator
-from types import FrameType
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from runtime.cli.assignments import assignments
+from runtime.errors import InvalidArgumentError
 from runtime.units import parse_size
 
 if TYPE_CHECKING:
-    from runtime.containers.container import Container, ExitStatus
-    from runtime.launch.spec import ContainerSpec, Volume
-
     _IntType = click.ParamType[int]
 else:
     _IntType = click.ParamType  # generic only in newer versions of click
 
 _SMALLEST_MEMORY_BYTES = 1 << 20
 _MOST_CPUS = 8192  # NR_CPUS of the largest distribution kernels
-_FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1,
-              signal.SIGUSR2, signal.SIGWINCH)  # fmt: skip
 
 
 class _Size(_IntType):
@@ -49,37 +41,14 @@ class _Size(_IntType):
         return size
 
 
-def _volumes(values: tuple[str, ...]) -> tuple[Volume, ...]:
-    """`SOURCE:TARGET[:ro|rw]`, both absolute or, for the source, relative to here."""
-    from runtime.launch.spec import Volume
-
-    volumes = []
-    for value in values:
-        source, _, rest = value.partition(":")
-        target, _, mode = rest.partition(":")
-        if not source or not target.startswith("/") or mode not in ("", "ro", "rw"):
-            text = f"{value!r} is not SOURCE:TARGET[:ro], where TARGET is absolute"
-            raise click.BadParameter(text, param_hint="-v")
-        if not target.strip("/"):
-            text = f"{value!r} would hide the whole container: TARGET cannot be /"
-            raise click.BadParameter(text, param_hint="-v")
-        source = os.path.abspath(source)
-        if not os.path.exists(source):
-            text = f"{source} does not exist on this machine; make it first"
-            raise click.BadParameter(text, param_hint="-v")
-        volumes.append(
-            Volume(source, os.path.normpath(target), mode == "ro", os.path.isdir(source))
-        )
-    return tuple(volumes)
-
-
 def _launch_options(command: Any) -> Any:
     """The options that `run` and `plan` share, in docker's spelling."""
     for option in reversed(
         (
             click.option("-e", "--env", "environment", multiple=True, metavar="NAME[=VALUE]",
                          help="Set a variable; without a value, take the caller's."),
-            click.option("-w", "--workdir", metavar="PATH", help="Working directory."),
+            click.option("-w", "--workdir", "working_directory", metavar="PATH",
+                         help="Working directory."),
             click.option("-u", "--user", metavar="USER[:GROUP]", help="Name or number."),
             click.option("-v", "--volume", "volumes", multiple=True, metavar="SOURCE:TARGET[:ro]",
                          help="Show a folder or file of the host."),
@@ -93,7 +62,8 @@ def _launch_options(command: Any) -> Any:
                          help="Name; also the host name where none is given."),
             click.option("--network", type=click.Choice(["none", "host"]), default="none",
                          show_default=True, help="none: loopback only. host: no isolation."),
-            click.option("--read-only", is_flag=True, help="Mount the rootfs read-only."),
+            click.option("--read-only", "read_only_root", is_flag=True,
+                         help="Mount the rootfs read-only."),
             click.option("--entrypoint", metavar="PROGRAM", help="In place of the image's."),
             click.argument("image"),
             click.argument("command", nargs=-1, type=click.UNPROCESSED),
@@ -103,8 +73,6 @@ def _launch_options(command: Any) -> Any:
     return command
 
 
-_HOSTNAME_BYTES = 64
-"""__NEW_UTS_LEN of linux/utsname.h."""
 _FAILED = 125
 """docker-run(1): the tool itself failed, its usage included, and not the command in the box."""
 _NOT_YET = {
@@ -190,18 +158,12 @@ def run(rm: bool, keep: bool, **options: Any) -> None:
     """
     if rm and keep:
         raise click.UsageError("--rm and --keep exclude each other")
-    from runtime.containers.container import launch_container
-    from runtime.images import ImageStore
+    from runtime.library.containers import run_container
 
-    store = ImageStore.default()
-    spec, image = _specification(store, options)
-    with store.lease(image):
-        if keep:
-            from runtime.cli.kept import run_kept
-
-            status = run_kept(spec, image, options["name"], _run_forwarding_signals)
-            raise click.exceptions.Exit(status.shell_code)
-        status = _run_forwarding_signals(lambda: launch_container(spec, name=options["name"]))
+    with _named_options():
+        status = run_container(
+            **_arguments(options), keep=keep, forward_signals=True, progress=_echo
+        )
     raise click.exceptions.Exit(status.shell_code)
 
 
@@ -210,104 +172,47 @@ def run(rm: bool, keep: bool, **options: Any) -> None:
 def plan(**options: Any) -> None:
     """Print the launch plan of `run`: every system call between clone and exec, and why."""
     from runtime.containers.container import plan_container
-    from runtime.images import ImageStore
     from runtime.launch.cgroups import describe_limits
+    from runtime.library.containers import container_spec
 
-    spec, _ = _specification(ImageStore.default(), options)
+    with _named_options():
+        spec = container_spec(**_arguments(options), progress=_echo)
     for line in describe_limits(spec.limits):
         click.echo(f"{line}  # before the clone, in the container's cgroup")
     click.echo(plan_container(spec).describe(), nl=False)
 
 
-def _specification(store: Any, options: dict[str, Any]) -> tuple[ContainerSpec, Any]:
-    from runtime.build.shipped import ensure_image
-    from runtime.containers.container import spec_for_image
-    from runtime.launch.spec import ALL_NAMESPACES, Namespace, NetworkSpec, ResourceLimits
+def _arguments(options: dict[str, Any]) -> dict[str, Any]:
+    """The options as arguments of the library."""
+    from runtime.launch.spec import ResourceLimits
 
-    name, entrypoint = options["name"], options["entrypoint"]
-    if name is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", name):
-        text = f"{name!r} is no container name: use up to 63 letters, digits, '_', '.' and '-'"
-        raise click.BadParameter(text, param_hint="--name")
-    hostname = options["hostname"]
-    if hostname is not None and not 0 < len(os.fsencode(hostname)) <= _HOSTNAME_BYTES:
-        text = f"a host name has 1 to {_HOSTNAME_BYTES} bytes (sethostname(2)), not {len(hostname)}"
-        raise click.BadParameter(text, param_hint="--hostname")
-    workdir = options["workdir"]
-    if workdir is not None and not workdir.startswith("/"):
-        raise click.BadParameter(f"{workdir!r} is not absolute", param_hint="-w")
-    variables, volumes = assignments(options["environment"], "-e"), _volumes(options["volumes"])
-    image = ensure_image(store, options["image"], lambda text: click.echo(text, err=True))
-    spec = spec_for_image(
-        image,
-        store,
-        command=options["command"],
+    options["environment"] = assignments(options["environment"], "-e")
+    if options["entrypoint"] is not None:
         # An empty one takes the image's away.
-        entrypoint=None if entrypoint is None else tuple(filter(None, [entrypoint])),
-        environment=variables,
-        user=options["user"],
-        working_directory=workdir,
-        hostname=options["hostname"] or name or "steelyard",
-        limits=ResourceLimits(options["memory"], options["cpus"], options["pids_limit"]),
-        network=NetworkSpec(options["network"]),
-        volumes=volumes,
-        read_only_root=options["read_only"],
+        options["entrypoint"] = tuple(filter(None, [options["entrypoint"]]))
+    options["limits"] = ResourceLimits(
+        options.pop("memory"), options.pop("cpus"), options.pop("pids_limit")
     )
-    if options["network"] == "host":
-        from dataclasses import replace
-
-        spec = replace(spec, namespaces=ALL_NAMESPACES - {Namespace.NET})
-    return spec, image
+    return options
 
 
-def _run_forwarding_signals(start: Callable[[], Container]) -> ExitStatus:
-    """Run the workload to its end; signals to us meanwhile go to it, as docker's --sig-proxy.
+_OPTION_NAMES = {
+    "hostname": "--hostname",
+    "name": "--name",
+    "volumes": "-v",
+    "working_directory": "-w",
+}
 
-    The first process of a pid namespace ignores signals that it has no handler for
-    (pid_namespaces(7)): that is said, and a second interrupt ends the container by force.
-    """
-    interrupts = 0
-    running: Container | None = None
-    early: list[int] = []
 
-    def forward(number: int, _frame: FrameType | None = None) -> None:
-        nonlocal interrupts
-        if running is None:
-            early.append(number)
-            return
-        if number in (signal.SIGINT, signal.SIGTERM):
-            interrupts += 1
-            if interrupts == 1 and not _handles(running.launched.pid, number):
-                _say_ignored(number)
-        running.send_signal(signal.SIGKILL if interrupts > 1 else number)
-
-    # Before the launch: the workload may ask for a signal as soon as it runs.
-    before = {number: signal.signal(number, forward) for number in _FORWARDED}
+@contextlib.contextmanager
+def _named_options() -> Iterator[None]:
+    """Tell what the library refuses as click tells what it refuses: with the option's name."""
     try:
-        running = start()
-        for number in early:
-            forward(number)
-        status = running.wait()
-    finally:
-        if running is not None:
-            running.remove()
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    assert status is not None
-    return status
+        yield
+    except InvalidArgumentError as error:
+        hint = _OPTION_NAMES.get(error.argument, error.argument)
+        raise click.BadParameter(str(error), param_hint=hint) from None
 
 
-def _handles(pid: int, number: int) -> bool:
-    """Whether a process catches a signal (SigCgt in proc(5)); True if that cannot be known."""
-    with contextlib.suppress(OSError, ValueError), open(f"/proc/{pid}/status") as file:
-        for line in file:
-            if line.startswith("SigCgt:"):
-                return bool(int(line.split()[1], 16) >> (number - 1) & 1)
-    return True
-
-
-def _say_ignored(number: int) -> None:
-    name = signal.Signals(number).name
-    text = f"steelyard: the container's first process does not handle {name}; once more ends it\n"
-    with contextlib.suppress(OSError):
-        # Unbuffered: this runs in a signal handler, perhaps in the middle of a print.
-        os.write(2, text.encode())
+def _echo(text: str) -> None:
+    click.echo(text, err=True)

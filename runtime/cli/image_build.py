@@ -68,8 +68,9 @@ def build(
 
     Each RUN is a container of Steelyard's own; what it leaves becomes a layer. Prints the digest.
     """
-    from runtime.build.build import BuildRequest, build_image
+    from runtime.build.plan import BuildRequest
     from runtime.cli.image import open_store
+    from runtime.library.images import build_image
 
     null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC) if quiet else -1
     request = BuildRequest(
@@ -88,7 +89,7 @@ def build(
         output=(null, 2) if quiet else (1, 2),
     )
     with open_store() as store, _ended_by_signals():
-        image = build_image(store, request, (lambda _: None) if quiet else click.echo)
+        image = build_image(request, store=store, progress=None if quiet else click.echo)
     click.echo(image.digest)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,9 +13,7 @@ import click
 from runtime.cli.image import open_store
 
 if TYPE_CHECKING:
-    from runtime.images.formats.reference import Reference
     from runtime.images.formats.schema import Platform
-    from runtime.images.registry.client import RegistryClient
     from runtime.images.registry.transfer import PushListener
     from runtime.images.store.ingest import Listener
 
@@ -61,10 +58,13 @@ def pull(
     """
     from runtime.images.registry.transfer import pull as pull_image
     from runtime.images.registry.transfer import resolve_registry
+    from runtime.library.images import registry_client
 
     with open_store() as store:
         wanted = resolve_registry(reference, registry)
-        with _client(wanted, plain_http, insecure, cert_dir) as client:
+        with registry_client(
+            wanted, plain_http=plain_http, verify=not insecure, certificates=cert_dir
+        ) as client:
             if not quiet:
                 mark = wanted.digest or wanted.tag
                 click.echo(f"{mark}: Pulling from {wanted.repository}")
@@ -98,11 +98,14 @@ def push(
     """Send IMAGE to a registry, under its own name or as TARGET, with the digest it has here."""
     from runtime.images.registry.transfer import push as push_image
     from runtime.images.registry.transfer import resolve_registry
+    from runtime.library.images import registry_client
 
     with open_store() as store:
         found = store.get(image)
         wanted = resolve_registry(target or _name(found.reference, image), registry)
-        with _client(wanted, plain_http, insecure, cert_dir) as client:
+        with registry_client(
+            wanted, plain_http=plain_http, verify=not insecure, certificates=cert_dir
+        ) as client:
             if not quiet:
                 click.echo(f"The push refers to repository [{wanted.name}]")
             with _push_progress(quiet) as listener:
@@ -162,7 +165,7 @@ def load(
               help="docker: an OCI archive that docker reads too. oci-dir: a folder.")  # fmt: skip
 def save(references: tuple[str, ...], output: Path | None, style: str) -> None:
     """Write images to an archive that docker, podman and skopeo read, with the digests kept."""
-    from runtime.images.archive.save import save_images
+    from runtime.library.images import save_images
 
     target: Path | BinaryIO | None = output
     if output is None or str(output) == "-":
@@ -173,24 +176,9 @@ def save(references: tuple[str, ...], output: Path | None, style: str) -> None:
         target = sys.stdout.buffer
     assert target is not None
     with open_store() as store:
-        save_images(store, references, target, style)
+        save_images(references, target, style=style, store=store)
         if target is not output:
             sys.stdout.buffer.flush()
-
-
-@contextlib.contextmanager
-def _client(
-    reference: Reference, plain_http: bool, insecure: bool, cert_dir: Path | None
-) -> Iterator[RegistryClient]:
-    from runtime.images.registry.client import RegistryClient
-    from runtime.images.registry.connection import Security
-
-    security = Security(plain_http=plain_http, verify=not insecure, certificates=cert_dir)
-    client = RegistryClient(reference.registry, security, environment=os.environ)
-    try:
-        yield client
-    finally:
-        client.close()
 
 
 def _platform(text: str | None) -> Platform | None:

@@ -8,45 +8,34 @@ and can be called at any time, any number of times.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import select
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from types import TracebackType
+from typing import TYPE_CHECKING, Self, TypeVar, overload
 
 from runtime.containers.session import Session
+from runtime.containers.stdio import movable_stdio
 from runtime.errors import CommandNotFoundError, ContainerError
 from runtime.launch.cgroups import ContainerCgroup, cgroup_manager
 from runtime.launch.launcher import Launched, Launcher, launch
 from runtime.launch.lower import CgroupEntry, lower
 from runtime.launch.plan import Plan
-from runtime.launch.spec import (
-    DEFAULT_PATH,
-    ContainerSpec,
-    DirectoryRoot,
-    Namespace,
-    NetworkSpec,
-    OverlayRoot,
-    ResourceLimits,
-    User,
-    Volume,
-)
+from runtime.launch.spec import ContainerSpec, Namespace, OverlayRoot
 from runtime.linux.features import probe_features
 from runtime.linux.files import remove_tree
 
 if TYPE_CHECKING:
-    from runtime.images import Image, ImageStore
+    from runtime.images.layer.changes import Change
 
 T = TypeVar("T")
 
 _NO_SUCH_COMMAND = "/.steelyard/rehearsal"
 _MOUNTPOINT = ".rootfs"
 """In the session's folder; hidden, so that a container may be called rootfs."""
-NO_LIMITS = ResourceLimits()
-NO_NETWORK = NetworkSpec()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +48,8 @@ class ExitStatus:
         at_ns: When its end was seen (`time.monotonic_ns()`).
         user_ns: CPU time in user mode, of the workload and the children it waited for (wait4(2)).
         system_ns: The same in the kernel.
+        stdout: What it wrote there, if `run_container` was asked to capture it; else None.
+        stderr: The same for standard error.
     """
 
     code: int | None
@@ -66,6 +57,8 @@ class ExitStatus:
     at_ns: int
     user_ns: int
     system_ns: int
+    stdout: bytes | None = None
+    stderr: bytes | None = None
 
     @property
     def shell_code(self) -> int:
@@ -76,7 +69,10 @@ class ExitStatus:
 
 
 class Container:
-    """A launched container.
+    """A launched container; as a context manager it is removed at the end of the block.
+
+    The workload dies with the thread that launched it (PR_SET_PDEATHSIG in prctl(2)): launch from
+    one that lives as long as the container should.
 
     Attributes:
         name: Unique in its session.
@@ -87,6 +83,8 @@ class Container:
         exit_status: How it ended, once that has been seen.
         directory: Its folder in the session, or None if it needed none.
         cgroup: Its cgroups, or None.
+        on_remove: Closed when all of it is gone; holds what has to live as long, such as the lease
+            of its image.
     """
 
     def __init__(
@@ -105,9 +103,26 @@ class Container:
         self.cgroup = cgroup
         self._session = session
         session.on_close.add(self.remove)
+        self.on_remove = contextlib.ExitStack()
         self.exit_status: ExitStatus | None = None
         self.plan: Plan
         self.launched: Launched
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.remove()
+
+    @property
+    def pid(self) -> int:
+        """Of the workload's first process, as the host sees it."""
+        return self.launched.pid
 
     @property
     def pidfd(self) -> int:
@@ -119,8 +134,28 @@ class Container:
         """The writable layer, for a container that has one."""
         return self.spec.root.upperdir if isinstance(self.spec.root, OverlayRoot) else None
 
-    def wait(self, deadline_ns: int | None = None) -> ExitStatus | None:
-        """Wait until the workload ends; None if the deadline (`time.monotonic_ns()`) came first."""
+    @overload
+    def wait(self, deadline_ns: None = None, *, timeout_s: None = None) -> ExitStatus: ...
+
+    @overload
+    def wait(
+        self, deadline_ns: int | None = None, *, timeout_s: float | None = None
+    ) -> ExitStatus | None: ...
+
+    def wait(
+        self, deadline_ns: int | None = None, *, timeout_s: float | None = None
+    ) -> ExitStatus | None:
+        """Wait until the workload ends.
+
+        Args:
+            deadline_ns: When to give up, on the clock `time.monotonic_ns()`.
+            timeout_s: The same as seconds from now.
+
+        Returns:
+            How it ended, or None if it still runs at the deadline. Without one it is never None.
+        """
+        if timeout_s is not None:
+            deadline_ns = time.monotonic_ns() + round(timeout_s * 1e9)
         if self.exit_status is None:
             if deadline_ns is not None:
                 poll = select.poll()
@@ -161,9 +196,29 @@ class Container:
             self.send_signal(signal.SIGKILL)
         if self.cgroup is not None and not self._has_pid_namespace():
             self.cgroup.kill()
-        status = self.wait()
-        assert status is not None
-        return status
+        return self.wait()
+
+    def changes(self) -> tuple[Change, ...]:
+        """What it changed in its image, sorted by path: the content of its writable layer.
+
+        Raises:
+            ContainerError: It is running or removed, or it has no writable layer of its own.
+            ImageError: The layer cannot be read.
+        """
+        if self.exit_status is None:
+            raise ContainerError(f"container {self.name} is running; wait for its end")
+        if not isinstance(self.spec.root, OverlayRoot) or not os.path.isdir(
+            self.spec.root.upperdir
+        ):
+            raise ContainerError(
+                f"container {self.name} has no writable layer, or is removed already"
+            )
+        from pathlib import Path
+
+        from runtime.images.layer.changes import read_changes
+
+        root = self.spec.root
+        return read_changes(Path(root.upperdir), [*map(Path, root.lowerdirs)])[1]
 
     def _has_pid_namespace(self) -> bool:
         return Namespace.PID in self.spec.namespaces
@@ -182,6 +237,7 @@ class Container:
             _remove_instance(self.directory)
             self.directory = None
         self._session.on_close.discard(self.remove)
+        self.on_remove.close()
 
 
 def launch_container(
@@ -264,7 +320,7 @@ def _set_up(container: Container, session: Session, launcher: Launcher | None) -
     entry = CgroupEntry()
     if cgroup is not None:
         entry = CgroupEntry(tuple(cgroup.tasks_fds))
-    with _movable_stdio(spec) as spec:
+    with movable_stdio(spec) as spec:
         container.plan = lower(spec, probe_features(), entry)
         container.launched = launch(
             container.plan,
@@ -309,41 +365,6 @@ def writable_root(session: Session, directory: str, root: OverlayRoot) -> Overla
     return replace(root, upperdir=upperdir, workdir=workdir, mountpoint=mountpoint)
 
 
-@contextlib.contextmanager
-def _movable_stdio(spec: ContainerSpec) -> Iterator[ContainerSpec]:
-    """The spec with every descriptor that has to move duplicated to above 2.
-
-    One of 0, 1 and 2 that is closed becomes /dev/null, since a program that starts without one
-    takes the next file it opens for it. So does one that would not survive exec: some file of our
-    own has got the number of a closed one.
-    """
-    copies: list[int] = []
-    try:
-        moved = []
-        for target, fd in enumerate(spec.stdio):
-            if fd == target and not _survives_exec(fd):
-                null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-                copies += [null, fd := _duplicate_above_2(null)]
-            elif fd <= 2 and fd != target:
-                copies.append(fd := _duplicate_above_2(fd))
-            moved.append(fd)
-        yield replace(spec, stdio=(moved[0], moved[1], moved[2])) if copies else spec
-    finally:
-        for fd in copies:
-            os.close(fd)
-
-
-def _survives_exec(fd: int) -> bool:
-    try:
-        return os.get_inheritable(fd)
-    except OSError:
-        return False
-
-
-def _duplicate_above_2(fd: int) -> int:
-    return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
-
-
 _USUAL_FOLDERS = ("upper", "work/work/incompat/volatile", "work/work/incompat", "work/work",
                   "work", "")  # fmt: skip
 
@@ -361,65 +382,3 @@ def _remove_instance(directory: str) -> None:
         from pathlib import Path
 
         remove_tree(Path(directory))
-
-
-def spec_for_image(
-    image: Image,
-    store: ImageStore,
-    *,
-    command: tuple[str, ...] = (),
-    entrypoint: tuple[str, ...] | None = None,
-    environment: Mapping[str, str] | None = None,
-    user: str | None = None,
-    working_directory: str | None = None,
-    hostname: str = "steelyard",
-    limits: ResourceLimits = NO_LIMITS,
-    network: NetworkSpec = NO_NETWORK,
-    volumes: tuple[Volume, ...] = (),
-    read_only_root: bool = False,
-    stdio: tuple[int, int, int] = (0, 1, 2),
-    new_session: bool = True,
-    directory_root: str | None = None,
-) -> ContainerSpec:
-    """Combine an image's defaults with what the user asked for, as docker-run(1) does.
-
-    A given command replaces the image's CMD; a given entrypoint replaces ENTRYPOINT and drops CMD.
-
-    Raises:
-        ContainerError: There is nothing to run, or the user is not in the image's /etc/passwd.
-    """
-    config = image.config
-    start = config.entrypoint if entrypoint is None else entrypoint
-    rest = command or (config.command if entrypoint is None else ())
-    argv = (*start, *rest)
-    if not argv:
-        raise ContainerError(f"image {image.reference} names no command; give one after it")
-    from runtime.containers.users import resolve_user
-
-    wanted = config.user if user is None else user
-    home, numbers = resolve_user(wanted, lambda path: store.read_file(image, path))
-    merged = {"PATH": DEFAULT_PATH, "HOSTNAME": hostname, "HOME": home}
-    merged |= config.environment
-    merged |= environment or {}
-    root: OverlayRoot | DirectoryRoot
-    if directory_root is not None:
-        root = DirectoryRoot(directory_root)
-    else:
-        root = OverlayRoot(tuple(map(os.fspath, image.lowerdirs)), "", "", "")
-    return ContainerSpec(
-        root=root,
-        command=argv,
-        environment=merged,
-        hostname=hostname,
-        working_directory=working_directory or config.working_directory or "/",
-        user=numbers,
-        network=network,
-        limits=limits,
-        volumes=volumes,
-        read_only_root=read_only_root,
-        stdio=stdio,
-        new_session=new_session,
-    )
-
-
-__all__ = ["Container", "ExitStatus", "User", "launch_container", "spec_for_image"]

@@ -166,7 +166,7 @@ def get_kept(name: str, home: Path | None = None) -> KeptContainer:
         raise ContainerError(f"{path} is damaged: {error}; remove {directory}") from None
 
 
-def remove_kept(name: str, home: Path | None = None) -> None:
+def remove_container(name: str, home: Path | None = None) -> None:
     """Remove a container that no longer runs.
 
     Raises:

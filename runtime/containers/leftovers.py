@@ -21,7 +21,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from runtime.containers.mounts import unmount
 from runtime.containers.session import (
     Lock,
     dead_sessions,
@@ -31,6 +30,7 @@ from runtime.containers.session import (
 from runtime.launch.cgroups import PARENT, remove_group
 from runtime.linux import syscalls
 from runtime.linux.files import remove_tree
+from runtime.linux.mounts import unmount
 from runtime.paths import unescape_mountinfo
 
 _IDENTIFIER = re.compile(r"[0-9a-f]{12}")

@@ -3,7 +3,8 @@
 `unified` is version 2 alone, `legacy` version 1 alone, `hybrid` version 1 controllers beside a
 version 2 tree without them. In a hybrid layout the container is born in a version 2 group, which
 counts CPU time and can be killed as a whole, and joins version 1 hierarchies only for the limits
-that were asked for.
+that were asked for. Written by hand: it is a few small files (cgroups(7)) on the measured path of a
+launch, where a library would add its import and choose the layout itself.
 """
 
 from __future__ import annotations

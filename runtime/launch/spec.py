@@ -72,7 +72,14 @@ class ResourceLimits:
 
 @dataclass(frozen=True, slots=True)
 class Volume:
-    """A folder or file of the host that appears in the container (`-v source:target[:ro]`)."""
+    """A folder or file of the host that appears in the container (`-v source:target[:ro]`).
+
+    Attributes:
+        source: On the host; absolute where a spec is launched.
+        target: Absolute, in the container; made if it is missing.
+        read_only: Whether the container cannot write to it (mount_setattr(2)).
+        is_directory: What `target` is made as; `container_spec` looks at the source.
+    """
 
     source: str
     target: str

@@ -86,7 +86,7 @@ class Bench:
     def image(self, delay_us: float) -> str:
         (self.folder / "context" / "delay").write_text(f"{delay_us:.0f}\n")
         request = runtime.BuildRequest(self.folder / "context", epoch_s=0)
-        return runtime.build_image(self.store, request, lambda _: None).digest
+        return runtime.build_image(request, store=self.store).digest
 
     def compare(self, delay_us: float, most: int = DEFAULT_MOST_BLOCKS) -> Result:
         self.number += 1

@@ -18,7 +18,7 @@ from runtime.cli.image_transfer import save as save_command
 from runtime.errors import ImageError, ImageNotFoundError
 from runtime.images import ImageConfig, ImageStore
 from runtime.images.archive.load import load
-from runtime.images.archive.save import save_images
+from runtime.images.archive.save import save
 from tests.support.image_tools import (
     Containers,
     make_root,
@@ -63,7 +63,7 @@ def archived(root: Path) -> dict[bytes, Any]:
 @pytest.mark.parametrize("style", ["docker", "oci"])
 def test_skopeo_reads_it(store: ImageStore, tmp_path: Path, style: str) -> None:
     path = tmp_path / "a.tar"
-    save_images(store, ("team/app:app", "mine:2"), path, style)
+    save(store, ("team/app:app", "mine:2"), path, style)
     for name in ("team/app:app", "mine:2"):
         inspected = skopeo_inspect(f"oci-archive:{path}:{name}")
         assert inspected["Digest"] == store.get(name).digest
@@ -84,7 +84,7 @@ def test_skopeo_reads_it(store: ImageStore, tmp_path: Path, style: str) -> None:
 @pytest.mark.parametrize("style", ["docker", "oci"])
 def test_podman_loads_it(store: ImageStore, tmp_path: Path, podman: Containers, style: str) -> None:
     path = tmp_path / "a.tar"
-    save_images(store, ("mine:2",), path, style)
+    save(store, ("mine:2",), path, style)
     said = podman("load", "--input", path)
     assert "mine:2" in said
     format_ = "{{.Config.Cmd}} {{.Config.Env}} {{.RootFS.Layers}}"
@@ -97,20 +97,20 @@ def test_podman_loads_it(store: ImageStore, tmp_path: Path, podman: Containers, 
 
 def test_umoci_reads_a_folder(store: ImageStore, tmp_path: Path) -> None:
     folder = tmp_path / "layout"
-    save_images(store, ("team/app:app",), folder, "oci-dir")
+    save(store, ("team/app:app",), folder, "oci-dir")
     index = json.loads((folder / "index.json").read_bytes())
     assert index["manifests"][0]["digest"] == store.get("team/app:app").digest
     run("umoci", "unpack", "--image", f"{folder}:team/app:app", tmp_path / "theirs")
     store.flatten(store.get("team/app:app"), tmp_path / "flat")
     assert archived(tmp_path / "flat") == archived(tmp_path / "theirs/rootfs")
     with pytest.raises(ImageError, match="is there already"):
-        save_images(store, ("mine:2",), folder, "oci-dir")
+        save(store, ("mine:2",), folder, "oci-dir")
 
 
 @pytest.mark.parametrize("style", ["docker", "oci", "oci-dir"])
 def test_we_read_it_ourselves(store: ImageStore, tmp_path: Path, style: str) -> None:
     names = ("mine:2", "team/app:app", "team/app:base")
-    save_images(store, names, tmp_path / "a", style)
+    save(store, names, tmp_path / "a", style)
     other = ImageStore(tmp_path / "other")
     assert sorted(name for found in load(other, tmp_path / "a") for name in found.names) == [*names]
     for name in names:
@@ -122,7 +122,7 @@ def test_we_read_it_ourselves(store: ImageStore, tmp_path: Path, style: str) -> 
 
 def test_equal_images_give_equal_archives(store: ImageStore, tmp_path: Path) -> None:
     for name in ("a", "b"):
-        save_images(store, ("team/app:app", "mine:2"), tmp_path / name)
+        save(store, ("team/app:app", "mine:2"), tmp_path / name)
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
     with tarfile.open(tmp_path / "a") as tar:
         assert all(entry.mtime == 0 and entry.uid == 0 for entry in tar)
@@ -137,7 +137,7 @@ def test_to_the_standard_output(
     monkeypatch.setenv("STEELYARD_HOME", str(store.root.parent))
     result = CliRunner().invoke(save_command, ["mine:2"], catch_exceptions=False)
     assert result.exit_code == 0
-    save_images(store, ("mine:2",), tmp_path / "a")
+    save(store, ("mine:2",), tmp_path / "a")
     assert result.stdout_bytes == (tmp_path / "a").read_bytes()
     result = CliRunner().invoke(save_command, ["nothing:1", "-o", str(tmp_path / "b")])
     assert result.exit_code == 1
@@ -150,36 +150,36 @@ def test_nothing_is_left_of_a_failure(store: ImageStore, tmp_path: Path, style: 
     folder.mkdir()
     (folder / "kept").write_text("as it was")
     with pytest.raises(ImageNotFoundError):
-        save_images(store, ("mine:2", "nothing:1"), folder / "a", style)
+        save(store, ("mine:2", "nothing:1"), folder / "a", style)
     blob = store.root / "blobs/sha256" / store.get("mine:2").layers[0].digest[7:]
     data = blob.read_bytes()
     for damaged in (data[:-1], b"\1" + data[1:], data + b"\0"):
         blob.write_bytes(damaged)
         with pytest.raises(ImageError, match="is damaged"):
-            save_images(store, ("mine:2",), folder / ("kept" if style == "docker" else "a"), style)
+            save(store, ("mine:2",), folder / ("kept" if style == "docker" else "a"), style)
     assert os.listdir(folder) == ["kept"]
     assert (folder / "kept").read_text() == "as it was"
     with pytest.raises(ImageError, match="cannot write"):
-        save_images(store, ("team/app:app",), tmp_path / "no/such/a")
+        save(store, ("team/app:app",), tmp_path / "no/such/a")
 
 
 def test_the_target_of_a_link_is_replaced_and_a_fifo_written_through(
     store: ImageStore, tmp_path: Path
 ) -> None:
-    save_images(store, ("mine:2",), tmp_path / "plain")
+    save(store, ("mine:2",), tmp_path / "plain")
     (tmp_path / "link").symlink_to("target")
     (tmp_path / "target").write_text("old")
-    save_images(store, ("mine:2",), tmp_path / "link")
+    save(store, ("mine:2",), tmp_path / "link")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "target").read_bytes() == (tmp_path / "plain").read_bytes()
     os.mkfifo(tmp_path / "fifo")
     reader = ["cmp", tmp_path / "fifo", tmp_path / "plain"]
     with subprocess.Popen(reader) as process:
-        save_images(store, ("mine:2",), tmp_path / "fifo")
+        save(store, ("mine:2",), tmp_path / "fifo")
         assert process.wait(30) == 0
     assert (tmp_path / "fifo").is_fifo()
     (tmp_path / "folder").symlink_to("layout")
-    save_images(store, ("mine:2",), tmp_path / "folder", "oci-dir")
+    save(store, ("mine:2",), tmp_path / "folder", "oci-dir")
     assert (tmp_path / "folder").is_symlink()
     assert (tmp_path / "layout/index.json").is_file()
 

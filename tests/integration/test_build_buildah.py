@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from runtime.build.build import BuildRequest, build_image
+from runtime import BuildRequest, build_image
 from runtime.images import ImageStore
 from tests.support.tars import tree
 
@@ -175,7 +175,7 @@ def test_buildah_gives_the_same_tree(
     file = tmp_path / "Containerfile"
     file.write_text(text)
     store = ImageStore(tmp_path / "store")
-    image = build_image(store, BuildRequest(context, file, ("x",)), lambda _: None)
+    image = build_image(BuildRequest(context, file, ("x",)), store=store)
     ours = tmp_path / "ours"
     store.flatten(image, ours)
     theirs = comparable(buildah(context, file))

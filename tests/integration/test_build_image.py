@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from runtime.build.build import BuildRequest, build_image
+from runtime import BuildRequest, build_image
 from runtime.build.containerfile import BuildError
 from runtime.errors import ImageError
 from runtime.images import Image, ImageStore
@@ -63,7 +63,7 @@ def build(store: ImageStore, context: Path) -> Build:
                 context.parent / "file",
                 **{"tags": ("x",), "epoch_s": EPOCH_S, "output": (null, null), **fields},
             )
-            return build_image(into or store, request, said.append), said
+            return build_image(request, store=into or store, progress=said.append), said
         finally:
             os.close(null)
 
@@ -282,12 +282,12 @@ def test_a_failing_step_names_its_line(
 
 def test_a_context_that_is_none(tmp_path: Path, store: ImageStore) -> None:
     with pytest.raises(ImageError, match="is not a folder"):
-        build_image(store, BuildRequest(tmp_path / "no"), lambda _: None)
+        build_image(BuildRequest(tmp_path / "no"), store=store)
     with pytest.raises(ImageError, match="neither a Containerfile nor a Dockerfile"):
-        build_image(store, BuildRequest(tmp_path), lambda _: None)
+        build_image(BuildRequest(tmp_path), store=store)
     (tmp_path / "Containerfile").write_bytes(b"\xff")
     with pytest.raises(BuildError, match="not UTF-8"):
-        build_image(store, BuildRequest(tmp_path), lambda _: None)
+        build_image(BuildRequest(tmp_path), store=store)
 
 
 # With containers.

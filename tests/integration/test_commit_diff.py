@@ -20,7 +20,7 @@ from runtime.containers.kept_containers import (
     keep,
     kept_containers,
     kept_images,
-    remove_kept,
+    remove_container,
 )
 from runtime.containers.session import Session
 from runtime.errors import ContainerError, ImageError
@@ -332,7 +332,7 @@ def test_records_of_kept_containers(store: ImageStore, tmp_path: Path) -> None:
         keep("n", image, ("x",), "0" * 12, home)
     (kept.directory.parent / "junk").mkdir()
     assert kept_images(home) == {image.digest}
-    remove_kept("n", home)
-    remove_kept("junk", home)
+    remove_container("n", home)
+    remove_container("junk", home)
     assert kept_images(home) == set()
     assert os.listdir(kept.directory.parent) == []

@@ -98,7 +98,7 @@ def test_the_users_wishes(home: Path, tmp_path: Path) -> None:
         (("--hostname", "h" * 65, _IMAGE), 125, "a host name has 1 to 64 bytes"),
         (("-v", "/absent-on-the-host:/x", _IMAGE), 125, "does not exist on this machine"),
         (("--frob", _IMAGE), 125, "no such option"),
-        (("--memory", "lots", _IMAGE), 125, "'lots' is no size"),
+        (("--memory", "lots", _IMAGE), 125, "'lots' is not a size"),
         ((), 125, "missing argument"),
     ],
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.containers.container import spec_for_image
+from runtime.containers.from_image import spec_for_image
 from runtime.images import ImageStore
 from runtime.launch.launcher import Launcher
 from runtime.launch.spec import OverlayRoot

@@ -52,11 +52,11 @@ def chroot(rootfs: Path, *command: str) -> str:
 def test_busybox_is_reproducible_and_runs(home: Path, tmp_path: Path) -> None:
     need_busybox()
     said: list[str] = []
-    image = ensure_image(ImageStore.default(), "busybox", said.append)
+    image = ensure_image("busybox", progress=said.append)
     assert said
     assert all(message.startswith("busybox: ") for message in said)
-    assert ensure_image(ImageStore.default(), "busybox:latest", said.append) == image
-    again = ensure_image(ImageStore(tmp_path / "other"), "busybox", lambda _: None)
+    assert ensure_image("busybox:latest", progress=said.append) == image
+    again = ensure_image("busybox", store=ImageStore(tmp_path / "other"))
     assert again.digest == image.digest
     rootfs = image.lowerdirs[0]
     # Both may have been made in one second: no time of making is in it either.
@@ -77,7 +77,7 @@ def test_debian_python_serves_http_as_it_is(home: Path, tmp_path: Path) -> None:
         pytest.skip("mmdebstrap is not installed")
     said: list[str] = []
     try:
-        image = ensure_image(ImageStore.default(), "debian-python", said.append)
+        image = ensure_image("debian-python", progress=said.append)
     except ImageError as error:
         pytest.skip(f"no Debian mirror can be reached: {error}")
     assert "debian-python: downloading packages with apt" in said
@@ -114,9 +114,9 @@ def test_debian_python_serves_http_as_it_is(home: Path, tmp_path: Path) -> None:
 
 def test_unknown_images_are_not_made(home: Path) -> None:
     with pytest.raises(ImageNotFoundError, match="nothing-like-it"):
-        ensure_image(ImageStore.default(), "nothing-like-it", lambda _: None)
+        ensure_image("nothing-like-it")
     with pytest.raises(ImageNotFoundError):
-        ensure_image(ImageStore.default(), "busybox:1.36", lambda _: None)
+        ensure_image("busybox:1.36")
     assert set(SHIPPED_IMAGES) == {"busybox", "debian-base", "debian-python"}
 
 
@@ -125,10 +125,10 @@ def test_missing_tools_are_named_with_their_package(
 ) -> None:
     monkeypatch.setattr(shipped, "_BUSYBOX_PATHS", (tmp_path / "none",))
     with pytest.raises(ImageError, match="package busybox-static"):
-        ensure_image(ImageStore.default(), "busybox", lambda _: None)
+        ensure_image("busybox")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ImageError, match="package mmdebstrap"):
-        ensure_image(ImageStore.default(), "debian-python", lambda _: None)
+        ensure_image("debian-python")
     assert os.listdir(home / "images/tmp") == []
 
 
@@ -137,7 +137,7 @@ def test_failure_of_mmdebstrap_is_one_sentence(home: Path, monkeypatch: pytest.M
         pytest.skip("mmdebstrap is not installed")
     monkeypatch.setattr(shipped, "_SUITE", "no-such-suite")
     with pytest.raises(ImageError, match="mmdebstrap could not unpack Debian no-such") as caught:
-        ensure_image(ImageStore.default(), "debian-python", lambda _: None)
+        ensure_image("debian-python")
     assert "\n" not in str(caught.value)
     assert os.listdir(home / "images/tmp") == []
     assert ImageStore.default().images() == ()
@@ -160,7 +160,7 @@ def test_nothing_survives_a_kill_while_mmdebstrap_runs(home: Path, tmp_path: Pat
     code = (
         "from runtime.images import ImageStore\n"
         "from runtime.build.shipped import ensure_image\n"
-        "ensure_image(ImageStore.default(), 'debian-python', lambda m: print(m, flush=True))"
+        "ensure_image('debian-python', progress=lambda m: print(m, flush=True))"
     )
     with subprocess.Popen(
         [sys.executable, "-c", code], cwd=PROJECT, stdout=subprocess.PIPE, text=True
@@ -182,7 +182,7 @@ def test_nothing_survives_a_kill_while_mmdebstrap_runs(home: Path, tmp_path: Pat
     assert left == []
     assert str(home) not in Path("/proc/self/mountinfo").read_text()
     need_busybox()
-    ensure_image(ImageStore.default(), "busybox", lambda _: None)
+    ensure_image("busybox")
     assert os.listdir(home / "images/tmp") == []
 
 

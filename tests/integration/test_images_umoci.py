@@ -205,7 +205,7 @@ def test_debian_with_python(store: ImageStore, tmp_path: Path) -> None:
     """The image that comes with Steelyard, and a layer that changes some of it."""
     need("umoci", "mmdebstrap")
     home = ImageStore.default()
-    image = ensure_image(home, "debian-python", lambda _: None)
+    image = ensure_image("debian-python", store=home)
     base = tmp_path / "debian.tar"
     with home.open_blob(image.layers[0].digest) as source, base.open("wb") as file:
         shutil.copyfileobj(source, file)

@@ -17,7 +17,7 @@ from harness.lab import GATEWAY, Lab, LabError, lease_at
 from harness.lab.prober import Probe
 from harness.model import Readiness, ReadinessKind
 from harness.model.network import Lease
-from runtime import enter_network_namespace
+from runtime.linux.syscalls import enter_network_namespace
 
 pytestmark = [pytest.mark.privileged, pytest.mark.usefixtures("nothing_left")]
 

@@ -25,7 +25,7 @@ from harness.model import Arm, CacheState, Limits, Meter, Readiness, ReadinessKi
 from harness.model.backend import Backend
 from harness.model.diagnostics import DiagnosticCode
 from harness.model.metrics import trial_value
-from runtime import resident_bytes as resident_of_file
+from runtime.linux.syscalls import resident_bytes as resident_of_file
 from tests.support.metering import KNOWN_BYTES, MIB, WAITING, add_known_image, measure, sh
 from tests.support.scenarios import scenario
 

@@ -9,6 +9,7 @@ import os
 import random
 import stat
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from runtime.images import Image, ImageStore
 from runtime.images.formats.digest import digest_of
 from runtime.images.layer import unpack as layer_module
 from runtime.images.store import writer
+from runtime.images.store.lookup import load_image
 from tests.support.hostile import HOSTILE
 from tests.support.images import (
     CONFIG,
@@ -209,7 +211,7 @@ def test_a_source_that_fails_is_heard(store: ImageStore) -> None:
     for error in (ConnectionResetError("gone"), ValueError("odd"), LayerError("said so")):
         # Not through `adding`, which explains errors of the system.
         with store._layout.writing():
-            adder = writer.Adder(store._layout, store._load)
+            adder = writer.Adder(store._layout, partial(load_image, store._layout))
             with pytest.raises(type(error)) as caught:
                 adder.add_layer(Broken(error), digest_of(BLOB), len(BLOB), digest_of(TAR))
         assert str(error) in str(caught.value)

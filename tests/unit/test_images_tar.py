@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.errors import ImageError, LayerError
-from runtime.images.formats.tar_reader import HARD_LINK, REGULAR, TarEntry, TarReader, show
+from runtime.images.formats.tar_fields import show
+from runtime.images.formats.tar_reader import HARD_LINK, REGULAR, TarEntry, TarReader
 from runtime.images.formats.tar_writer import source_date_epoch_ns, tar_folder
 from tests.support.tars import CHR, DIR, LINK, SYM, make_tar, member, tree
 

@@ -19,7 +19,7 @@ from harness.cli.output import emit
 from harness.model.errors import RecordError
 from harness.records.scan import read_data
 from harness.report import write_files
-from runtime import output_file
+from runtime.linux.output_file import output_file
 from tests.support.histories import one_run, write_run
 
 
@@ -169,7 +169,7 @@ def test_a_folder_and_a_socket_are_errors(tmp_path: Path) -> None:
 
 PROGRAM = """
 import sys
-from runtime import output_file
+from runtime.linux.output_file import output_file
 print("before")
 with output_file(sys.argv[1]) as file:
     file.write(b"new\\n")

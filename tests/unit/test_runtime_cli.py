@@ -8,8 +8,8 @@ import pytest
 from click.testing import CliRunner
 
 from runtime.cli.assignments import assignments
-from runtime.cli.container import _Size, _volumes, container
-from runtime.containers.container import spec_for_image
+from runtime.cli.container import _Size, container
+from runtime.containers.from_image import check_volume, spec_for_image
 from runtime.errors import ContainerError
 from runtime.images import Image, ImageConfig, ImageStore
 from runtime.launch.spec import DEFAULT_PATH, Volume
@@ -100,7 +100,8 @@ def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.chdir(tmp_path)
-    assert _volumes((f"{tmp_path}:/a/../b/", "file:/f:ro", ".:/here:rw")) == (
+    asked = (f"{tmp_path}:/a/../b/", "file:/f:ro", ".:/here:rw")
+    assert tuple(map(check_volume, asked)) == (
         Volume(str(tmp_path), "/b"),
         Volume(str(tmp_path / "file"), "/f", read_only=True, is_directory=False),
         Volume(str(tmp_path), "/here"),

@@ -12,8 +12,8 @@ import pytest
 
 from runtime.errors import ContainerError, UnsupportedError
 from runtime.launch import capabilities, overlay
-from runtime.launch.launcher import _STEP, _encode_step
 from runtime.launch.lower import CgroupEntry, lower
+from runtime.launch.memory_image import STEP, _encode_step
 from runtime.launch.plan import Packed, Plan, Slot, Step, Strings
 from runtime.launch.spec import (
     ALL_NAMESPACES,
@@ -417,7 +417,7 @@ def test_sha256_tells_plans_apart() -> None:
 
 def _unpack(step: Step) -> tuple[int, int, int, list[int], list[int]]:
     record, _ = _encode_step(step)
-    number, slot, from_slot, *rest = _STEP.unpack(record)
+    number, slot, from_slot, *rest = STEP.unpack(record)
     return number, slot, from_slot, rest[:5], rest[5:]
 
 
@@ -435,7 +435,7 @@ def test_encode_memory() -> None:
     data = struct.pack("@2Q", 1, 2)
     step = Step("mount", ("ü\udcff", Packed(data, "{}"), Strings(("a", "bc")), Strings(())), "x")
     record, memory = _encode_step(step)
-    words = _STEP.unpack(record)[-6:]
+    words = STEP.unpack(record)[-6:]
     assert ctypes.string_at(words[0]) == "ü".encode() + b"\xff"
     assert ctypes.string_at(words[1], len(data)) == data
     array = (ctypes.c_uint64 * 3).from_address(words[2])

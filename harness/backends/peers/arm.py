@@ -23,7 +23,10 @@ from harness.backends.peers.instance import PeerInstance
 from harness.meters.disk import measure
 from harness.model import DiskPart, ReadinessKind, Scenario, Sharing
 from harness.model.errors import HarnessError, LaunchFailedError
+from runtime.linux.features import probe_features
+from runtime.linux.mounts import MountNamespace, unmount
 from runtime.linux.namespace_thread import NamespaceThread
+from runtime.linux.syscalls import enter_network_namespace
 
 if TYPE_CHECKING:
     from harness.backends.peers.engine import Engine
@@ -53,7 +56,7 @@ class Tool:
     program: str
     environment: Mapping[str, str]
     directory: str
-    namespace: runtime.MountNamespace
+    namespace: MountNamespace
     unwatched: str | None
     hierarchies: tuple[str, ...]
 
@@ -114,7 +117,7 @@ class PeerArm:
 
     def start_of(self, identifier: str, directory: str, network: str | None) -> Start:
         """What an instance of this arm is started with."""
-        features = runtime.probe_features()
+        features = probe_features()
         return Start(
             program=self._tool.program,
             identifier=identifier,
@@ -214,7 +217,7 @@ class PeerArm:
             info = (INFO_FD, start.pid_file)
             if place is not None:
                 # The tool inherits this thread's network; the thread is this instance's alone.
-                runtime.enter_network_namespace(place.namespace_fd)
+                enter_network_namespace(place.namespace_fd)
         return Command(run_argv(self.peer, start), self.environment, (null_fd, write_fd), info)
 
     def make_rootfs(self, start: Start) -> None:
@@ -239,7 +242,7 @@ class PeerArm:
     def _take_away(self, identifier: str, directory: str, place: _Place | None) -> None:
         """Remove what we made for an instance; in its thread."""
         if not self.peer.is_engine:
-            runtime.unmount(f"{directory}/rootfs")
+            unmount(f"{directory}/rootfs")
         remove_folder(directory)
         if self.peer.has_limits:
             remove_cgroups(f"/steelyard/{identifier}", self.hierarchies)

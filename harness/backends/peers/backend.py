@@ -36,6 +36,9 @@ from harness.model.backend import Availability, PreparedArm, Progress
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.model.errors import BackendUnavailableError, HarnessError, PrepareError
 from harness.model.suggestions import did_you_mean
+from runtime.linux.cgroup_mounts import find_layout
+from runtime.linux.files import remove_tree
+from runtime.linux.mounts import MountNamespace, mount_folder, mount_tmpfs
 from runtime.linux.namespace_thread import NamespaceThread
 
 if TYPE_CHECKING:
@@ -152,14 +155,14 @@ def tool_for(peer: Peer, path: str | None, oci_runtime: str | None) -> Iterator[
     directory = os.fspath(session.directory / session.next_name(peer.name))
     with contextlib.ExitStack() as stack:
         os.mkdir(directory, 0o700)
-        stack.callback(runtime.remove_tree, Path(directory))
-        layout = runtime.find_layout()
+        stack.callback(remove_tree, Path(directory))
+        layout = find_layout()
         hidden: tuple[str, ...] = ()
         if peer.refuses_hybrid and layout.name == "hybrid" and layout.unified:
             hidden = (layout.unified,)
         seen = tuple(path for path in hierarchies() if path not in hidden)
         stack.callback(remove_cgroup_parents, seen)
-        namespace = runtime.MountNamespace(hidden)
+        namespace = MountNamespace(hidden)
         stack.callback(namespace.close)
         environment = dict(os.environ)
         if peer.is_engine and peer.is_seen:
@@ -179,11 +182,11 @@ def tool_for(peer: Peer, path: str | None, oci_runtime: str | None) -> Iterator[
 
 
 def _furnish(peer: Peer, tool: Tool) -> None:
-    runtime.mount_tmpfs(tool.state)
+    mount_tmpfs(tool.state)
     if peer.is_engine and peer.is_seen:
-        runtime.mount_tmpfs(PRIVATE_MEMORY)
+        mount_tmpfs(PRIVATE_MEMORY)
         os.mkdir(SHORT_NAME)
-        runtime.mount_folder(tool.directory, SHORT_NAME)
+        mount_folder(tool.directory, SHORT_NAME)
 
 
 @cache
@@ -219,7 +222,7 @@ def _facts(
         "version": version_of(tool.program, tool.environment),
         "argv": shlex.join(prepared.argv_for_records()),
         "end_seen_by": "process events" if prepared.watches else f"the end of {peer.name}",
-        "cgroups": str(runtime.find_layout().name),
+        "cgroups": str(find_layout().name),
     }
     if peer.has_bundle:
         config = json.dumps(oci_config(prepared.start_of(NAMES, NAMES, None)), sort_keys=True)

@@ -12,8 +12,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import runtime
 from harness.backends.peers.argv import CGROUP_PARENT
+from runtime.linux.files import remove_tree
 
 _EMPTYING_NS = 2_000_000_000
 _PEER_PATIENCE_S = 20
@@ -240,4 +240,4 @@ def remove_cgroup_parents(mounts: Sequence[str]) -> None:
 
 def remove_folder(path: str) -> None:
     """Remove an instance's folder with everything in it; absent is fine."""
-    runtime.remove_tree(Path(path))
+    remove_tree(Path(path))

@@ -255,7 +255,7 @@ def saved(image: runtime.Image, store: runtime.ImageStore, directory: str) -> Pa
     """
     named, nameless = Path(directory, "named.tar"), Path(directory, "image.tar")
     try:
-        runtime.save_images(store, (image.reference,), named)
+        runtime.save_images([image.reference], named, store=store)
         with tarfile.open(named) as source, tarfile.open(nameless, "w") as target:
             for member in source:
                 # What the other format, OCI's, tells of the same blobs has names as well.

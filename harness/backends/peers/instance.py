@@ -64,6 +64,9 @@ class LaunchingArm(Protocol):
     def first_pid(self, start: Start) -> int | None:
         """The first process of a running box, where only the tool knows it."""
 
+    def failure(self, start: Start) -> str | None:
+        """Why a box never started, asked of the engine; None if it did, or nobody knows."""
+
     def forget(self, instance: PeerInstance) -> None:
         """An instance has been removed."""
 

@@ -212,7 +212,8 @@ class VmArm:
 
     def initial_disk_parts(self) -> tuple[DiskPart, ...]:
         """A copy, or an overlay, that no guest has written to."""
-        from runtime import Session, remove_tree
+        from runtime import Session
+        from runtime.linux.files import remove_tree
 
         session = Session.current()
         directory = session.new_instance_directory(session.next_name("initial-disk"))
@@ -230,7 +231,8 @@ class VmArm:
         Raises:
             LaunchFailedError: With QEMU's complaint.
         """
-        from runtime import Session, remove_tree
+        from runtime import Session
+        from runtime.linux.files import remove_tree
 
         session = Session.current()
         directory = session.new_instance_directory(session.next_name("try-machine"))
@@ -250,7 +252,8 @@ class VmArm:
 
     def launch(self, name: str) -> Instance:
         """See `harness.model.backend.PreparedArm.launch`."""
-        from runtime import Session, remove_tree
+        from runtime import Session
+        from runtime.linux.files import remove_tree
 
         session = Session.current()
         requested_ns = time.monotonic_ns()
@@ -283,7 +286,7 @@ class VmArm:
 
     def close(self) -> None:
         """Remove the arm's initramfs and template."""
-        from runtime import remove_tree
+        from runtime.linux.files import remove_tree
 
         remove_tree(self._directory)
 

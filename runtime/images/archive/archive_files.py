@@ -24,8 +24,9 @@ from runtime.images.formats.compression import decompressed
 from runtime.images.formats.digest import BLOCK_BYTES, ByteSource, hexadecimal
 from runtime.images.formats.pipeline import ReadAhead
 from runtime.images.formats.schema import BLOB_LIMIT_BYTES, DOCUMENT_LIMIT_BYTES, printable
-from runtime.images.formats.tar_reader import TarReader, show
-from runtime.images.layer.unpack import split_name
+from runtime.images.formats.tar_fields import show
+from runtime.images.formats.tar_reader import TarReader
+from runtime.images.layer.names import split_name
 from runtime.images.store.layout import Layout
 
 _ENTRIES_LIMIT = 100_000

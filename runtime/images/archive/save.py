@@ -35,7 +35,7 @@ from runtime.linux.output_file import output_file
 STYLES = ("docker", "oci", "oci-dir")
 
 
-def save_images(
+def save(
     store: ImageStore, references: tuple[str, ...], target: Path | BinaryIO, style: str = "docker"
 ) -> None:
     """Write images to an archive or a folder, all of it or nothing.

@@ -7,22 +7,32 @@ headers are limited, so that memory does not depend on what an archive claims.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from runtime.errors import LayerError
 from runtime.images.formats.digest import BLOCK_BYTES, ByteSource
+from runtime.images.formats.tar_fields import (
+    RECORD_BYTES,
+    check_sum,
+    decimal_number,
+    device_number,
+    is_plausible,
+    number_field,
+    owner_number,
+    pax_records,
+    pax_time,
+    show,
+    text_field,
+    time_in_seconds,
+)
 
-RECORD_BYTES = 512
 _ZEROS = bytes(RECORD_BYTES)
 _HEADER_LIMIT_BYTES = 1 << 20
 """Names (PATH_MAX is 4096) and xattrs (at most 64 KiB each) are all that is in them: ample."""
 _SPARSE_LIMIT = 1 << 17
 """Pieces of a sparse file."""
-_TIME_LIMIT_S = 1 << 40
 _XATTR_PREFIX = "SCHILY.xattr."
-_PAX_TIME = re.compile(rb"(-?)([0-9]+)(?:\.([0-9]*))?")
 
 REGULAR, HARD_LINK, SYMLINK, CHARACTER, BLOCK, DIRECTORY, FIFO = (
     b"0",
@@ -70,13 +80,6 @@ class TarEntry:
     sparse: tuple[tuple[int, int], ...] | None = None
 
 
-def show(name: bytes) -> str:
-    """A name fit for a message: control characters and non-UTF-8 escaped, long ones cut."""
-    text = name.decode("utf-8", "backslashreplace")
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return text if len(text) <= 200 else text[:200] + "…"
-
-
 class TarReader:
     """Iterates over the entries of a tar stream; of each, the data may be read before going on.
 
@@ -106,7 +109,7 @@ class TarReader:
             if header != _ZEROS:
                 if len(header) < RECORD_BYTES:
                     raise LayerError("the archive is cut short: it has no end mark")
-                if self._is_at_start and not _is_plausible(header):
+                if self._is_at_start and not is_plausible(header):
                     raise LayerError("it is no tar archive, plain or compressed")
                 self._is_at_start = False
                 entry = self._entry(header)
@@ -156,7 +159,7 @@ class TarReader:
                 return None
             if len(header) < RECORD_BYTES or header == _ZEROS:
                 raise LayerError("the archive is cut short after an extended header")
-        _check(header)
+        check_sum(header)
         entry = _plain_entry(header)
         entry.name = names.get(b"L", entry.name)
         entry.link = names.get(b"K", entry.link)
@@ -181,8 +184,8 @@ class TarReader:
         self, header: bytes, pax: dict[str, bytes], names: dict[bytes, bytes]
     ) -> None:
         """Take in an extended header: pax records, or one of GNU's long names."""
-        _check(header)
-        kind, size = header[156:157], _number(header[124:136], "size")
+        check_sum(header)
+        kind, size = header[156:157], number_field(header[124:136], "size")
         if size > _HEADER_LIMIT_BYTES:
             raise LayerError(f"an extended header of {size} bytes is over {_HEADER_LIMIT_BYTES}")
         data = self._exactly(size)
@@ -190,7 +193,7 @@ class TarReader:
         if kind in (b"L", b"K"):
             names[kind] = data.partition(b"\0")[0]
             return
-        records = _pax_records(data)
+        records = pax_records(data)
         if kind == b"g":
             self._globals.update(records)
             records = {key: value for key, value in records.items() if key not in pax}
@@ -199,7 +202,7 @@ class TarReader:
     def _gnu_sparse(self, entry: TarEntry, header: bytes) -> None:
         """GNU's old form: a map in the header, continued in records before the data."""
         pieces = _sparse_structs(header[386:482])
-        entry.size_bytes = _number(header[483:495], "size of a sparse file")
+        entry.size_bytes = number_field(header[483:495], "size of a sparse file")
         more = header[482]
         while more:
             record = self._exactly(RECORD_BYTES)
@@ -216,12 +219,14 @@ class TarReader:
         if "GNU.sparse.name" in pax:
             entry.name = pax["GNU.sparse.name"]
         real = pax.get("GNU.sparse.realsize", pax.get("GNU.sparse.size", b""))
-        entry.size_bytes = _decimal(real, "size of a sparse file")
+        entry.size_bytes = decimal_number(real, "size of a sparse file")
         if pax.get("GNU.sparse.major") == b"1":
             numbers = self._sparse_numbers(entry)
         else:
             numbers = [
-                _decimal(n, "sparse map") for n in pax.get("GNU.sparse.map", b"").split(b",") if n
+                decimal_number(n, "sparse map")
+                for n in pax.get("GNU.sparse.map", b"").split(b",")
+                if n
             ]
         if len(numbers) % 2 or len(numbers) > 2 * _SPARSE_LIMIT:
             raise LayerError(f"{show(entry.name)}: a malformed map of a sparse file")
@@ -240,134 +245,33 @@ class TarReader:
             entry.stored_bytes -= RECORD_BYTES
             lines += whole
             if lines:
-                wanted = 1 + 2 * _decimal(lines[0], "sparse map")
+                wanted = 1 + 2 * decimal_number(lines[0], "sparse map")
                 if wanted > 2 * _SPARSE_LIMIT:
                     raise LayerError(f"{show(entry.name)}: more than {_SPARSE_LIMIT} pieces")
-        return [_decimal(line, "sparse map") for line in lines[1:wanted]]
-
-
-def _check(header: bytes) -> None:
-    """The header's checksum: the sum of its bytes with the checksum field read as spaces."""
-    stored = _number(header[148:156], "checksum")
-    if sum(header) - sum(header[148:156]) + 8 * 0x20 != stored:
-        signed = sum(b - 256 if b > 127 else b for b in header[:148] + b" " * 8 + header[156:])
-        if signed != stored:
-            raise LayerError("not a tar archive, or a damaged one: a header's checksum is wrong")
+        return [decimal_number(line, "sparse map") for line in lines[1:wanted]]
 
 
 def _plain_entry(header: bytes) -> TarEntry:
     kind = _KINDS.get(header[156:157])
-    name = _text(header[0:100])
-    size = _number(header[124:136], "size")
+    name = text_field(header[0:100])
+    size = number_field(header[124:136], "size")
     if kind is None:
         raise LayerError(f"{show(name)}: entries of type {header[156:157]!r} are not supported")
     if header[257:263] == b"ustar\0" and header[345]:
-        name = _text(header[345:500]) + b"/" + name
+        name = text_field(header[345:500]) + b"/" + name
     return TarEntry(
         name=name,
         kind=kind,
-        mode=_number(header[100:108], "mode") & 0o7777,
-        uid=_owner(_number(header[108:116], "uid")),
-        gid=_owner(_number(header[116:124], "gid")),
-        mtime_ns=_seconds(_number(header[136:148], "mtime", signed=True)) * 1_000_000_000,
+        mode=number_field(header[100:108], "mode") & 0o7777,
+        uid=owner_number(number_field(header[108:116], "uid")),
+        gid=owner_number(number_field(header[116:124], "gid")),
+        mtime_ns=time_in_seconds(number_field(header[136:148], "mtime", signed=True))
+        * 1_000_000_000,
         stored_bytes=size,
         size_bytes=size,
-        link=_text(header[157:257]),
-        device=_device(header) if kind in (CHARACTER, BLOCK) else (0, 0),
+        link=text_field(header[157:257]),
+        device=device_number(header) if kind in (CHARACTER, BLOCK) else (0, 0),
     )
-
-
-def _is_plausible(header: bytes) -> bool:
-    """Whether a first header could be one: its checksum is right, or it names a tar format."""
-    try:
-        _check(header)
-    except LayerError:
-        return header[257:262] == b"ustar"
-    return True
-
-
-def _text(raw: bytes) -> bytes:
-    return raw.partition(b"\0")[0]
-
-
-def _number(raw: bytes, what: str, *, signed: bool = False) -> int:
-    """A number field: octal digits, or GNU's base 256 when the first bit is set."""
-    if raw[0] & 0x80:
-        value = int.from_bytes(raw, "big") & ((1 << (8 * len(raw) - 1)) - 1)
-        if raw[0] & 0x40:
-            value -= 1 << (8 * len(raw) - 1)
-    else:
-        digits = raw.partition(b"\0")[0].strip()
-        if not digits:
-            return 0
-        try:
-            value = int(digits, 8)
-        except ValueError:
-            raise LayerError(f"a malformed header: {what} is {raw!r}") from None
-    if value < 0 and not signed:
-        raise LayerError(f"a malformed header: {what} is negative")
-    return value
-
-
-def _decimal(raw: bytes, what: str) -> int:
-    if not raw.isdigit() or len(raw) > 20:
-        raise LayerError(f"a malformed extended header: {what} is {raw[:40]!r}")
-    return int(raw)
-
-
-def _device(header: bytes) -> tuple[int, int]:
-    """Major and minor; Linux has 12 and 20 bits for them."""
-    major, minor = _number(header[329:337], "major"), _number(header[337:345], "minor")
-    if major >= 1 << 12 or minor >= 1 << 20:
-        raise LayerError(f"{major}:{minor} cannot be a device's number")
-    return major, minor
-
-
-def _owner(number: int) -> int:
-    # (uid_t)-1 means "leave as it is" to chown(2): as an owner it cannot be.
-    if number >= 0xFFFFFFFF:
-        raise LayerError(f"{number} cannot be an owner's number")
-    return number
-
-
-def _seconds(number: int) -> int:
-    if abs(number) > _TIME_LIMIT_S:
-        raise LayerError(f"{number} cannot be a time in seconds")
-    return number
-
-
-def _pax_time(raw: bytes) -> int:
-    match = _PAX_TIME.fullmatch(raw)
-    if match is None or len(match[2]) > 20:
-        raise LayerError(f"a malformed extended header: mtime is {raw[:40]!r}")
-    ns = _seconds(int(match[2])) * 1_000_000_000 + int((match[3] or b"").ljust(9, b"0")[:9])
-    return -ns if match[1] else ns
-
-
-def _pax_records(data: bytes) -> dict[str, bytes]:
-    r"""Records `<length> <key>=<value>\n`; the length counts itself (pax(1))."""
-    records: dict[str, bytes] = {}
-    pieces: list[bytes] = []
-    position = 0
-    while position < len(data):
-        space = data.find(b" ", position, position + 12)
-        if space < 0 and not data[position:].strip(b"\0"):
-            break
-        end = position + _decimal(data[position:space] if space > 0 else b"", "record length")
-        if end > len(data) or end < space + 3 or data[end - 1 : end] != b"\n":
-            raise LayerError("a malformed extended header: a record's length is wrong")
-        key, equals, value = data[space + 1 : end - 1].partition(b"=")
-        if not equals or not key or b"\0" in key:
-            raise LayerError("a malformed extended header: a record without a proper key")
-        if key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):
-            # Form 0.0 repeats these two keys; gathered, they are form 0.1's map.
-            pieces.append(value)
-        else:
-            records[key.decode("utf-8", "surrogateescape")] = value
-        position = end
-    if pieces:
-        records["GNU.sparse.map"] = b",".join(pieces)
-    return records
 
 
 def _apply_pax(entry: TarEntry, pax: dict[str, bytes]) -> None:
@@ -382,13 +286,13 @@ def _apply_pax(entry: TarEntry, pax: dict[str, bytes]) -> None:
         elif key == "linkpath":
             entry.link = value
         elif key == "size":
-            entry.stored_bytes = entry.size_bytes = _decimal(value, "size")
+            entry.stored_bytes = entry.size_bytes = decimal_number(value, "size")
         elif key == "uid":
-            entry.uid = _owner(_decimal(value, "uid"))
+            entry.uid = owner_number(decimal_number(value, "uid"))
         elif key == "gid":
-            entry.gid = _owner(_decimal(value, "gid"))
+            entry.gid = owner_number(decimal_number(value, "gid"))
         elif key == "mtime":
-            entry.mtime_ns = _pax_time(value)
+            entry.mtime_ns = pax_time(value)
 
 
 def _sparse_structs(raw: bytes) -> list[tuple[int, int]]:
@@ -398,7 +302,10 @@ def _sparse_structs(raw: bytes) -> list[tuple[int, int]]:
         if not raw[at] or not raw[at + 12]:
             break
         pieces.append(
-            (_number(raw[at : at + 12], "offset"), _number(raw[at + 12 : at + 24], "length"))
+            (
+                number_field(raw[at : at + 12], "offset"),
+                number_field(raw[at + 12 : at + 24], "length"),
+            )
         )
     return pieces
 

@@ -2,7 +2,9 @@
 
 Entries are sorted, owners are numbers, nothing of the writer or the hour gets in. What plain ustar
 cannot hold goes into pax records (POSIX.1-2001): long names, large numbers, nanoseconds, and
-extended attributes as `SCHILY.xattr.<name>`, which is what every image tool reads.
+extended attributes as `SCHILY.xattr.<name>`, which is what every image tool reads. Written by
+hand: the standard library's tarfile keeps times as floats and names as text, and chooses pax
+records of its own, so that equal layers would not stay equal from one Python to the next.
 """
 
 from __future__ import annotations
@@ -14,17 +16,16 @@ from pathlib import Path
 
 from runtime.errors import ImageError
 from runtime.images.formats.digest import BLOCK_BYTES
+from runtime.images.formats.tar_fields import RECORD_BYTES, show
 from runtime.images.formats.tar_reader import (
     BLOCK,
     CHARACTER,
     DIRECTORY,
     FIFO,
     HARD_LINK,
-    RECORD_BYTES,
     REGULAR,
     SYMLINK,
     TarEntry,
-    show,
 )
 
 END = bytes(2 * RECORD_BYTES)

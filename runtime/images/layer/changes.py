@@ -21,10 +21,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from runtime.errors import ImageError
-from runtime.images.formats.tar_reader import show
+from runtime.images.formats.tar_fields import show
 from runtime.images.layer.layer_builder import Item, LayerDraft, read_item, same_item
 from runtime.images.layer.merged import is_opaque, is_whiteout
-from runtime.images.layer.unpack import DEPTH_LIMIT
+from runtime.images.layer.names import DEPTH_LIMIT
 from runtime.images.layer.view import MergedView, Parts
 
 ADDED, CHANGED, DELETED = "A", "C", "D"

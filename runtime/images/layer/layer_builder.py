@@ -16,19 +16,18 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from runtime.errors import ImageError
+from runtime.images.formats.tar_fields import RECORD_BYTES, show
 from runtime.images.formats.tar_reader import (
     BLOCK,
     CHARACTER,
     DIRECTORY,
     HARD_LINK,
-    RECORD_BYTES,
     REGULAR,
     SYMLINK,
     TarEntry,
-    show,
 )
 from runtime.images.formats.tar_writer import END, KINDS, encode_header, read_contents, read_xattrs
-from runtime.images.layer.unpack import OPAQUE_MARK, WHITEOUT_PREFIX
+from runtime.images.layer.names import OPAQUE_MARK, WHITEOUT_PREFIX
 from runtime.images.layer.view import Parts
 
 _OVERLAY_XATTRS = ("trusted.overlay.", "user.overlay.")

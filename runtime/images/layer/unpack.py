@@ -28,8 +28,9 @@ from dataclasses import dataclass, field
 
 from runtime.errors import LayerError
 from runtime.images.formats import tar_reader
-from runtime.images.formats.digest import BLOCK_BYTES, ByteSource
-from runtime.images.formats.tar_reader import TarEntry, TarReader, show
+from runtime.images.formats.digest import ByteSource
+from runtime.images.formats.tar_fields import show
+from runtime.images.formats.tar_reader import TarEntry, TarReader
 from runtime.images.layer.attributes import (
     Attributes,
     Devices,
@@ -37,13 +38,9 @@ from runtime.images.layer.attributes import (
     set_by_fd,
     set_by_name,
 )
+from runtime.images.layer.content import write_content, write_sparse_content
+from runtime.images.layer.names import OPAQUE_MARK, WHITEOUT_PREFIX, split_name
 
-WHITEOUT_PREFIX = b".wh."
-OPAQUE_MARK = b".wh..wh..opq"
-_NAME_LIMIT_BYTES = 4095
-"""PATH_MAX without its zero: what is longer no program could name."""
-DEPTH_LIMIT = 256
-"""Folders within folders; far more than anyone uses, and no more than can be removed again."""
 _CONTENT_LIMIT_BYTES = 1 << 36
 """64 GiB for all files of a layer as programs see them: holes cost an archive nothing, and whoever
 reads them much."""
@@ -57,7 +54,6 @@ _CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOE
 _WHITEOUT_MODE = stat.S_IFCHR | 0o000
 # An archive must not speak to overlayfs: `redirect` and `metacopy` could point into other layers.
 _FORBIDDEN_XATTRS = ("trusted.overlay.", "user.overlay.")
-_ZERO_BLOCK = bytes(BLOCK_BYTES)
 
 
 @dataclass(slots=True)
@@ -109,22 +105,6 @@ def unpack(
     finally:
         unpacker.close()
     return unpacker.result
-
-
-def split_name(name: bytes) -> tuple[bytes, ...]:
-    """The components of an entry's name; `.` and a leading `/` mean nothing.
-
-    Raises:
-        LayerError: There is a `..` in it, or it is longer or deeper than the limits.
-    """
-    if len(name) > _NAME_LIMIT_BYTES:
-        raise LayerError(f"{show(name)}: a name longer than {_NAME_LIMIT_BYTES} bytes")
-    parts = tuple(part for part in name.split(b"/") if part not in (b"", b"."))
-    if b".." in parts:
-        raise LayerError(f"{show(name)}: a name with '..' in it is refused")
-    if len(parts) > DEPTH_LIMIT:
-        raise LayerError(f"{show(name)}: more than {DEPTH_LIMIT} folders deep")
-    return parts
 
 
 class _Unpacker:
@@ -290,9 +270,9 @@ class _Unpacker:
             fd = os.open(path[-1], _CREATE_FLAGS, 0o600, dir_fd=parent)
         try:
             if entry.sparse is not None:
-                _write_sparse(fd, entry, reader)
+                write_sparse_content(fd, entry, reader)
             elif entry.stored_bytes:
-                _write(fd, entry.stored_bytes, reader)
+                write_content(fd, entry.stored_bytes, reader)
             set_by_fd(fd, entry, self._options, self._creator)
         finally:
             os.close(fd)
@@ -405,39 +385,3 @@ class _Unpacker:
     @property
     def _opaque_name(self) -> str:
         return self._options.overlay_xattr + ".opaque"
-
-
-def _write(fd: int, size: int, reader: TarReader) -> None:
-    """Write a file; whole blocks of zeros become holes (they read the same)."""
-    hole = False
-    for chunk in reader.chunks():
-        hole = len(chunk) == BLOCK_BYTES and chunk == _ZERO_BLOCK
-        if hole:
-            os.lseek(fd, len(chunk), os.SEEK_CUR)
-        else:
-            _write_all(fd, chunk)
-    if hole:
-        os.ftruncate(fd, size)
-
-
-def _write_sparse(fd: int, entry: TarEntry, reader: TarReader) -> None:
-    assert entry.sparse is not None
-    os.ftruncate(fd, entry.size_bytes)
-    pieces = iter(entry.sparse)
-    left = 0
-    for chunk in reader.chunks():
-        view = memoryview(chunk)
-        while view:
-            while not left:
-                offset, left = next(pieces)
-                os.lseek(fd, offset, os.SEEK_SET)
-            _write_all(fd, view[:left])
-            taken = min(left, len(view))
-            view = view[taken:]
-            left -= taken
-
-
-def _write_all(fd: int, data: bytes | memoryview) -> None:
-    written = os.write(fd, data)
-    while written < len(data):
-        written += os.write(fd, memoryview(data)[written:])

@@ -26,10 +26,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import json
 import os
-import stat
-import subprocess
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -37,6 +34,17 @@ from typing import IO, Any
 
 from runtime.errors import StoreError
 from runtime.images.formats.digest import digest_of, hexadecimal, is_digest
+from runtime.images.store.files import (
+    allocated_bytes,
+    decode_json,
+    encode_json,
+    lock_file,
+    measure,
+    named_digest,
+    names_in,
+    rename_file,
+    rename_folder,
+)
 from runtime.linux.files import remove_tree
 
 REFERENCE_ANNOTATION = "org.opencontainers.image.ref.name"
@@ -99,7 +107,7 @@ class Layout:
             data = path.read_bytes()
         except FileNotFoundError:
             return []
-        document = _json(data, path)
+        document = decode_json(data, path)
         manifests = document.get("manifests")
         if document.get("schemaVersion") != 2 or not isinstance(manifests, list):
             raise StoreError(f"{path} is not an OCI index of version 2")
@@ -113,7 +121,7 @@ class Layout:
         Raises:
             StoreError: It is missing, damaged, or no JSON object.
         """
-        return _json(self.read_document_bytes(digest), self.blob_path(digest))
+        return decode_json(self.read_document_bytes(digest), self.blob_path(digest))
 
     def read_document_bytes(self, digest: str) -> bytes:
         """The same as it is written.
@@ -148,7 +156,7 @@ class Layout:
         }
         path = self.layer_record_path(diff_id)
         with contextlib.suppress(FileNotFoundError, StoreError):
-            found = _json(path.read_bytes(), path)
+            found = decode_json(path.read_bytes(), path)
             if isinstance(found.get("allocated_bytes"), int):
                 return record | found
         return record | measure(self.layer_path(diff_id))
@@ -173,27 +181,35 @@ class Layout:
 
     def blobs(self) -> set[str]:
         """Digests of all blobs."""
-        return {d for name in _names(self.root / "blobs" / "sha256") if is_digest(d := _of(name))}
+        return {
+            d
+            for name in names_in(self.root / "blobs" / "sha256")
+            if is_digest(d := named_digest(name))
+        }
 
     def layers(self) -> set[str]:
         """Diff IDs of all unpacked layers; one of which only the record is left counts too."""
-        names = _names(self.root / "layers" / "sha256")
-        return {d for name in names if is_digest(d := _of(name.partition(".")[0]))}
+        names = names_in(self.root / "layers" / "sha256")
+        return {d for name in names if is_digest(d := named_digest(name.partition(".")[0]))}
 
     def folders(self) -> set[str]:
         """Keys of all chains of layers that have something on top for implied folders."""
-        return {d for name in _names(self.root / "layers" / "folders") if is_digest(d := _of(name))}
+        return {
+            d
+            for name in names_in(self.root / "layers" / "folders")
+            if is_digest(d := named_digest(name))
+        }
 
     def blob_allocated_bytes(self, digest: str) -> int:
         """What a blob takes on disk; nothing if it is not there."""
-        return _allocated_bytes(self.blob_path(digest))
+        return allocated_bytes(self.blob_path(digest))
 
     def layer_allocated_bytes(self, diff_id: str) -> int:
         """What an unpacked layer and its records take on disk."""
         there = self.layer_path(diff_id).is_dir()
         tree: int = self.read_layer_record(diff_id)["allocated_bytes"] if there else 0
         records = self.layer_record_path(diff_id), self.implied_path(diff_id)
-        return tree + sum(map(_allocated_bytes, records))
+        return tree + sum(map(allocated_bytes, records))
 
     def folders_allocated_bytes(self, chain: str) -> int:
         """What the folders on top of a chain of layers take on disk."""
@@ -206,7 +222,7 @@ class Layout:
     def writing(self) -> Iterator[None]:
         """Held by who adds. Makes the store if need be, and sweeps up after the dead."""
         self._create()
-        with _lock_file(self.root / "writers.lock") as fd:
+        with lock_file(self.root / "writers.lock") as fd:
             with contextlib.suppress(BlockingIOError):
                 # If nobody else is writing, all that is under tmp/ belongs to the dead.
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -222,7 +238,7 @@ class Layout:
         Gives how many bytes on disk sweeping up after the dead has freed.
         """
         self._create()
-        with _lock_file(self.root / "writers.lock") as fd:
+        with lock_file(self.root / "writers.lock") as fd:
             fcntl.flock(fd, fcntl.LOCK_EX)
             freed_bytes = self._sweep()
             self._mark()
@@ -257,11 +273,11 @@ class Layout:
 
     def update_index(self, change: Callable[[list[Descriptor]], list[Descriptor]]) -> None:
         """Replace the index by what `change` makes of it; the writers' lock is held."""
-        with _lock_file(self.root / "index.lock") as fd:
+        with lock_file(self.root / "index.lock") as fd:
             fcntl.flock(fd, fcntl.LOCK_EX)
             manifests = change(self.read_index())
             document = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": manifests}
-            self._replace(self.root / "index.json", _encode(document))
+            self._replace(self.root / "index.json", encode_json(document))
 
     # Writing; the writers' lock is held.
 
@@ -276,7 +292,7 @@ class Layout:
 
     def write_document(self, document: dict[str, Any], media_type: str) -> Descriptor:
         """Store a JSON blob; gives its descriptor."""
-        data = _encode(document)
+        data = encode_json(document)
         digest = digest_of(data)
         self.write_blob(data, digest)
         return {"mediaType": media_type, "digest": digest, "size": len(data)}
@@ -291,7 +307,7 @@ class Layout:
 
     def adopt_blob(self, path: Path, digest: str) -> None:
         """Move a finished file that is flushed to disk to where its digest says."""
-        _rename(path, self.blob_path(digest))
+        rename_file(path, self.blob_path(digest))
 
     def adopt_layer(
         self, folder: Path, diff_id: str, record: dict[str, Any], implied: Iterable[bytes]
@@ -300,14 +316,14 @@ class Layout:
 
         All of it is on the disk already (`sync_filesystem`): a layer that is there is complete.
         """
-        self._replace(self.layer_record_path(diff_id), _encode(record))
+        self._replace(self.layer_record_path(diff_id), encode_json(record))
         if names := list(implied):
             self._replace(self.implied_path(diff_id), b"\0".join(names))
-        _rename_folder(folder, self.layer_path(diff_id))
+        rename_folder(folder, self.layer_path(diff_id))
 
     def adopt_folders(self, folder: Path, chain: str) -> None:
         """The same for what goes on top of a chain of layers."""
-        _rename_folder(folder, self.folders_path(chain))
+        rename_folder(folder, self.folders_path(chain))
 
     def remove_layer(self, diff_id: str) -> None:
         """Take an unpacked layer away: out of sight at once, then from the disk."""
@@ -330,7 +346,7 @@ class Layout:
     def _mark(self) -> None:
         marker = self.root / "oci-layout"
         if not marker.exists():
-            self._replace(marker, _encode(_LAYOUT))
+            self._replace(marker, encode_json(_LAYOUT))
 
     def _sweep(self) -> int:
         freed_bytes = 0
@@ -349,7 +365,7 @@ class Layout:
                 file.write(data)
                 file.flush()
                 os.fsync(fd)
-            _rename(Path(name), target)
+            rename_file(Path(name), target)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name)
@@ -371,90 +387,3 @@ def check_descriptor(descriptor: object, where: str) -> None:
             hexadecimal(digest)
             return
     raise StoreError(f"{where} has a malformed descriptor: it must have a digest and a size")
-
-
-def measure(folder: Path) -> dict[str, int]:
-    """What a folder takes, hard links counted once: `apparent_bytes` and `allocated_bytes`."""
-    apparent = allocated = 0
-    seen: set[int] = set()
-    pending = [os.fsencode(folder)]
-    while pending:
-        path = pending.pop()
-        status = os.lstat(path)
-        if stat.S_ISDIR(status.st_mode):
-            # An ordinary user cannot look into every folder that he may own.
-            with contextlib.suppress(PermissionError):
-                pending += [os.path.join(path, name) for name in os.listdir(path)]
-        elif status.st_nlink > 1:
-            if status.st_ino in seen:
-                continue
-            seen.add(status.st_ino)
-        apparent += status.st_size
-        allocated += status.st_blocks * 512
-    return {"apparent_bytes": apparent, "allocated_bytes": allocated}
-
-
-def _allocated_bytes(path: Path) -> int:
-    try:
-        return path.lstat().st_blocks * 512
-    except FileNotFoundError:
-        return 0
-
-
-def _names(folder: Path) -> list[str]:
-    try:
-        return os.listdir(folder)
-    except FileNotFoundError:
-        return []
-
-
-def _of(name: str) -> str:
-    return f"sha256:{name}"
-
-
-def sync_filesystem(path: Path) -> None:
-    """Write all of the path's filesystem that is in memory to disk (syncfs(2), through sync(1))."""
-    subprocess.run(["sync", "--file-system", path], check=True)
-
-
-def _rename(source: Path, target: Path) -> None:
-    """Rename, and see to it that the new name survives a power cut."""
-    source.rename(target)
-    fd = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _rename_folder(folder: Path, target: Path) -> None:
-    """Rename, unless another writer was quicker."""
-    try:
-        _rename(folder, target)
-    except OSError:
-        if not target.is_dir():
-            raise
-
-
-@contextlib.contextmanager
-def _lock_file(path: Path) -> Iterator[int]:
-    fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-    try:
-        yield fd
-    finally:
-        os.close(fd)
-
-
-def _encode(document: dict[str, Any]) -> bytes:
-    """JSON with one spelling for equal documents: sorted, without spaces."""
-    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-
-
-def _json(data: bytes, path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise StoreError(f"{path} is not JSON: {error}") from None
-    if not isinstance(document, dict):
-        raise StoreError(f"{path} does not hold a JSON object")
-    return document

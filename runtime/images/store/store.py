@@ -1,8 +1,7 @@
 """The image store: what is in it, how something gets in, and how it goes.
 
 `runtime.images.store.layout` says how it lies on disk and what the locks are. What only an import
-needs
-is loaded by it alone: looking an image up is part of every launch.
+needs is loaded by it alone: looking an image up is part of every launch.
 """
 
 from __future__ import annotations
@@ -15,24 +14,22 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, TypeVar
 
 from runtime.errors import ImageNotFoundError, InvalidReferenceError, LayerError, StoreError
-from runtime.images.formats.config import ImageConfig, format_time, parse_time
-from runtime.images.formats.digest import chain_key
-from runtime.images.formats.image import Image, Layer
+from runtime.images.formats.config import ImageConfig, format_time
+from runtime.images.formats.image import Image
 from runtime.images.formats.reference import parse_reference
 from runtime.images.layer import merged
 from runtime.images.store.gc import Keep, collect, leased_manifests
 from runtime.images.store.layout import Descriptor, Layout
+from runtime.images.store.lookup import find_entry, is_named, load_image, load_layer
 from runtime.images.store.manifest import (
     CONFIG_TYPE,
     MANIFEST_TYPE,
-    diff_ids_of,
     name_of,
-    read_parts,
 )
 from runtime.paths import data_home
 
@@ -43,9 +40,6 @@ if TYPE_CHECKING:
     from runtime.images.store.writer import Adder
 
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
-LAYERS_LIMIT = 499
-"""overlayfs stacks 500 lower folders (linux: fs/overlayfs/params.h, OVL_MAX_STACK); one is kept for
-an image's implied folders."""
 _T = TypeVar("_T")
 
 
@@ -68,6 +62,13 @@ class Removal:
 
 class ImageStore:
     """Images on this machine. Making the object touches nothing on disk.
+
+        store = ImageStore.default()
+        names = [image.reference for image in store.images()]
+        store.remove("old:1", keep=runtime.kept_images)
+
+    Any number of processes use one store at the same time; all that a call changes is there as a
+    whole or not at all.
 
     Args:
         root: The store's folder.
@@ -94,7 +95,7 @@ class ImageStore:
         """
 
         def read(index: list[Descriptor]) -> Image:
-            image = self._load(self._find(index, reference))
+            image = load_image(self._layout, find_entry(self._layout, index, reference))
             for layer in image.layers:
                 if not layer.path.is_dir():
                     raise StoreError(
@@ -113,8 +114,10 @@ class ImageStore:
         """
 
         def read(index: list[Descriptor]) -> tuple[Image, ...]:
-            layer = cache(self._layer_of)
-            return tuple(self._load(entry, layer) for entry in sorted(index, key=name_of))
+            layer = cache(partial(load_layer, self._layout))
+            return tuple(
+                load_image(self._layout, entry, layer) for entry in sorted(index, key=name_of)
+            )
 
         return self._consistently(read)
 
@@ -153,7 +156,7 @@ class ImageStore:
         from runtime.images.store.verify import Verifier
 
         with self._explained(), self.adding() as adder:
-            return Verifier(self._layout, self._load, adder).run(progress)
+            return Verifier(self._layout, partial(load_image, self._layout), adder).run(progress)
 
     def open_blob(self, digest: str) -> IO[bytes]:
         """A blob for reading, as it was shipped.
@@ -208,7 +211,7 @@ class ImageStore:
         from runtime.images.store.writer import Adder
 
         with self._explained(), self._layout.writing():
-            yield Adder(self._layout, self._load)
+            yield Adder(self._layout, partial(load_image, self._layout))
 
     @contextlib.contextmanager
     def temporary_folder(self) -> Iterator[Path]:
@@ -290,7 +293,7 @@ class ImageStore:
             InvalidReferenceError: `name` is no name.
         """
         with self.adding() as adder:
-            entry = self._find(self._layout.read_index(), reference)
+            entry = find_entry(self._layout, self._layout.read_index(), reference)
             manifest = {key: value for key, value in entry.items() if key != "annotations"}
             return adder.add_image(manifest, [name])
 
@@ -311,9 +314,9 @@ class ImageStore:
         """
         with self._explained(), self._layout.removing():
             index = self._layout.read_index()
-            entry = self._find(index, reference)
+            entry = find_entry(self._layout, index, reference)
             same = [other for other in index if other["digest"] == entry["digest"]]
-            if len(same) > 1 and not _is_named(reference, entry):
+            if len(same) > 1 and not is_named(reference, entry):
                 names = ", ".join(name_of(other) for other in same)
                 raise StoreError(f"{reference} has several names ({names}); remove them by name")
             leased, kept = leased_manifests(self._layout), set(keep())
@@ -359,65 +362,6 @@ class ImageStore:
                     if index == self._layout.read_index():
                         raise
 
-    def _find(self, index: list[Descriptor], reference: str) -> Descriptor:
-        if matches := [entry for entry in index if _is_named(reference, entry)]:
-            return matches[0]
-        digits = reference.removeprefix("sha256:")
-        if 4 <= len(digits) <= 64 and set(digits) <= set("0123456789abcdef"):
-            matches = [e for e in index if e["digest"].startswith("sha256:" + digits)]
-            if len({entry["digest"] for entry in matches}) > 1:
-                raise InvalidReferenceError(f"{reference} begins the digests of several images")
-            if matches:
-                return matches[0]
-        if not reference.startswith("sha256:"):
-            parse_reference(reference)
-        known = ", ".join(sorted(filter(None, map(name_of, index)))) or "none yet"
-        raise ImageNotFoundError(
-            f"no image {reference!r} in the store {self.root} (there: {known}); "
-            "`steelyard image import` makes one from a rootfs"
-        )
-
-    def _load(
-        self, descriptor: Descriptor, layer: Callable[[str, str, int], Layer] | None = None
-    ) -> Image:
-        """An image by its entry in the index; `layer` gives a layer that may be known already."""
-        digest = descriptor["digest"]
-        manifest = self._layout.read_document(digest)
-        config, layers = read_parts(self._layout, digest, manifest)
-        diff_ids = diff_ids_of(config, digest)
-        if len(diff_ids) != len(layers):
-            raise StoreError(f"image {digest}: {len(layers)} layers, but {len(diff_ids)} diff IDs")
-        if len(layers) > LAYERS_LIMIT:
-            raise StoreError(f"image {digest}: {len(layers)} layers; the limit is {LAYERS_LIMIT}")
-        make = layer or self._layer_of
-        folders = self._layout.folders_path(chain_key(diff_ids))
-        return Image(
-            reference=name_of(descriptor) or digest,
-            digest=digest,
-            config=ImageConfig.from_oci(config.get("config") or {}),
-            layers=tuple(
-                make(each["digest"], diff_id, each["size"])
-                for each, diff_id in zip(layers, diff_ids, strict=True)
-            ),
-            architecture=str(config.get("architecture", "")),
-            created=parse_time(config.get("created")),
-            config_digest=manifest["config"]["digest"],
-            media_type=str(manifest.get("mediaType") or descriptor.get("mediaType") or ""),
-            folders=folders if folders.is_dir() else None,
-        )
-
-    def _layer_of(self, digest: str, diff_id: str, size_bytes: int) -> Layer:
-        record = self._layout.read_layer_record(diff_id)
-        return Layer(
-            digest=digest,
-            diff_id=diff_id,
-            size_bytes=size_bytes,
-            path=self._layout.layer_path(diff_id),
-            allocated_bytes=record["allocated_bytes"],
-            whiteouts=record["whiteouts"],
-            overlay_xattr=record["overlay_xattr"],
-        )
-
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
         """Tell what the kernel refuses in a sentence."""
@@ -426,20 +370,6 @@ class ImageStore:
         except OSError as error:
             where = f"{os.fsdecode(error.filename)}: " if error.filename else ""
             raise StoreError(f"image store {self.root}: {where}{error.strerror}") from error
-
-
-def _is_named(reference: str, descriptor: Descriptor) -> bool:
-    """Whether `reference` is this entry's name, perhaps pinned to its digest."""
-    name = name_of(descriptor)
-    if not name:
-        return False
-    with contextlib.suppress(InvalidReferenceError):
-        wanted, there = parse_reference(reference), parse_reference(name)
-        # A name from a registry may be pinned to the index that the image was chosen from.
-        if wanted.digest and wanted.digest not in (descriptor["digest"], there.digest):
-            return False
-        return wanted.name == there.name and (wanted.tag is None or wanted.tag == there.tag)
-    return False
 
 
 def _datetime(ns: int) -> datetime:

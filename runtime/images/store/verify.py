@@ -18,9 +18,10 @@ from pathlib import Path
 from runtime.errors import ImageError, StoreError
 from runtime.images.formats.digest import is_digest
 from runtime.images.formats.image import Image
-from runtime.images.formats.tar_reader import show
+from runtime.images.formats.tar_fields import show
+from runtime.images.store.files import measure
 from runtime.images.store.implied import ImpliedFolders
-from runtime.images.store.layout import Descriptor, Layout, measure
+from runtime.images.store.layout import Descriptor, Layout
 from runtime.images.store.manifest import name_of
 from runtime.images.store.writer import Adder, file_digest
 

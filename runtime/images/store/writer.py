@@ -15,7 +15,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from runtime.errors import LayerError, StoreError
 from runtime.images.formats.compression import decompressed
@@ -23,18 +22,16 @@ from runtime.images.formats.digest import ByteSource, chain_key, digest_of, hexa
 from runtime.images.formats.image import Image
 from runtime.images.formats.pipeline import HashedSource, ReadAhead
 from runtime.images.formats.reference import parse_reference
-from runtime.images.layer.attributes import UnpackOptions
-from runtime.images.layer.unpack import UnpackResult, unpack
+from runtime.images.store.files import sync_filesystem
 from runtime.images.store.implied import ImpliedFolders
 from runtime.images.store.layout import (
     DOCUMENT_LIMIT_BYTES,
     REFERENCE_ANNOTATION,
     Descriptor,
     Layout,
-    measure,
-    sync_filesystem,
 )
 from runtime.images.store.manifest import LAYER_TYPE, name_of
+from runtime.images.store.unpacked import Unpacked, new_layer_folder
 
 LAYER_LIMIT_BYTES = 1 << 36
 """No layer may be, packed or unpacked, more than 64 GiB: the answer to decompression bombs."""
@@ -220,7 +217,7 @@ class Adder:
             hashed = HashedSource(stream, limit_bytes=LAYER_LIMIT_BYTES, copy=copy)
             ahead = stack.enter_context(contextlib.closing(ReadAhead(hashed)))
             with _unchanged(ahead):
-                unpacked = _Unpacked.make(ahead, aside)
+                unpacked = Unpacked.make(ahead, aside)
             copy.flush()
             digest = hashed.digest
             if diff_id is not None:
@@ -307,7 +304,7 @@ class Adder:
 
     def _unpack(
         self, hashed: HashedSource, aside: Path, diff_id: str, *, even_if_there: bool = False
-    ) -> _Unpacked | None:
+    ) -> Unpacked | None:
         """Unpack a blob as it streams, to its end; only verify it if that layer is there."""
         with (
             contextlib.closing(ReadAhead(hashed)) as compressed,
@@ -321,56 +318,12 @@ class Adder:
                     _drain(ahead)
                 else:
                     # Whether all of it came is what the diff ID says.
-                    unpacked = _Unpacked.make(ahead, aside, needs_end=False)
+                    unpacked = Unpacked.make(ahead, aside, needs_end=False)
             if plain.digest != diff_id:
                 raise LayerError(f"unpacks to {plain.digest}, but its image says {diff_id}")
             # What follows the compressed data belongs to the blob as well.
             _drain(compressed)
         return unpacked
-
-
-@dataclass(frozen=True, slots=True)
-class _Unpacked:
-    """A layer that has been unpacked aside."""
-
-    folder: Path
-    options: UnpackOptions
-    result: UnpackResult
-
-    @classmethod
-    def make(cls, stream: ByteSource, aside: Path, *, needs_end: bool = True) -> _Unpacked:
-        options = UnpackOptions.for_this_user()
-        folder = aside / "layer"
-        with new_layer_folder(folder) as folder_fd:
-            return cls(folder, options, unpack(stream, folder_fd, options, needs_end=needs_end))
-
-    def adopt(self, layout: Layout, diff_id: str) -> None:
-        """Flush everything and move the layer to its place."""
-        # Measured afterwards, when every block has been allocated.
-        sync_filesystem(self.folder)
-        record: dict[str, Any] = {
-            **measure(self.folder),
-            "entries": self.result.entries,
-            "overlay_xattr": self.options.overlay_xattr,
-            "skipped_devices": self.result.skipped_devices,
-            "whiteouts": self.result.whiteouts,
-        }
-        layout.adopt_layer(self.folder, diff_id, record, self.result.implied)
-
-
-@contextlib.contextmanager
-def new_layer_folder(folder: Path) -> Iterator[int]:
-    """Make an empty folder that hands nothing down to what is made in it; gives a descriptor."""
-    folder.mkdir(mode=0o755)
-    with contextlib.suppress(OSError):
-        os.removexattr(folder, "system.posix_acl_default")
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        # Without a setgid bit from above either, which would give its group to everything.
-        os.fchmod(fd, 0o755)
-        yield fd
-    finally:
-        os.close(fd)
 
 
 @contextlib.contextmanager

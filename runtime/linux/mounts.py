@@ -1,0 +1,101 @@
+"""A mount namespace for other people's container tools, and what is mounted in it for them.
+
+What is mounted in such a namespace is seen by nobody else, and the kernel takes it away with the
+last process in it, however that process ends. A thread enters for good (see `MountNamespace.enter`)
+and starts the tools from there.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+
+from runtime.linux import abi
+from runtime.linux.syscalls import mount, setns, umount, unshare
+
+
+class MountNamespace:
+    """A private copy of this process's mounts; lives until closed and left by all (setns(2)).
+
+    Args:
+        hidden: Mount points that are unmounted in it. An empty tmpfs takes their place: the folder
+            below belongs to another filesystem, of the host, into which a tool might write.
+
+    Raises:
+        OSError: This user may not make mount namespaces, or a mount cannot be taken away.
+    """
+
+    def __init__(self, hidden: tuple[str, ...] = ()) -> None:
+        result: list[int | OSError] = []
+
+        def make() -> None:
+            try:
+                unshare(abi.CLONE_NEWNS)
+                # Otherwise what is mounted here would spread to the host (mount_namespaces(7)).
+                mount(None, "/", None, abi.MS_REC | abi.MS_PRIVATE)
+                for path in hidden:
+                    umount(path, abi.MNT_DETACH)
+                    mount_tmpfs(path)
+                result.append(os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC))
+            except OSError as error:
+                result.append(error)
+
+        # In a thread of its own: unshare(2) moves the thread that calls it, for good.
+        thread = threading.Thread(target=make, name="new-mount-namespace")
+        thread.start()
+        thread.join()
+        if isinstance(result[0], OSError):
+            raise result[0]
+        self._fd = result[0]
+
+    def enter(self) -> None:
+        """Move the calling thread, and only it, here; it cannot share its folder "." any more.
+
+        Threads of one process share root and working folder (CLONE_FS), and such a thread may not
+        change its mount namespace (setns(2), EINVAL): so it lets go of them first, and nothing
+        gives them back. Call this in a thread that was made for it.
+        """
+        unshare(abi.CLONE_FS)
+        setns(self._fd, abi.CLONE_NEWNS)
+
+    def close(self) -> None:
+        """Let it go; those who are in it stay. Idempotent."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+
+def mount_tmpfs(path: str) -> None:
+    """Mount an empty filesystem in memory on a folder.
+
+    Raises:
+        OSError: The folder is not there, or this user may not mount.
+    """
+    mount("tmpfs", path, "tmpfs", abi.MS_NOSUID | abi.MS_NODEV, "mode=755")
+
+
+def mount_folder(source: str, target: str) -> None:
+    """Let a folder be seen in another place as well (mount(2), MS_BIND).
+
+    Raises:
+        OSError: One of them is not there, or this user may not mount.
+    """
+    mount(source, target, None, abi.MS_BIND)
+
+
+def unmount(path: str) -> None:
+    """Unmount whatever is mounted on a path, all of it; nothing mounted there is fine.
+
+    Raises:
+        OSError: This user may not unmount.
+    """
+    while True:
+        try:
+            umount(path, abi.MNT_DETACH)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # not a mount point (umount(2))
+                return
+            raise
