@@ -143,7 +143,7 @@ def lab() -> Iterator[Lab | None]:
     params=[
         pytest.param(name, marks=[pytest.mark.vm] if name.startswith("vm") else [])
         for name in BACKENDS
-        if name != "null"  # it is no box: see tests/unit/test_null_backend.py
+        if name != "null"  # it is no box: see tests/unit/harness/backends/test_null.py
     ],
     scope="module",
 )

@@ -362,3 +362,12 @@ def test_the_rules_catch_what_they_should() -> None:
     assert climbing({"harness.cli.run": ["harness.model.units"]}) == []
     ring = {"a": ["b"], "b": ["c"], "c": ["a"], "d": ["a"]}
     assert circles(ring) == [["a", "b", "c"]]
+
+
+def test_the_unit_tests_stand_where_the_packages_stand() -> None:
+    """`tests/unit/harness/stats/` is about `harness/stats/`: what is tested where is no question."""
+    folders = {
+        path.parent.relative_to(ROOT / "tests" / "unit")
+        for path in (ROOT / "tests" / "unit").rglob("test_*.py")
+    }
+    assert {folder for folder in folders if not (ROOT / folder).is_dir()} == set()

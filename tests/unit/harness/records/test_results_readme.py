@@ -37,7 +37,7 @@ from harness.model.diagnostics import Diagnostic
 from harness.records import RunWriter
 from tests.support.synthetic import synthetic_run
 
-README = Path(__file__).parents[2] / "results" / "README.md"
+README = Path(__file__).parents[4] / "results" / "README.md"
 
 
 KINDS = [

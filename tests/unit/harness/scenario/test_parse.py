@@ -366,7 +366,7 @@ def test_durations_for_people(ns: int, text: str) -> None:
 
 def told_options() -> dict[str, dict[str, str]]:
     """Backend -> option -> meaning, as the table in scenarios/README.md has them."""
-    text = (Path(__file__).parents[2] / "scenarios/README.md").read_text()
+    text = (Path(__file__).parents[4] / "scenarios/README.md").read_text()
     table = text.split("| backend | option | meaning |\n|---|---|---|\n")[1].split("\n\n")[0]
     told: dict[str, dict[str, str]] = {}
     for row in table.splitlines():
@@ -384,6 +384,6 @@ def test_the_readme_tells_every_option_of_every_backend() -> None:
 
 
 def test_the_readme_tells_every_key_of_a_file() -> None:
-    text = (Path(__file__).parents[2] / "scenarios/README.md").read_text()
+    text = (Path(__file__).parents[4] / "scenarios/README.md").read_text()
     keys = [*Hooks.__slots__, *Scale.__slots__, "backend", "cache", "image", "command", *METRICS]
     assert [key for key in keys if f"`{key}`" not in text] == []

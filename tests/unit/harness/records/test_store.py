@@ -32,7 +32,7 @@ from harness.records import (
     write_atomically,
 )
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 
 TEXT = st.text(st.characters(codec=None))  # lone surrogates too: undecodable bytes of a console
 JSON = st.recursive(

@@ -25,7 +25,7 @@ from harness.records.dataset import MEASURED, RunData, run_data, samples
 from harness.records.scan import read_data
 from tests.support.synthetic import synthetic_run, synthetic_scale_run
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[4]
 
 
 def write(folder: Path, run: Run) -> Path:

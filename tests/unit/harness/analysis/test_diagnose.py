@@ -382,7 +382,7 @@ def test_every_doubt_says_what_to_do() -> None:
 
 def test_every_doubt_can_be_raised() -> None:
     """A code that nothing raises would be a promise that nobody keeps."""
-    root = Path(__file__).resolve().parents[2] / "harness"
+    root = Path(__file__).resolve().parents[4] / "harness"
     sources = "".join(
         path.read_text() for path in root.rglob("*.py") if path.name != "diagnostics.py"
     )
