@@ -365,7 +365,7 @@ def test_the_rules_catch_what_they_should() -> None:
 
 
 def test_the_unit_tests_stand_where_the_packages_stand() -> None:
-    """`tests/unit/harness/stats/` is about `harness/stats/`: what is tested where is no question."""
+    """`tests/unit/harness/stats` is about `harness/stats`: where a test stands is no question."""
     folders = {
         path.parent.relative_to(ROOT / "tests" / "unit")
         for path in (ROOT / "tests" / "unit").rglob("test_*.py")
