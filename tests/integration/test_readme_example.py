@@ -13,7 +13,7 @@ import pytest
 from harness.backends import get_backend
 from harness.records import read_run
 
-pytestmark = [pytest.mark.privileged, pytest.mark.usefixtures("nothing_left")]
+pytestmark = pytest.mark.privileged
 
 
 def the_example(readme: Path) -> str:
@@ -57,3 +57,4 @@ def test_the_example_in_the_readme_runs(folder: Path, checkout: Path, tmp_path: 
     assert {"process", "container"} <= {record.arm.name for record in asked.info.arms}
     assert asked.directory is not None
     assert (asked.directory / "report.html").is_file()
+    assert list((tmp_path / "home" / "instances").iterdir()) == []
