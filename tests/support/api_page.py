@@ -48,11 +48,18 @@ def _entry(name: str, thing: object) -> Iterator[str]:
     elif callable(thing):
         yield from ("```python", f"{name}{_signature(thing)}", "```", "", *_docstring(thing))
     elif isinstance(thing, Mapping):
-        yield from (f"- `{key}`: {getattr(value, 'title', value)}" for key, value in thing.items())
+        yield from (f"- `{key}`: {_in_short(value)}" for key, value in thing.items())
         yield ""
     else:
         yield f"`{thing!r}`"
         yield ""
+
+
+def _in_short(value: object) -> object:
+    for attribute in ("title", "summary"):
+        if hasattr(value, attribute):
+            return getattr(value, attribute)
+    return value
 
 
 def _class(name: str, thing: type) -> Iterator[str]:
@@ -80,6 +87,7 @@ def _signature(thing: Any) -> str:
     text = re.sub(r"(: |-> )'([^']*)'", r"\1\2", str(inspect.signature(thing)))
     # A default that is a whole object says no more than that there is one.
     text = re.sub(r"<function (\w+) at 0x[0-9a-f]+>", r"\1", text)
+    text = re.sub(r"<function \S*<lambda> at 0x[0-9a-f]+>", "…", text)
     text = re.sub(
         r"<factory>|<(\w+)\.(\w+): [^>]*>", lambda m: f"{m[1]}.{m[2]}" if m[1] else "…", text
     )

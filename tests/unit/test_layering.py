@@ -60,7 +60,7 @@ ONLY = {
     "ctypes": ("runtime.linux", "runtime.launch"),
     "click": ("harness.cli", "runtime.cli"),
     "rich": ("harness.cli", "runtime.cli"),
-    "pandas": ("harness.records", "harness.analysis", "harness.report", "harness"),
+    "pandas": ("harness.records", "harness.analysis", "harness.report"),
     "matplotlib": ("harness.report.charts",),
     "urllib3": ("runtime.images.registry",),
     "pydantic": ("harness.scenario",),
