@@ -7,6 +7,7 @@ missed here.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from pathlib import Path
 import pytest
 
 import harness
+from harness.records import read_run
 
 pytestmark = pytest.mark.timeout(600)  # dependencies may have to be downloaded first
 
@@ -211,6 +213,29 @@ def test_containers_and_images(installed: Installed, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     done = installed("steelyard", "container", "run", "--rm", "mine", "cat", "/made")
     assert (done.returncode, done.stdout) == (0, "built\n"), done.stderr
+
+
+@pytest.mark.privileged
+@pytest.mark.usefixtures("can_run")
+def test_the_example_in_the_readme_runs(installed: Installed, home: Path, tmp_path: Path) -> None:
+    example = re.findall(
+        r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    done = installed("python", "-c", *example)
+    assert (done.returncode, done.stderr) == (0, "")
+    medians, code, findings = re.split(r"^([0-3])$", done.stdout, maxsplit=1, flags=re.MULTILINE)
+    assert {"process", "container"} <= {line.split(" ")[0] for line in medians.splitlines()}
+    assert code == "0"  # of the budgets of hello.toml, only exact disk is about these arms
+    assert "time until ready" in findings
+    assert "disk of each instance" in findings
+
+    runs = [read_run(path) for path in (tmp_path / "results").iterdir()]
+    asked, compared = sorted(runs, key=lambda run: run.info.paired)
+    assert (asked.info.paired, compared.info.paired) == (False, True)
+    assert {"process", "container"} <= {record.arm.name for record in asked.info.arms}
+    assert asked.directory is not None
+    assert (asked.directory / "report.html").is_file()
+    assert list((home / "instances").iterdir()) == []
 
 
 def test_doctor(installed: Installed) -> None:
