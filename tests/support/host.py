@@ -19,6 +19,8 @@ from runtime.containers.session import Session
 
 _SETTLE_S = 3.0
 _SESSION_FOLDER = re.compile(r"/instances/\.?([0-9a-f]{12})(?:/|\s|$)")
+_OURS = re.compile(r"steelyard\d|sy\d")
+"""Names of the lab's bridge, veths and taps; engines that tests start make others here."""
 _NAMELESS = re.compile(r"(socket|pipe):\[\d+\]$")
 
 
@@ -39,7 +41,7 @@ class HostState:
         return cls(
             mounts=_mounts(),
             cgroups=_cgroups(),
-            interfaces=frozenset(os.listdir("/sys/class/net")),
+            interfaces=frozenset(filter(_OURS.match, os.listdir("/sys/class/net"))),
             namespaces=_own_network_namespaces(),
             processes=_children(),
             folders=_instance_folders(),
