@@ -17,6 +17,7 @@ import pytest
 
 from harness.experiment.remote import Worker
 from harness.experiment.revisions import export, find_revision, repository_of
+from harness.model import Outcome
 from harness.model.errors import HarnessError, PrepareError
 from harness.records import read_run
 from harness.records.codec import encode
@@ -344,3 +345,46 @@ def test_a_worker_answers_errors_and_its_end_is_noticed() -> None:
     finally:
         worker.close()
         worker.close()
+
+
+BEFORE_THE_PACKAGES = "9ec5ed77e4699f362e8df2d71394e613edde019f"
+"""The last commit whose modules lay flat in harness/ and runtime/."""
+
+
+@pytest.mark.privileged
+@pytest.mark.parametrize("command_of", ["then", "now"])
+def test_revisions_compare_across_the_move_into_packages(
+    command_of: str, sample: Path, tmp_path: Path, nothing_left: None
+) -> None:
+    """Whichever revision's command is typed: the worker and what it is told are still understood."""
+    known = ["git", "-C", str(ROOT), "rev-parse", "--verify", "--quiet", BEFORE_THE_PACKAGES]
+    if subprocess.run(known, capture_output=True, check=False).returncode:
+        pytest.skip("this clone does not reach back to before the packages")
+    clone = tmp_path / "clone"
+    git(tmp_path, "clone", "--quiet", str(ROOT), str(clone))
+    now = git(clone, "rev-parse", "HEAD")
+    program = "from harness.cli.main import main; main()"
+    if command_of == "then":
+        git(clone, "checkout", "--quiet", BEFORE_THE_PACKAGES)
+        program = "from harness.cli import main; main()"
+    for arm in ("quick", "container"):
+        arguments = [
+            "--revision",
+            BEFORE_THE_PACKAGES,
+            now,
+            "--scenario",
+            str(sample),
+            "--arm",
+            arm,
+        ]
+        told = subprocess.run(
+            [sys.executable, "-P", "-c", program, "compare", *arguments, "--blocks", "3"],
+            capture_output=True, check=False, timeout=200, **options(tmp_path, clone),
+        )  # fmt: skip
+        assert told.returncode in (0, 3), told.stderr  # three blocks need not decide anything
+        assert f"{arm}-a" in told.stdout
+    assert len(list((tmp_path / "results").iterdir())) == 2
+    for folder in (tmp_path / "results").iterdir():
+        run = read_run(folder)
+        assert {trial.outcome for trial in run.trials} == {Outcome.OK}
+        assert len(run.trials) == 8  # with a warm-up block
