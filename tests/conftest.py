@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -22,10 +23,13 @@ from tests.support.host import HostState  # noqa: E402 - as above
 
 __all__ = ["checkout", "docker_daemon", "nothing_left"]
 
-# A shell without job control starts what it puts in the background with SIGINT ignored, and that is
-# inherited: then neither a test nor the program that it interrupts would ever hear of it.
+# A shell without job control starts what it puts in the background with SIGINT ignored, nohup(1)
+# ignores SIGHUP, and that is inherited: then neither a test nor the program that it interrupts would
+# ever hear of it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_sessionfinish() -> None:
@@ -43,6 +47,18 @@ def nothing_left() -> Iterator[None]:
     yield
     after = HostState.settled(before)
     assert after.not_in(before) == []
+
+
+@pytest.fixture(autouse=True)
+def machines_take_turns(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Machines of all workers share kernels and disks; a test that needs them unused waits."""
+    if request.node.get_closest_marker("vm") is None:
+        yield
+        return
+    alone = request.node.get_closest_marker("alone") is not None
+    with open(Path(tempfile.gettempdir(), "steelyard-test-machines.lock"), "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        yield
 
 
 @pytest.fixture

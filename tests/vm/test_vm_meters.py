@@ -71,6 +71,7 @@ def test_memory_and_cpu_time_are_those_of_qemu(
     assert trial_value("left-behind", idle) == 0
 
 
+@pytest.mark.alone
 def test_cold_starts_evict_kernel_initramfs_and_backing_file(vm: Backend) -> None:
     from contextlib import closing
 
