@@ -24,8 +24,8 @@ from tests.support.host import HostState  # noqa: E402 - as above
 __all__ = ["checkout", "docker_daemon", "nothing_left"]
 
 # A shell without job control starts what it puts in the background with SIGINT ignored, nohup(1)
-# ignores SIGHUP, and that is inherited: then neither a test nor the program that it interrupts would
-# ever hear of it.
+# ignores SIGHUP, and that is inherited: then neither a test nor the program that it interrupts
+# would ever hear of it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:

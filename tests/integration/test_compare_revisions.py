@@ -356,7 +356,7 @@ BEFORE_THE_PACKAGES = "9ec5ed77e4699f362e8df2d71394e613edde019f"
 def test_revisions_compare_across_the_move_into_packages(
     command_of: str, sample: Path, tmp_path: Path, nothing_left: None
 ) -> None:
-    """Whichever revision's command is typed: the worker and what it is told are still understood."""
+    """Whichever revision's command is typed, the worker and what it is asked are understood."""
     known = ["git", "-C", str(ROOT), "rev-parse", "--verify", "--quiet", BEFORE_THE_PACKAGES]
     if subprocess.run(known, capture_output=True, check=False).returncode:
         pytest.skip("this clone does not reach back to before the packages")
