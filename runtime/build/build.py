@@ -36,7 +36,7 @@ from runtime.images.store.assembly import (
     take_apart,
     this_architecture,
 )
-from runtime.images.store.layout import Layout
+from runtime.images.store.layout import StoreLayout
 from runtime.images.store.store import ImageStore
 
 
@@ -93,7 +93,7 @@ class _Build:
         self.used_arguments: set[str] = set(self.plan.used_arguments)
         ignore = find_ignore(request.context, path)
         self.executor = StepExecutor(store, request, self.plan, ignore, progress, find_image, stack)
-        self._layout = Layout(store.root)
+        self._layout = StoreLayout(store.root)
         self._step = 0
 
     def run(self) -> Image:

@@ -17,7 +17,7 @@ from typing import Any
 
 from runtime.images.formats.digest import is_digest
 from runtime.images.store.assembly import LayerReference
-from runtime.images.store.layout import Layout
+from runtime.images.store.layout import StoreLayout
 
 _VERSION = 1
 """Of the way in which layers are made: another one makes all records miss."""
@@ -43,7 +43,7 @@ class BuildCache:
         layout: The store's folder.
     """
 
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: StoreLayout) -> None:
         self._layout = layout
         self._folder = layout.root / "build-cache"
 

@@ -27,7 +27,7 @@ from runtime.images.formats.image import Image
 from runtime.images.layer.layer_builder import LayerDraft
 from runtime.images.layer.source import PieceStream
 from runtime.images.store.assembly import LayerReference, empty_document, put_together
-from runtime.images.store.layout import Layout
+from runtime.images.store.layout import StoreLayout
 from runtime.images.store.store import ImageStore
 
 Progress = Callable[[str], None]
@@ -57,7 +57,7 @@ class StepExecutor:
     ) -> None:
         self.request = request
         self.stages: dict[int, StageState] = {}
-        self.cache = BuildCache(Layout(store.root))
+        self.cache = BuildCache(StoreLayout(store.root))
         self._store = store
         self._plan = plan
         self._ignore = ignore

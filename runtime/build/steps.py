@@ -199,10 +199,9 @@ def _plain(path: bytes) -> Iterator[ByteSource]:
     """A file's bytes, decompressed if they are compressed."""
     from runtime.images.formats.compression import decompressed
     from runtime.images.formats.pipeline import HashedSource, ReadAhead
-    from runtime.images.store.writer import LAYER_LIMIT_BYTES
 
     with open(path, "rb") as file, decompressed(file) as stream:
-        limited = HashedSource(stream, limit_bytes=LAYER_LIMIT_BYTES)
+        limited = HashedSource(stream)
         with contextlib.closing(ReadAhead(limited)) as ahead:
             yield ahead
 

@@ -29,7 +29,7 @@ from runtime.linux.features import probe_features
 from runtime.linux.files import remove_tree
 
 if TYPE_CHECKING:
-    from runtime.images.layer.changes import Change
+    from runtime.images.layer.changes import PathChange
 
 T = TypeVar("T")
 
@@ -198,7 +198,7 @@ class Container:
             self.cgroup.kill()
         return self.wait()
 
-    def changes(self) -> tuple[Change, ...]:
+    def changes(self) -> tuple[PathChange, ...]:
         """What it changed in its image, sorted by path: the content of its writable layer.
 
         Raises:

@@ -21,7 +21,7 @@ from runtime.launch.spec import ContainerSpec, OverlayRoot
 from runtime.linux.files import remove_tree
 
 if TYPE_CHECKING:
-    from runtime.images.layer.changes import Change
+    from runtime.images.layer.changes import PathChange
     from runtime.images.layer.layer_builder import LayerDraft
 
 
@@ -71,7 +71,7 @@ def _new_name(image: Image) -> str:
     return f"{stem.strip('.-_')[:40] or 'container'}-{secrets.token_hex(3)}"
 
 
-def kept_changes(name: str, *, store: ImageStore | None = None) -> tuple[Change, ...]:
+def kept_changes(name: str, *, store: ImageStore | None = None) -> tuple[PathChange, ...]:
     """What a kept container changed in its image, sorted by path.
 
     Args:
@@ -116,7 +116,7 @@ def commit_container(
     from runtime.images.formats.tar_writer import source_date_epoch_ns
     from runtime.images.layer.source import PieceStream
     from runtime.images.store.assembly import LayerReference, put_together, take_apart
-    from runtime.images.store.layout import Layout
+    from runtime.images.store.layout import StoreLayout
 
     store = store or ImageStore.default()
     wanted = parse_reference(reference)
@@ -126,7 +126,7 @@ def commit_container(
     image, (draft, _) = _changes(store, kept)
     latest_ns = source_date_epoch_ns()
     with store.lease(image), store.adding() as adder:
-        document, layers = take_apart(Layout(store.root), image)
+        document, layers = take_apart(StoreLayout(store.root), image)
         state = ConfigurationState(document)
         for text in changes:
             change(state, text)
@@ -165,13 +165,13 @@ def _ended(name: str) -> KeptContainer:
 
 def _changes(
     store: ImageStore, kept: KeptContainer
-) -> tuple[Image, tuple[LayerDraft, tuple[Change, ...]]]:
+) -> tuple[Image, tuple[LayerDraft, tuple[PathChange, ...]]]:
     """Its image, and what `read_changes` says."""
+    from runtime.images.formats.schema import OCI_MANIFEST
     from runtime.images.layer.changes import read_changes
-    from runtime.images.store.manifest import MANIFEST_TYPE
 
     with store.adding() as adder:
         # By its digest alone: its name may be gone by now.
-        manifest = {"mediaType": MANIFEST_TYPE, "digest": kept.image_digest, "size": 0}
+        manifest = {"mediaType": OCI_MANIFEST, "digest": kept.image_digest, "size": 0}
         image = adder.add_image(manifest)
     return image, read_changes(kept.upperdir, image.lowerdirs)

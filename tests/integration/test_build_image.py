@@ -20,7 +20,7 @@ from runtime import BuildRequest, build_image
 from runtime.build.containerfile import BuildError
 from runtime.errors import ImageError
 from runtime.images import Image, ImageStore
-from runtime.images.store.layout import Layout
+from runtime.images.store.layout import StoreLayout
 
 PROJECT = Path(__file__).parents[2]
 COMMAND = (sys.executable, "-c", "from harness.cli.main import main; main()")
@@ -71,7 +71,7 @@ def build(store: ImageStore, context: Path) -> Build:
 
 
 def document(store: ImageStore, image: Image) -> dict[str, Any]:
-    layout = Layout(store.root)
+    layout = StoreLayout(store.root)
     manifest = layout.read_document(image.digest)
     return layout.read_document(manifest["config"]["digest"])
 

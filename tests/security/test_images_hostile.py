@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from runtime.cli.image import image as image_group
 from runtime.errors import ContainerError, ImageError, InvalidReferenceError, LayerError
 from runtime.images import Image, ImageStore
+from runtime.images.formats import pipeline
 from runtime.images.formats.digest import digest_of
 from runtime.images.layer import unpack as layer_module
 from runtime.images.store import writer
@@ -155,7 +156,7 @@ def test_what_comes_after_the_layer_counts(store: ImageStore) -> None:
 @pytest.mark.parametrize("how", ["gzip", "zstd"])
 def test_bombs(store: ImageStore, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     """The real limit is 64 GiB; the same code with a lower one."""
-    monkeypatch.setattr(writer, "LAYER_LIMIT_BYTES", 5 << 20)
+    monkeypatch.setattr(pipeline, "BLOB_LIMIT_BYTES", 5 << 20)
     tar = make_tar(member("bomb", data=bytes(8 << 20)))
     blob = pack(tar, how)
     assert len(blob) < 1 << 20

@@ -1,4 +1,4 @@
-"""The files of an image on disk: a layout's folder, or an archive taken apart.
+"""The files of an image on disk: a layout's folder, or the files of an archive.
 
 Archives are read front to back, once. What is in them goes into numbered files in the store's
 temporary folder, so no name from outside ever becomes a path; links are looked up in the archive's
@@ -21,13 +21,19 @@ from typing import BinaryIO, Protocol
 from runtime.errors import ImageError, LayerError
 from runtime.images.formats import tar_reader
 from runtime.images.formats.compression import decompressed
-from runtime.images.formats.digest import BLOCK_BYTES, ByteSource, hexadecimal
+from runtime.images.formats.digest import (
+    BLOB_LIMIT_BYTES,
+    BLOCK_BYTES,
+    DOCUMENT_LIMIT_BYTES,
+    ByteSource,
+    hexadecimal,
+)
 from runtime.images.formats.pipeline import ReadAhead
-from runtime.images.formats.schema import BLOB_LIMIT_BYTES, DOCUMENT_LIMIT_BYTES, printable
+from runtime.images.formats.schema import printable
 from runtime.images.formats.tar_fields import show
 from runtime.images.formats.tar_reader import TarReader
-from runtime.images.layer.names import split_name
-from runtime.images.store.layout import Layout
+from runtime.images.layer.view import split_name
+from runtime.images.store.layout import StoreLayout
 
 _ENTRIES_LIMIT = 100_000
 _ARCHIVE_LIMIT_BYTES = 4 * BLOB_LIMIT_BYTES
@@ -36,12 +42,12 @@ _LINK_DEPTH = 8
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A file of an archive or layout.
+    """Describes a file of an archive or layout.
 
     Attributes:
         path: Where its content is now.
-        size_bytes: How long it is.
-        digest: Of its content; empty if nobody has looked yet.
+        size_bytes: Length of the content.
+        digest: Of its content; empty if not computed yet.
         movable: Whether the file is in the store's temporary folder, and nobody else's.
     """
 
@@ -52,27 +58,35 @@ class Member:
 
 
 class Members(Protocol):
-    """The files of an image on disk, by their names in it."""
+    """Finds the files of an image on disk by their names in it."""
 
     where: str
 
     def find(self, name: str) -> Member | None:
-        """The file of that name, links followed; None if there is none."""
-
-    def hashed(self, member: Member) -> Member:
-        """The same with its digest."""
+        """Return the file of that name, links followed; None if there is none."""
 
 
-def read_member(members: Members, name: str) -> bytes:
-    """A small file.
-
-    Raises:
-        ImageError: It is missing, or larger than a document may be.
-    """
+def find_member(members: Members, name: str) -> Member:
+    """Return the file of that name, or raise ImageError."""
     member = members.find(name)
     if member is None:
         raise ImageError(f"{members.where} has no file {printable(name)}")
-    with member.path.open("rb") as file:
+    return member
+
+
+def find_hashed(members: Members, name: str) -> Member:
+    """Return the file of that name with its digest, or raise ImageError."""
+    member = find_member(members, name)
+    if member.digest:
+        return member
+    with open_regular(member.path) as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+    return replace(member, digest=f"sha256:{digest}")
+
+
+def read_member(members: Members, name: str) -> bytes:
+    """Read a small file, or raise ImageError."""
+    with find_member(members, name).path.open("rb") as file:
         data = file.read(DOCUMENT_LIMIT_BYTES + 1)
     if len(data) > DOCUMENT_LIMIT_BYTES:
         raise ImageError(
@@ -83,11 +97,10 @@ def read_member(members: Members, name: str) -> bytes:
 
 @contextlib.contextmanager
 def open_members(root: Path, source: Path | BinaryIO) -> Iterator[Members]:
-    """The files of a folder or archive, for as long as this is held.
+    """Give the files of a folder or archive, for as long as this is held.
 
-    Args:
-        root: The store's folder, whose writers' lock is held: an archive is taken apart in it.
-        source: The folder, the archive (compressed or not), or a stream of one.
+    An archive, compressed or not, is split in the store's folder `root`, whose writers' lock is
+    held.
 
     Raises:
         ImageError: It cannot be read, or is no archive.
@@ -95,7 +108,7 @@ def open_members(root: Path, source: Path | BinaryIO) -> Iterator[Members]:
     if isinstance(source, Path) and source.is_dir():
         yield _Folder(source)
         return
-    with Layout(root).temporary_folder() as folder, contextlib.ExitStack() as stack:
+    with StoreLayout(root).temporary_folder() as folder, contextlib.ExitStack() as stack:
         if isinstance(source, Path):
             where = str(source)
             try:
@@ -115,8 +128,6 @@ def open_members(root: Path, source: Path | BinaryIO) -> Iterator[Members]:
 
 
 class _Folder:
-    """A layout's folder."""
-
     def __init__(self, root: Path) -> None:
         self.where = str(root)
         self._root = root
@@ -131,14 +142,9 @@ class _Folder:
         except OSError as error:
             raise ImageError(f"cannot read {path}: {error.strerror}") from error
 
-    def hashed(self, member: Member) -> Member:
-        with open_regular(member.path) as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
-        return replace(member, digest=f"sha256:{digest}")
-
 
 class _Archive:
-    """An archive's files, unpacked under numbers."""
+    """The files of an archive, unpacked under numbers."""
 
     def __init__(self, folder: Path, where: str) -> None:
         self.where = where
@@ -147,14 +153,9 @@ class _Archive:
         self._links: dict[str, str] = {}
 
     def fill(self, stream: ByteSource) -> None:
-        """Read the archive.
-
-        Raises:
-            LayerError: It is none, damaged, or larger than any limit.
-        """
         try:
-            with contextlib.closing(ReadAhead(_Limited(stream))) as ahead:
-                reader = TarReader(ahead)
+            with contextlib.closing(ReadAhead(_Limited(stream))) as plain:
+                reader = TarReader(plain)
                 for number, entry in enumerate(reader):
                     self._add(number, entry, reader)
         except LayerError as error:
@@ -168,9 +169,6 @@ class _Archive:
                 return None
             name = self._links[name]
         return None
-
-    def hashed(self, member: Member) -> Member:
-        return member
 
     def _add(self, number: int, entry: tar_reader.TarEntry, reader: TarReader) -> None:
         if number >= _ENTRIES_LIMIT:
@@ -223,11 +221,7 @@ def _decoded(parts: tuple[bytes, ...]) -> str:
 
 
 def open_regular(path: Path) -> BinaryIO:
-    """Open a file, without waiting for the other end if it is a FIFO.
-
-    Raises:
-        ImageError: It is no file.
-    """
+    """Open a file without waiting if it is a FIFO; raise ImageError if it is no file."""
     fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     file = open(fd, "rb", BLOCK_BYTES)  # noqa: SIM115  # the caller closes it
     if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -246,10 +240,10 @@ def _copy(source: BinaryIO, copy: BinaryIO) -> None:
 
 
 def blob_name(digest: str) -> str:
-    """Where a layout keeps a blob."""
+    """Return the name of a blob's file in a layout."""
     return f"blobs/sha256/{hexadecimal(digest)}"
 
 
 def compact_json(document: object) -> bytes:
-    """JSON with one spelling for equal documents."""
+    """Write JSON with one spelling for equal documents, in ASCII: it may hold half characters."""
     return json.dumps(document, sort_keys=True, separators=(",", ":")).encode("ascii")

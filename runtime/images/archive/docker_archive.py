@@ -12,40 +12,31 @@ from collections.abc import Iterator
 from typing import Any
 
 from runtime.errors import ImageError
-from runtime.images.archive.archive_files import Member, Members, compact_json, read_member
-from runtime.images.formats.compression import decompressed
-from runtime.images.formats.digest import digest_of
-from runtime.images.formats.pipeline import HashedSource
-from runtime.images.formats.schema import (
-    BLOB_LIMIT_BYTES,
-    LAYERS_LIMIT,
-    OCI_CONFIG,
-    OCI_LAYER,
-    OCI_MANIFEST,
-    ImageManifest,
-    ManifestError,
-    parse_json,
-    parse_manifest,
-    printable,
+from runtime.images.archive.archive_files import (
+    Member,
+    Members,
+    compact_json,
+    find_hashed,
+    read_member,
 )
+from runtime.images.formats import schema
+from runtime.images.formats.digest import digest_of
+from runtime.images.formats.pipeline import digest_unpacked
+from runtime.images.formats.schema import LAYERS_LIMIT, ManifestError, are_strings, printable
 
 _IMAGES_LIMIT = 1000
-_BLOCK_BYTES = 1 << 20
 _SUFFIXES = ((b"\x1f\x8b", "+gzip"), (b"\x28\xb5\x2f\xfd", "+zstd"))
 _KEPT = ("architecture", "author", "config", "created", "os")
 _OTHER_PACKING = (b"\xfd7zXZ\0", b"BZh")
 
-Found = tuple[ImageManifest, dict[str, Member | bytes], tuple[str, ...]]
+Found = tuple[schema.ImageManifest, dict[str, Member | bytes], tuple[str, ...]]
 """A manifest, what its digests stand for, and the names of the image."""
 
 
 def docker_names(members: Members) -> dict[str, tuple[str, ...]]:
-    """The names that `manifest.json` gives, by the digest of the image's configuration.
+    """Read the names in `manifest.json`, by the digest of the image's configuration.
 
-    Newer archives are OCI layouts that have this file besides: its names are the short ones.
-
-    Raises:
-        ImageError: It is malformed.
+    Newer archives are OCI layouts that have this file as well: its names are the short ones.
     """
     if members.find("manifest.json") is None:
         return {}
@@ -53,15 +44,12 @@ def docker_names(members: Members) -> dict[str, tuple[str, ...]]:
 
 
 def docker_images(members: Members) -> Iterator[Found]:
-    """The images of an archive that is no OCI layout.
-
-    Raises:
-        ImageError: It is malformed, or no image archive at all.
-    """
+    """Read the images of an archive that is no OCI layout, or raise ImageError."""
     if members.find("manifest.json"):
         for config, tags, layers in _entries(members):
             data = read_member(members, config)
-            yield _image(members, data, [_member(members, layer) for layer in layers], tags)
+            parts = [find_hashed(members, layer) for layer in layers]
+            yield _image(members, data, parts, tags)
     elif members.find("repositories"):
         yield from _oldest(members)
     else:
@@ -81,15 +69,11 @@ def _entries(members: Members) -> Iterator[tuple[str, tuple[str, ...], list[str]
     if not isinstance(entries, list) or len(entries) > _IMAGES_LIMIT:
         raise ManifestError(f"{where} is not a list of at most {_IMAGES_LIMIT} images")
     for entry in entries:
-        config = entry.get("Config") if isinstance(entry, dict) else None
-        tags = (entry.get("RepoTags") or []) if isinstance(entry, dict) else []
-        layers = (entry.get("Layers") or []) if isinstance(entry, dict) else []
-        if (
-            not isinstance(config, str)
-            or not _are_strings(tags)
-            or not _are_strings(layers)
-            or len(layers) > LAYERS_LIMIT
-        ):
+        fields = entry if isinstance(entry, dict) else {}
+        config = fields.get("Config")
+        tags, layers = fields.get("RepoTags") or [], fields.get("Layers") or []
+        are_lists = are_strings(tags) and are_strings(layers) and len(layers) <= LAYERS_LIMIT
+        if not isinstance(config, str) or not are_lists:
             raise ManifestError(f"{where} is malformed: wanted are Config, RepoTags and Layers")
         yield config, tuple(tags), layers
 
@@ -99,30 +83,23 @@ def _image(members: Members, config: bytes, layers: list[Member], names: tuple[s
     descriptors = []
     for layer in layers:
         blobs[layer.digest] = layer
-        descriptors.append(
-            {
-                "mediaType": OCI_LAYER + _packing(layer, members.where),
-                "digest": layer.digest,
-                "size": layer.size_bytes,
-            }
-        )
+        media_type = schema.OCI_LAYER + _packing(layer, members.where)
+        descriptor = {"mediaType": media_type, "digest": layer.digest, "size": layer.size_bytes}
+        descriptors.append(descriptor)
     document = {
         "schemaVersion": 2,
-        "mediaType": OCI_MANIFEST,
-        "config": {"mediaType": OCI_CONFIG, "digest": digest_of(config), "size": len(config)},
+        "mediaType": schema.OCI_MANIFEST,
+        "config": {
+            "mediaType": schema.OCI_CONFIG,
+            "digest": digest_of(config),
+            "size": len(config),
+        },
         "layers": descriptors,
     }
     data = compact_json(document)
-    manifest = parse_manifest(data, OCI_MANIFEST, f"an image in {members.where}")
-    assert isinstance(manifest, ImageManifest)
+    manifest = schema.parse_manifest(data, schema.OCI_MANIFEST, f"an image in {members.where}")
+    assert isinstance(manifest, schema.ImageManifest)
     return manifest, blobs, names
-
-
-def _member(members: Members, name: str) -> Member:
-    member = members.find(name)
-    if member is None:
-        raise ImageError(f"{members.where} has no file {printable(name)}")
-    return members.hashed(member)
 
 
 def _packing(layer: Member, where: str) -> str:
@@ -138,10 +115,10 @@ def _packing(layer: Member, where: str) -> str:
 
 def _oldest(members: Members) -> Iterator[Found]:
     where = f"repositories in {members.where}"
-    repositories = parse_json(read_member(members, "repositories"), where)
+    repositories = schema.parse_json(read_member(members, "repositories"), where)
     names: dict[str, list[str]] = {}
     for repository, tags in repositories.items():
-        if not isinstance(tags, dict) or not _are_strings(list(tags.values())):
+        if not isinstance(tags, dict) or not are_strings(list(tags.values())):
             raise ManifestError(f"{where} is malformed: wanted is name, then tag, then image")
         for tag, image in tags.items():
             names.setdefault(image, []).append(f"{repository}:{tag}")
@@ -164,8 +141,8 @@ def _oldest_image(members: Members, image: str, names: tuple[str, ...]) -> Found
             )
         seen.add(identifier)
         what = f"{printable(identifier)}/json in {members.where}"
-        chain.append(parse_json(read_member(members, f"{identifier}/json"), what))
-        layers.append(_member(members, f"{identifier}/layer.tar"))
+        chain.append(schema.parse_json(read_member(members, f"{identifier}/json"), what))
+        layers.append(find_hashed(members, f"{identifier}/layer.tar"))
         identifier = chain[-1].get("parent")
     layers.reverse()
     top = chain[0]
@@ -176,25 +153,18 @@ def _oldest_image(members: Members, image: str, names: tuple[str, ...]) -> Found
 
 
 def _history(layer: dict[str, Any]) -> dict[str, str]:
-    """What docker itself made of it when it migrated (image/v1's HistoryFromConfig)."""
+    """An entry of the history, as docker's own migration made it (image/v1's HistoryFromConfig)."""
     made = layer.get("container_config")
     command = made.get("Cmd") if isinstance(made, dict) else None
     entry = {
         "created": layer.get("created"),
         "author": layer.get("author"),
         "comment": layer.get("comment"),
-        "created_by": " ".join(command) if _are_strings(command) and command else None,
+        "created_by": " ".join(command) if are_strings(command) else None,
     }
     return {name: text for name, text in entry.items() if isinstance(text, str) and text}
 
 
 def _diff_id(layer: Member) -> str:
-    with layer.path.open("rb") as file, decompressed(file) as stream:
-        plain = HashedSource(stream, limit_bytes=BLOB_LIMIT_BYTES)
-        while plain.read(_BLOCK_BYTES):
-            pass
-        return plain.digest
-
-
-def _are_strings(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+    with layer.path.open("rb") as file:
+        return digest_unpacked(file)

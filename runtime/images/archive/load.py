@@ -5,10 +5,8 @@
     docker, old     manifest.json, <id>/layer.tar, <hex>.json     docker 1.10 to 24, skopeo, podman
     docker, oldest  repositories, <id>/{VERSION,json,layer.tar}   before docker 1.10
 
-Archives are read front to back, once. What is in them goes into numbered files in the store's
-temporary folder, so no name from outside ever becomes a path; links are looked up in the archive's
-own list of names. Digests and diff IDs are verified by `runtime.images.store.ingest` as for any
-source.
+`runtime.images.archive.archive_files` reads the files; digests and diff IDs are verified by
+`runtime.images.store.ingest` as for any source.
 """
 
 from __future__ import annotations
@@ -29,34 +27,24 @@ from runtime.images.archive.archive_files import (
     open_regular,
     read_member,
 )
-from runtime.images.archive.docker_archive import docker_images, docker_names
+from runtime.images.archive.docker_archive import Found, docker_images, docker_names
+from runtime.images.formats import schema
+from runtime.images.formats.digest import DOCUMENT_LIMIT_BYTES
 from runtime.images.formats.image import Image
 from runtime.images.formats.reference import parse_reference
-from runtime.images.formats.schema import (
-    DOCUMENT_LIMIT_BYTES,
-    INDEX_TYPES,
-    MANIFEST_TYPES,
-    OCI_INDEX,
-    BlobDescriptor,
-    ImageIndex,
-    ImageManifest,
-    Platform,
-    choose_platform,
-    parse_json,
-    parse_manifest,
-)
+from runtime.images.formats.schema import BlobDescriptor, ImageIndex, ImageManifest, parse_manifest
 from runtime.images.registry.transfer import resolve_index
 from runtime.images.store.ingest import Intake, Listener
 from runtime.images.store.layout import REFERENCE_ANNOTATION
 from runtime.images.store.store import ImageStore
 
 CONTAINERD_NAME = "io.containerd.image.name"
-"""The annotation that docker and containerd put the whole name into."""
+"""The annotation with the whole name, by docker and containerd."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """An image that was loaded, and the names it got: none is found by its digest."""
+    """Holds an image that was loaded, and its names; without any it is found by its digest."""
 
     image: Image
     names: tuple[str, ...]
@@ -67,17 +55,17 @@ def load(
     source: Path | BinaryIO,
     *,
     name: str | None = None,
-    platform: Platform | None = None,
+    platform: schema.Platform | None = None,
     listener: Listener = lambda _: None,
 ) -> tuple[Loaded, ...]:
-    """Take all images of an archive or layout into the store.
+    """Add all images of an archive or layout to the store.
 
     Args:
-        store: Where to.
+        store: Gets them.
         source: A layout's folder, an archive (compressed or not), or a stream of one.
-        name: In place of the names it brings; with a tag, for a single image only.
-        platform: Which of an index's images; None means this machine's.
-        listener: Told what happens to the layers.
+        name: Replaces the names in the source; with a tag, for a single image only.
+        platform: Chooses among an index's images; None means this machine's.
+        listener: Gets the events of the layers.
 
     Raises:
         ImageError: It is no image, damaged or hostile; images before the damaged one stay loaded.
@@ -88,52 +76,40 @@ def load(
         intake = Intake(store, stack.enter_context(store.adding()), listener)
         members = stack.enter_context(open_members(store.root, source))
         loaded = []
-        images: list[tuple[ImageManifest, _Blobs, tuple[str, ...]]]
-        if members.find("index.json"):
-            tags = docker_names(members)
-            images = [
-                (manifest, _Blobs(members), tags.get(manifest.config.digest) or words)
-                for manifest, words in _layout_images(members, platform)
-            ]
-        else:
-            images = [
-                (manifest, _Blobs(members, blobs), words)
-                for manifest, blobs, words in docker_images(members)
-            ]
+        is_layout = members.find("index.json") is not None
+        images = [*(_layout_images(members, platform) if is_layout else docker_images(members))]
         if name and ":" in name.rpartition("/")[2] and len(images) > 1:
             raise InvalidReferenceError(
                 f"{name!r} can name one image, but {members.where} holds {len(images)}"
             )
         taken: set[str] = set()
-        for manifest, parts, words in images:
+        for manifest, blobs, words in images:
             names = tuple(dict.fromkeys(_full_names(words, name)))
             if twice := taken.intersection(names):
                 raise InvalidReferenceError(
                     f"{members.where} holds more than one image for the name {twice.pop()}"
                 )
             taken.update(names)
-            loaded.append(Loaded(intake.add(manifest, parts, names), names))
+            loaded.append(Loaded(intake.add(manifest, _Blobs(members, blobs), names), names))
     return tuple(loaded)
 
 
-# Layouts.
-
-
-def _layout_images(
-    members: Members, platform: Platform | None
-) -> Iterator[tuple[ImageManifest, tuple[str, ...]]]:
-    """The images of an OCI layout and the names its index gives them."""
+def _layout_images(members: Members, platform: schema.Platform | None) -> Iterator[Found]:
+    """The images of an OCI layout, with the names that docker's file or its index gives them."""
     where = members.where
+    tags = docker_names(members)
     if members.find("oci-layout"):
-        version = parse_json(read_member(members, "oci-layout"), f"oci-layout in {where}")
+        version = schema.parse_json(read_member(members, "oci-layout"), f"oci-layout in {where}")
         if version.get("imageLayoutVersion") != "1.0.0":
             raise ImageError(f"{where} is an OCI layout of a version other than 1.0.0")
-    index = parse_manifest(read_member(members, "index.json"), OCI_INDEX, f"index.json in {where}")
+    index = parse_manifest(
+        read_member(members, "index.json"), schema.OCI_INDEX, f"index.json in {where}"
+    )
     if not isinstance(index, ImageIndex):
         raise ImageError(f"index.json in {where} is no index")
     groups: dict[str, list[BlobDescriptor]] = {}
     for entry in index.manifests:
-        if entry.media_type in ("", *MANIFEST_TYPES, *INDEX_TYPES):
+        if entry.media_type in ("", *schema.MANIFEST_TYPES, *schema.INDEX_TYPES):
             # One name on several is a choice of platforms; without a name, each is one image.
             groups.setdefault(_annotated_name(entry) or entry.digest, []).append(entry)
     if not groups:
@@ -141,13 +117,13 @@ def _layout_images(
     for group in groups.values():
         entry = group[0]
         if len(group) > 1:
-            choice = ImageIndex(b"", index.digest, OCI_INDEX, tuple(group))
-            wanted = platform or Platform.of_this_machine()
-            entry = choose_platform(choice, wanted, where)
+            choice = ImageIndex(b"", index.digest, schema.OCI_INDEX, tuple(group))
+            wanted = platform or schema.Platform.of_this_machine()
+            entry = schema.choose_platform(choice, wanted, where)
         top = _read_manifest(members, entry.digest, entry.media_type)
         image = resolve_index(top, platform, lambda d: _read_manifest(members, d, ""), where)
         word = _annotated_name(entry)
-        yield image, (word,) if word else ()
+        yield image, {}, tags.get(image.config.digest) or ((word,) if word else ())
 
 
 def _annotated_name(entry: BlobDescriptor) -> str:
@@ -164,7 +140,7 @@ def _read_manifest(members: Members, digest: str, media_type: str) -> ImageManif
 
 
 def _full_names(words: tuple[str, ...], name: str | None) -> Iterator[str]:
-    """References from what an image was called: whole ones, or mere tags of `name`."""
+    """References from the names of an image: whole ones, or mere tags of `name`."""
     if name is not None and ":" in name.rpartition("/")[2]:
         yield str(parse_reference(name))
         return
@@ -189,16 +165,14 @@ def _is_name(word: str) -> bool:
 
 
 class _Blobs:
-    """The blobs of an archive or layout as `runtime.images.store.ingest` wants them.
+    """A source for `runtime.images.store.ingest`.
 
-    Args:
-        members: The files.
-        blobs: What a digest stands for where it is not the layout's `blobs/sha256/<hex>`.
+    `blobs` gives contents by digest where they are not in the layout's `blobs/sha256/<hex>`.
     """
 
-    def __init__(self, members: Members, blobs: dict[str, Member | bytes] | None = None) -> None:
+    def __init__(self, members: Members, blobs: dict[str, Member | bytes]) -> None:
         self._members = members
-        self._blobs = blobs or {}
+        self._blobs = blobs
 
     def document(self, descriptor: BlobDescriptor) -> bytes:
         with self.open_blob(descriptor) as file:

@@ -27,7 +27,7 @@ from runtime.images.formats.image import Image
 from runtime.images.formats.reference import parse_reference
 from runtime.images.formats.schema import OCI_INDEX, ImageManifest
 from runtime.images.registry.transfer import stored_manifest
-from runtime.images.store.layout import REFERENCE_ANNOTATION, Layout
+from runtime.images.store.layout import REFERENCE_ANNOTATION, StoreLayout
 from runtime.images.store.store import ImageStore
 from runtime.linux.files import remove_tree
 from runtime.linux.output_file import output_file
@@ -40,11 +40,8 @@ def save(
 ) -> None:
     """Write images to an archive or a folder, all of it or nothing.
 
-    Args:
-        store: Has them.
-        references: Which.
-        target: A file to be made or replaced, a folder to be made (`oci-dir`), or a stream.
-        style: One of STYLES.
+    `target` is a file to be made or replaced, a folder to be made (`oci-dir`), or a stream; `style`
+    is one of STYLES.
 
     Raises:
         ImageError: An image is missing or damaged, or the path cannot be written.
@@ -72,10 +69,10 @@ def save(
 
 
 class _Contents:
-    """What goes into the archive: small files by name, and blobs."""
+    """Contents of the archive: small files by name, and blobs."""
 
     def __init__(self, store: ImageStore, images: tuple[Image, ...], style: str) -> None:
-        self._layout = Layout(store.root)
+        self._layout = StoreLayout(store.root)
         manifests = [stored_manifest(store, image.digest) for image in images]
         self.documents = {
             "oci-layout": compact_json({"imageLayoutVersion": "1.0.0"}),
@@ -90,7 +87,7 @@ class _Contents:
                 self.blobs[blob.digest] = blob.size_bytes
 
     def blob(self, digest: str) -> Iterator[bytes]:
-        """Its bytes, verified as they pass."""
+        """Yield its bytes, verified as they pass."""
         found, length = hashlib.sha256(), 0
         with self._layout.open_blob(digest) as file:
             while data := file.read(BLOCK_BYTES):

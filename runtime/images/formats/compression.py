@@ -1,4 +1,4 @@
-"""Decompressing a layer while it streams; its first bytes tell gzip, xz, bzip2, zstd or nothing."""
+"""Decompressing a layer while it streams: gzip, xz, bzip2, zstd or plain, by its first bytes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import IO, Any
+from typing import Any
 
 from runtime.errors import LayerError
 from runtime.images.formats.digest import ByteSource
@@ -16,20 +16,19 @@ from runtime.images.formats.digest import ByteSource
 _GZIP, _XZ, _BZIP2, _ZSTD = b"\x1f\x8b", b"\xfd7zXZ\0", b"BZh", b"\x28\xb5\x2f\xfd"
 _INPUT_BYTES = 1 << 17
 _XZ_MEMORY_BYTES = 100 << 20
-"""xz -9 needs 65 MiB to decompress; what asks for more is made to exhaust memory."""
+"""xz -9 needs 65 MiB to decompress; data that asks for more is made to exhaust memory."""
 
 
 @contextmanager
 def decompressed(source: ByteSource) -> Iterator[ByteSource]:
-    """The plain bytes of a compressed or plain stream.
-
-    Args:
-        source: The stream, at its beginning. Read to its end and no further.
+    """Give the plain bytes of a compressed or plain stream, which stands at its beginning.
 
     Raises:
         LayerError: The data is damaged or cut short (when read), or zstd's tool is missing.
     """
-    head = _exactly(source, 6)
+    head = b""
+    while len(head) < 6 and (more := source.read(6 - len(head))):
+        head += more
     whole = _Rejoined(head, source)
     if head.startswith(_GZIP):
         yield _Gunzip(whole)
@@ -42,14 +41,6 @@ def decompressed(source: ByteSource) -> Iterator[ByteSource]:
         yield whole
 
 
-def _exactly(source: ByteSource, size: int) -> bytes:
-    """So many bytes, fewer only at the end."""
-    data = b""
-    while len(data) < size and (more := source.read(size - len(data))):
-        data += more
-    return data
-
-
 def _past_zeros(data: bytes, source: ByteSource) -> bytes:
     """The data from its first byte that is not zero on, read further if need be."""
     data = data.lstrip(b"\0")
@@ -59,7 +50,7 @@ def _past_zeros(data: bytes, source: ByteSource) -> bytes:
 
 
 class _Rejoined:
-    """A stream whose first bytes have been looked at already."""
+    """A stream whose first bytes have been read already."""
 
     def __init__(self, head: bytes, source: ByteSource) -> None:
         self._head = head
@@ -73,7 +64,7 @@ class _Rejoined:
 
 
 class _Gunzip:
-    """gzip members one after another. gzip.GzipFile does the same in several times the steps."""
+    """gzip members one after another; gzip.GzipFile needs several times the steps."""
 
     def __init__(self, source: ByteSource) -> None:
         self._source = source
@@ -147,62 +138,52 @@ def _zstd(source: ByteSource) -> Iterator[ByteSource]:
         )
     except FileNotFoundError:
         raise LayerError("zstd data needs the program zstd; install the package zstd") from None
-    assert process.stdin is not None
-    assert process.stdout is not None
-    feeder = _Feeder(source, process.stdin)
     with process:
+        piped = _Piped(source, process)
         try:
-            yield _Piped(process, feeder)
+            yield piped
         finally:
             process.kill()
-            feeder.stop()
-
-
-class _Feeder(threading.Thread):
-    """Writes a stream into a child's standard input."""
-
-    def __init__(self, source: ByteSource, pipe: IO[bytes]) -> None:
-        super().__init__(name="feed zstd", daemon=True)
-        self.error: BaseException | None = None
-        self._source = source
-        self._pipe = pipe
-        self._stopped = False
-        self.start()
-
-    def run(self) -> None:
-        try:
-            while not self._stopped and (data := self._source.read(_INPUT_BYTES)):
-                self._pipe.write(data)
-        except BrokenPipeError:
-            pass  # it has ended; its exit code says why
-        except BaseException as error:
-            self.error = error
-        with suppress(OSError):
-            self._pipe.close()
-
-    def stop(self) -> None:
-        self._stopped = True
-        self.join()
+            piped.stop()
 
 
 class _Piped:
-    """What the child writes; at the end, whether it and its feeder were content."""
+    """A child's output, fed by a thread; at its end, the errors of both."""
 
-    def __init__(self, process: subprocess.Popen[bytes], feeder: _Feeder) -> None:
-        assert process.stdout is not None
-        self._stream = process.stdout
+    def __init__(self, source: ByteSource, process: subprocess.Popen[bytes]) -> None:
+        self._source = source
         self._process = process
-        self._feeder = feeder
+        self._error: BaseException | None = None
+        self._stopped = False
+        self._feeder = threading.Thread(target=self._feed, name="feed zstd", daemon=True)
+        self._feeder.start()
+
+    def _feed(self) -> None:
+        assert self._process.stdin is not None
+        try:
+            while not self._stopped and (data := self._source.read(_INPUT_BYTES)):
+                self._process.stdin.write(data)
+        except BrokenPipeError:
+            pass  # it has ended; its exit code says why
+        except BaseException as error:
+            self._error = error
+        with suppress(OSError):
+            self._process.stdin.close()
+
+    def stop(self) -> None:
+        self._stopped = True
+        self._feeder.join()
 
     def read(self, size: int, /) -> bytes:
-        data = self._stream.read(size)
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
+        data = self._process.stdout.read(size)
         if not data:
-            assert self._process.stderr is not None
-            said = self._process.stderr.read().decode("utf-8", "replace").strip()
-            self._feeder.stop()
-            if self._feeder.error is not None:
-                raise self._feeder.error
+            message = self._process.stderr.read().decode("utf-8", "replace")
+            self.stop()
+            if self._error is not None:
+                raise self._error
             if self._process.wait():
-                text = " ".join(said.split()) or "zstd failed"
+                text = " ".join(message.split()) or "zstd failed"
                 raise LayerError(f"the zstd data is damaged or cut short: {text}")
         return data

@@ -1,4 +1,4 @@
-"""What an image says about how to run it (OCI image-spec, config.md)."""
+"""How an image is to be run (OCI image-spec, config.md)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class ImageConfig:
-    """How to run the image when nobody says otherwise.
+    """Says how to run the image by default.
 
     Attributes:
         environment: Variables.
@@ -41,11 +41,11 @@ class ImageConfig:
 
     @property
     def argv(self) -> tuple[str, ...]:
-        """Entry point and command: what runs when no command is given."""
+        """Entry point and command, which run when no command is given."""
         return self.entrypoint + self.command
 
     def to_oci(self) -> dict[str, Any]:
-        """The `config` object of an OCI image configuration; empty fields are left out."""
+        """Return the `config` object of an OCI image configuration, without empty fields."""
         values: dict[str, Any] = {
             "User": self.user,
             "ExposedPorts": {port: {} for port in self.exposed_ports},
@@ -61,19 +61,12 @@ class ImageConfig:
 
     @classmethod
     def from_oci(cls, document: object) -> ImageConfig:
-        """Read the `config` object; absent and null fields are empty.
-
-        Raises:
-            StoreError: It is no object, or a field has the wrong shape; names it.
-        """
+        """Read the `config` object, null fields as empty; StoreError names a malformed field."""
         if not isinstance(document, dict):
             raise StoreError("image configuration: its config is not an object")
-        environment = {}
-        for item in _strings(document, "Env"):
-            name, _, value = item.partition("=")
-            environment[name] = value
+        pairs = (item.partition("=") for item in _strings(document, "Env"))
         return cls(
-            environment=MappingProxyType(environment),
+            environment=MappingProxyType({name: value for name, _, value in pairs}),
             entrypoint=_strings(document, "Entrypoint"),
             command=_strings(document, "Cmd"),
             working_directory=_string(document, "WorkingDir"),
@@ -114,12 +107,12 @@ def _mapping(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def format_time(moment: datetime) -> str:
-    """RFC 3339 in UTC, to the second: `2025-01-01T00:00:00Z`."""
+    """Write RFC 3339 in UTC, to the second: `2025-01-01T00:00:00Z`."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def parse_time(text: str | None) -> datetime | None:
-    """Read RFC 3339, with any number of digits of a second's fraction; None for what is no time."""
+    """Read RFC 3339 with any fraction of a second; None for what is no time."""
     if not isinstance(text, str):
         return None
     try:

@@ -46,8 +46,8 @@ class Image:
         created: When, in UTC; None if the image does not say.
         config_digest: Of its configuration, which docker calls the image's ID.
         media_type: Of its manifest.
-        folders: On top of the layers, what they leave to each other to say of folders; None if
-            there is nothing (see `runtime.images.store.implied`).
+        folders: Goes on top of the layers, with the attributes of folders that they imply; None
+            if there are none (see `runtime.images.store.implied`).
     """
 
     reference: str
@@ -62,11 +62,11 @@ class Image:
 
     @property
     def lowerdirs(self) -> tuple[Path, ...]:
-        """The unpacked layers as overlayfs wants them: topmost first."""
+        """The unpacked layers for overlayfs, topmost first."""
         layers = tuple(layer.path for layer in reversed(self.layers))
         return layers if self.folders is None else (self.folders, *layers)
 
     @property
     def allocated_bytes(self) -> int:
-        """What its layers take on disk, unpacked, whether or not other images share them."""
+        """Bytes that its unpacked layers take on disk, those shared with other images included."""
         return sum({layer.diff_id: layer.allocated_bytes for layer in self.layers}.values())

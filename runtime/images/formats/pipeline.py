@@ -8,6 +8,7 @@ side; the queues between them are short, so memory does not depend on the length
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import queue
 import threading
@@ -15,19 +16,17 @@ from collections.abc import Callable
 from typing import IO
 
 from runtime.errors import LayerError
-from runtime.images.formats.digest import ByteSource
+from runtime.images.formats.compression import decompressed
+from runtime.images.formats.digest import BLOB_LIMIT_BYTES, ByteSource, drain
 
 _CHUNK_BYTES = 1 << 19
 _CHUNKS_AHEAD = 6
 
 
 class ReadAhead:
-    """A stream read by a thread of its own, a few chunks ahead of who reads from here.
+    """A stream read by a thread of its own, a few chunks before its reader. To be closed.
 
-    An exception that reading the source raises comes out of `read`, unchanged. To be closed.
-
-    Args:
-        source: Read by that thread alone from now on.
+    `read` raises what reading the source raises, unchanged.
 
     Attributes:
         error: What reading the source raised, once it has come out.
@@ -45,7 +44,7 @@ class ReadAhead:
         self._thread.start()
 
     def read(self, size: int, /) -> bytes:
-        """Exactly `size` bytes; fewer only at the end."""
+        """Return exactly `size` bytes; fewer only at the end."""
         end = self._position + size
         if end <= len(self._chunk):
             data = self._chunk[self._position : end]
@@ -60,7 +59,7 @@ class ReadAhead:
         return b"".join(pieces)
 
     def close(self) -> None:
-        """End the thread; waits for the read of the source that it is in."""
+        """End the thread, after the read of the source that it is in."""
         self._stopped = True
         while self._thread.is_alive():
             try:
@@ -70,7 +69,6 @@ class ReadAhead:
         self._thread.join()
 
     def _next(self) -> bool:
-        """Take the next chunk; False at the end."""
         self._chunk, self._position = b"", 0
         if self._ended:
             return False
@@ -97,35 +95,32 @@ class HashedSource:
     """Passes a stream on while hashing it.
 
     Args:
-        source: What is read.
-        limit_bytes: More than this is refused: the answer to decompression bombs.
-        copy: If given, a file that gets all that passes.
-        size_bytes: If given, the only length that is right.
-        progress: If given, told how many bytes have passed.
+        source: The stream; more than `BLOB_LIMIT_BYTES` of it are refused.
+        copy: A file that gets all that passes.
+        size_bytes: The only length that is right.
+        progress: Called with the number of bytes that have passed.
     """
 
     def __init__(
         self,
         source: ByteSource,
         *,
-        limit_bytes: int,
         copy: IO[bytes] | None = None,
         size_bytes: int | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> None:
         self._source = source
         self._copy = copy
-        self._limit_bytes = limit_bytes
         self._wanted = size_bytes
         self._progress = progress
         self._hash = hashlib.sha256()
         self.size_bytes = 0
 
     def read(self, size: int, /) -> bytes:
-        """As the source reads.
+        """Read from the source.
 
         Raises:
-            LayerError: Longer than allowed, or not as long as it must be.
+            LayerError: It is longer than allowed, or not as long as it must be.
         """
         data = self._source.read(size)
         self.size_bytes += len(data)
@@ -136,8 +131,8 @@ class HashedSource:
                 raise LayerError(
                     f"is cut short: {self.size_bytes} of {self._wanted} bytes have come"
                 )
-        if self.size_bytes > self._limit_bytes:
-            raise LayerError(f"has more than {self._limit_bytes} bytes, the limit for one layer")
+        if self.size_bytes > BLOB_LIMIT_BYTES:
+            raise LayerError(f"has more than {BLOB_LIMIT_BYTES} bytes, the limit for one layer")
         self._hash.update(data)
         if self._copy is not None:
             self._copy.write(data)
@@ -147,5 +142,13 @@ class HashedSource:
 
     @property
     def digest(self) -> str:
-        """Of all that has passed so far."""
+        """The digest of all that has passed so far."""
         return "sha256:" + self._hash.hexdigest()
+
+
+def digest_unpacked(blob: ByteSource) -> str:
+    """Return a blob's diff ID, the digest of its tar; raise LayerError if it is damaged."""
+    with contextlib.closing(ReadAhead(blob)) as compressed, decompressed(compressed) as stream:
+        plain = HashedSource(stream)
+        drain(plain)
+    return plain.digest

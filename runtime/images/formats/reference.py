@@ -1,7 +1,7 @@
 """Image references: `[registry/]name[:tag][@digest]`, read as docker reads them.
 
 The grammar is that of github.com/distribution/reference. No registry is assumed when none is named:
-`busybox` is just that, a name in the local store.
+`busybox` is a name in the local store.
 """
 
 from __future__ import annotations
@@ -48,25 +48,18 @@ class Reference:
 
 
 def parse_reference(text: str) -> Reference:
-    """Read a reference.
-
-    Raises:
-        InvalidReferenceError: With what is wrong about it.
-    """
+    """Read a reference, or raise InvalidReferenceError."""
     rest, at, digest = text.partition("@")
     if at and not is_digest(digest):
-        raise _invalid(
-            text, "after '@' a digest of the form sha256:<64 hexadecimal digits> is wanted"
-        )
+        reason = "after '@' a digest of the form sha256:<64 hexadecimal digits> is wanted"
+        raise _invalid(text, reason)
     # A colon after the last slash begins a tag; one before it belongs to the registry's port.
     name, tag = rest, None
     if rest.rfind(":") > rest.rfind("/"):
         name, _, tag = rest.rpartition(":")
         if not _TAG.fullmatch(tag):
-            raise _invalid(
-                text,
-                "a tag is up to 128 letters, digits, '_', '.', '-', the first neither '.' nor '-'",
-            )
+            reason = "up to 128 letters, digits, '_', '.', '-', the first neither '.' nor '-'"
+            raise _invalid(text, f"a tag is {reason}")
     registry, repository = _split_registry(name)
     if registry and not _REGISTRY.fullmatch(registry):
         raise _invalid(text, f"{registry!r} is not a host with an optional port")

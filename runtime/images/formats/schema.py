@@ -1,8 +1,8 @@
 """Manifests, indexes and configurations from outside, checked before anything is believed.
 
-Read are the OCI forms (image-spec: manifest.md, image-index.md, config.md) and docker's of version
-2 schema 2 (distribution: manifest-v2-2.md), which are alike but for their media types. What is
-wrong is one sentence that says where.
+It reads the OCI forms (image-spec: manifest.md, image-index.md, config.md) and docker's of version
+2 schema 2 (distribution: manifest-v2-2.md), which differ in their media types alone. An error is
+one sentence that says where.
 """
 
 from __future__ import annotations
@@ -11,12 +11,17 @@ import json
 import platform
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, TypeGuard
 
 from runtime.errors import ImageError, StoreError
 from runtime.images.formats.config import ImageConfig
-from runtime.images.formats.digest import digest_of, is_digest
+from runtime.images.formats.digest import (
+    BLOB_LIMIT_BYTES,
+    DOCUMENT_LIMIT_BYTES,
+    digest_of,
+    is_digest,
+)
 
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -34,10 +39,6 @@ LAYER_TYPES = frozenset(
     {OCI_LAYER, f"{OCI_LAYER}+gzip", f"{OCI_LAYER}+zstd"}
     | {DOCKER_LAYER, f"{DOCKER_LAYER}.gzip", f"{DOCKER_LAYER}.zstd"}
 )
-DOCUMENT_LIMIT_BYTES = 4 << 20
-"""What registries accept as a manifest at most; configurations are held to it too."""
-BLOB_LIMIT_BYTES = 1 << 36
-"""64 GiB, packed or unpacked, for one layer."""
 LAYERS_LIMIT = 500
 """overlayfs stacks no more than 500 lower folders (linux: fs/overlayfs/params.h)."""
 _MANIFESTS_LIMIT = 1000
@@ -49,11 +50,11 @@ _MEDIA_TYPE = re.compile(r"[!-~]{1,255}")
 
 
 class ManifestError(ImageError):
-    """A manifest, index or configuration that is malformed, or none of an image we can use."""
+    """A manifest, index or configuration is malformed, or of no image that we can use."""
 
 
 def printable(text: object, limit: int = 200) -> str:
-    """What came from outside, fit for a message: control characters escaped, the long cut."""
+    """Return text from outside fit for a message: control characters escaped, the long cut."""
     plain = "".join(
         c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode()
         for c in str(text)[: limit + 1]
@@ -63,7 +64,7 @@ def printable(text: object, limit: int = 200) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Platform:
-    """What an image runs on; `variant` is empty where there is none."""
+    """Names what an image runs on; `variant` is empty where there is none."""
 
     os: str
     architecture: str
@@ -74,11 +75,7 @@ class Platform:
 
     @classmethod
     def parse(cls, text: str) -> Platform:
-        """Read `os/architecture[/variant]`.
-
-        Raises:
-            ManifestError: It is not of that form.
-        """
+        """Read `os/architecture[/variant]`, or raise ManifestError."""
         if not _PLATFORM.fullmatch(text):
             raise ManifestError(
                 f"{printable(text)!r} is no platform; write os/architecture[/variant], "
@@ -88,12 +85,12 @@ class Platform:
 
     @classmethod
     def of_this_machine(cls) -> Platform:
-        """Linux on this machine's processor."""
+        """Return Linux on this machine's processor, in Go's names, as images have them."""
         machine = platform.machine()
         return cls("linux", _MACHINES.get(machine, machine), "v6" if machine == "armv6l" else "")
 
     def rank(self, wanted: Platform) -> int | None:
-        """How well this serves who wants `wanted`: 0 is best, None not at all."""
+        """Return how well this runs on `wanted`: 0 is best, None not at all."""
         if (self.os, self.architecture) != (wanted.os, wanted.architecture):
             return None
         default = _DEFAULT_VARIANTS.get(self.architecture, "")
@@ -108,13 +105,13 @@ class Platform:
 
 @dataclass(frozen=True, slots=True)
 class BlobDescriptor:
-    """What a document says of another one or of a blob.
+    """Describes a document or blob in another document.
 
     Attributes:
         media_type: Empty where it was not given.
-        digest: Well-formed; that the content has it is for the reader to see.
+        digest: Well-formed; the reader of the content verifies it.
         size_bytes: Not negative, and below the limit for a blob.
-        platform: Of an index's entry, if it says.
+        platform: Of an index's entry, if given.
         annotations: Free text by key.
     """
 
@@ -148,7 +145,7 @@ class ImageIndex:
 
 @dataclass(frozen=True, slots=True)
 class ImageDetails:
-    """What of a configuration is needed to take an image in.
+    """Holds the part of a configuration that adding an image needs.
 
     Attributes:
         diff_ids: Of the layers, bottom first, as many as the manifest has layers.
@@ -160,11 +157,7 @@ class ImageDetails:
 
 
 def parse_json(data: bytes, where: str) -> dict[str, Any]:
-    """A JSON object.
-
-    Raises:
-        ManifestError: It is none, or larger than a document may be.
-    """
+    """Parse a JSON object within the size limit, or raise ManifestError."""
     if len(data) > DOCUMENT_LIMIT_BYTES:
         raise ManifestError(f"{where} is larger than {DOCUMENT_LIMIT_BYTES} bytes, the limit")
     try:
@@ -177,15 +170,12 @@ def parse_json(data: bytes, where: str) -> dict[str, Any]:
 
 
 def parse_manifest(data: bytes, content_type: str, where: str) -> ImageManifest | ImageIndex:
-    """An image's manifest, or an index of them.
+    """Parse an image's manifest, or an index of them; messages begin with `where`.
 
-    Args:
-        data: The exact bytes.
-        content_type: What the sender called it; heeded only where the document does not say.
-        where: For messages: what was being read, and from where.
+    The sender's `content_type` counts only where the document gives no media type.
 
     Raises:
-        ManifestError: With what is wrong about it.
+        ManifestError: It is malformed, or of no image.
     """
     document = parse_json(data, where)
     version = document.get("schemaVersion")
@@ -223,20 +213,19 @@ def parse_manifest(data: bytes, content_type: str, where: str) -> ImageManifest 
     return ImageManifest(data, digest_of(data), media_type, config, layers)
 
 
-def parse_configuration(data: bytes, layer_count: int, where: str) -> ImageDetails:
-    """What an image's configuration says, all of it checked.
+def are_strings(value: object) -> TypeGuard[list[str]]:
+    """Whether this is a list of strings."""
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
 
-    Raises:
-        ManifestError: With what is wrong about it.
-    """
+
+def parse_configuration(data: bytes, layer_count: int, where: str) -> ImageDetails:
+    """Parse an image's configuration and check all of it, or raise ManifestError."""
     document = parse_json(data, where)
     rootfs = document.get("rootfs")
     diff_ids = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
     # An image without layers may have null here: such is Go's empty list.
     diff_ids = [] if isinstance(rootfs, dict) and diff_ids is None else diff_ids
-    if not isinstance(diff_ids, list) or not all(
-        isinstance(diff_id, str) and is_digest(diff_id) for diff_id in diff_ids
-    ):
+    if not are_strings(diff_ids) or not all(map(is_digest, diff_ids)):
         raise ManifestError(f"{where} has no proper list of diff IDs in rootfs")
     if len(diff_ids) != layer_count:
         raise ManifestError(
@@ -244,8 +233,8 @@ def parse_configuration(data: bytes, layer_count: int, where: str) -> ImageDetai
         )
     if not diff_ids:
         raise ManifestError(f"{where} describes an image without layers: nothing could run in it")
-    names = _platform_parts(document)
-    if names is None:
+    built_for = _platform(document)
+    if built_for is None:
         raise ManifestError(f"{where}: os, architecture and variant must be plain words")
     settings = document.get("config") or {}
     if not isinstance(settings, dict):
@@ -255,29 +244,24 @@ def parse_configuration(data: bytes, layer_count: int, where: str) -> ImageDetai
         ImageConfig.from_oci(settings)
     except StoreError as error:
         raise ManifestError(f"{where}: {error}") from None
-    return ImageDetails(tuple(diff_ids), Platform(names[0] or "linux", names[1], names[2]))
+    return ImageDetails(tuple(diff_ids), replace(built_for, os=built_for.os or "linux"))
 
 
 def choose_platform(index: ImageIndex, wanted: Platform, where: str) -> BlobDescriptor:
-    """The entry of an index for a platform; of equally good ones, the first.
-
-    Raises:
-        ManifestError: It has none; says which it has.
-    """
+    """Return the first best entry of an index for a platform; ManifestError names those it has."""
     ranked = []
-    for position, entry in enumerate(index.manifests):
+    for entry in index.manifests:
         if entry.media_type not in ("", *MANIFEST_TYPES, *INDEX_TYPES):
             continue
-        if entry.platform is None:
-            # Without a platform: an index within, or the only image.
-            ranked.append((100, position, entry))
-        elif (rank := entry.platform.rank(wanted)) is not None:
-            ranked.append((rank, position, entry))
+        # Without a platform: an index within, or the only image.
+        rank = 100 if entry.platform is None else entry.platform.rank(wanted)
+        if rank is not None:
+            ranked.append((rank, entry))
     if not ranked:
         there = sorted({str(entry.platform) for entry in index.manifests if entry.platform})
         shown = printable(", ".join(there), 400) or "none"
         raise ManifestError(f"{where} has no image for {wanted}; it has: {shown}")
-    return min(ranked, key=lambda item: item[:2])[2]
+    return min(ranked, key=lambda item: item[0])[1]
 
 
 def _check_layer_type(layer: BlobDescriptor, where: str) -> None:
@@ -317,27 +301,20 @@ def _descriptor(value: object, where: str) -> BlobDescriptor:
     if media_type and not (isinstance(media_type, str) and _MEDIA_TYPE.fullmatch(media_type)):
         raise ManifestError(f"{where}: the mediaType of {digest} is malformed")
     annotations = value.get("annotations") or {}
-    if not isinstance(annotations, dict) or not all(
-        isinstance(text, str) for text in annotations.values()
-    ):
+    if not isinstance(annotations, dict) or not are_strings(list(annotations.values())):
         raise ManifestError(f"{where}: the annotations of {digest} must be strings")
-    return BlobDescriptor(media_type, digest, size, _platform(value, where), annotations)
+    platform = None
+    if (given := value.get("platform")) is not None:
+        platform = _platform(given) if isinstance(given, dict) else None
+        if platform is None:
+            raise ManifestError(f"{where}: the platform of {digest} is malformed")
+    return BlobDescriptor(media_type, digest, size, platform, annotations)
 
 
-def _platform(descriptor: dict[str, Any], where: str) -> Platform | None:
-    value = descriptor.get("platform")
-    if value is None:
-        return None
-    names = _platform_parts(value) if isinstance(value, dict) else None
-    if names is None:
-        raise ManifestError(f"{where}: the platform of {descriptor['digest']} is malformed")
-    return Platform(*names)
-
-
-def _platform_parts(document: dict[str, Any]) -> list[str] | None:
+def _platform(document: dict[str, Any]) -> Platform | None:
     names = [document.get(name) or "" for name in ("os", "architecture", "variant")]
     if all(isinstance(name, str) and _PLATFORM_PART.fullmatch(name) for name in names):
-        return names
+        return Platform(*names)
     return None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 from runtime.errors import LayerError
+from runtime.images.formats.schema import printable
 
 RECORD_BYTES = 512
 _TIME_LIMIT_S = 1 << 40
@@ -15,14 +16,12 @@ _PAX_TIME = re.compile(rb"(-?)([0-9]+)(?:\.([0-9]*))?")
 
 
 def show(name: bytes) -> str:
-    """A name fit for a message: control characters and non-UTF-8 escaped, long ones cut."""
-    text = name.decode("utf-8", "backslashreplace")
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-    return text if len(text) <= 200 else text[:200] + "…"
+    """Return a name fit for a message: control characters and non-UTF-8 escaped, long ones cut."""
+    return printable(name.decode("utf-8", "backslashreplace"))
 
 
 def check_sum(header: bytes) -> None:
-    """The header's checksum: the sum of its bytes with the checksum field read as spaces."""
+    """Check the sum of a header's bytes, its checksum field read as spaces."""
     stored = number_field(header[148:156], "checksum")
     if sum(header) - sum(header[148:156]) + 8 * 0x20 != stored:
         signed = sum(b - 256 if b > 127 else b for b in header[:148] + b" " * 8 + header[156:])
@@ -45,13 +44,13 @@ def text_field(raw: bytes) -> bytes:
 
 
 def number_field(raw: bytes, what: str, *, signed: bool = False) -> int:
-    """A number field: octal digits, or GNU's base 256 when the first bit is set."""
+    """Read a number field: octal digits, or GNU's base 256 when the first bit is set."""
     if raw[0] & 0x80:
         value = int.from_bytes(raw, "big") & ((1 << (8 * len(raw) - 1)) - 1)
         if raw[0] & 0x40:
             value -= 1 << (8 * len(raw) - 1)
     else:
-        digits = raw.partition(b"\0")[0].strip()
+        digits = text_field(raw).strip()
         if not digits:
             return 0
         try:
@@ -71,7 +70,7 @@ def decimal_number(raw: bytes, what: str) -> int:
 
 
 def device_number(header: bytes) -> tuple[int, int]:
-    """Major and minor; Linux has 12 and 20 bits for them."""
+    """Read major and minor; Linux has 12 and 20 bits for them."""
     major, minor = number_field(header[329:337], "major"), number_field(header[337:345], "minor")
     if major >= 1 << 12 or minor >= 1 << 20:
         raise LayerError(f"{major}:{minor} cannot be a device's number")
@@ -103,7 +102,7 @@ def pax_time(raw: bytes) -> int:
 
 
 def pax_records(data: bytes) -> dict[str, bytes]:
-    r"""Records `<length> <key>=<value>\n`; the length counts itself (pax(1))."""
+    r"""Read records `<length> <key>=<value>\n`; the length counts itself (pax(1))."""
     records: dict[str, bytes] = {}
     pieces: list[bytes] = []
     position = 0

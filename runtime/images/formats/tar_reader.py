@@ -11,47 +11,27 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from runtime.errors import LayerError
-from runtime.images.formats.digest import BLOCK_BYTES, ByteSource
-from runtime.images.formats.tar_fields import (
-    RECORD_BYTES,
-    check_sum,
-    decimal_number,
-    device_number,
-    is_plausible,
-    number_field,
-    owner_number,
-    pax_records,
-    pax_time,
-    show,
-    text_field,
-    time_in_seconds,
-)
+from runtime.images.formats import tar_fields
+from runtime.images.formats.digest import BLOCK_BYTES, ByteSource, drain
+from runtime.images.formats.tar_fields import RECORD_BYTES, number_field, show
 
 _ZEROS = bytes(RECORD_BYTES)
 _HEADER_LIMIT_BYTES = 1 << 20
-"""Names (PATH_MAX is 4096) and xattrs (at most 64 KiB each) are all that is in them: ample."""
+"""They hold names (PATH_MAX is 4096) and xattrs (at most 64 KiB each) alone."""
 _SPARSE_LIMIT = 1 << 17
 """Pieces of a sparse file."""
 _XATTR_PREFIX = "SCHILY.xattr."
 
-REGULAR, HARD_LINK, SYMLINK, CHARACTER, BLOCK, DIRECTORY, FIFO = (
-    b"0",
-    b"1",
-    b"2",
-    b"3",
-    b"4",
-    b"5",
-    b"6",
-)
-_KINDS = {kind: kind for kind in (REGULAR, HARD_LINK, SYMLINK, CHARACTER, BLOCK, DIRECTORY, FIFO)}
-_KINDS |= {b"\0": REGULAR, b"7": REGULAR, b"S": REGULAR}
+_PLAIN_KINDS = (b"0", b"1", b"2", b"3", b"4", b"5", b"6")
+REGULAR, HARD_LINK, SYMLINK, CHARACTER, BLOCK, DIRECTORY, FIFO = _PLAIN_KINDS
+_KINDS = {kind: kind for kind in _PLAIN_KINDS} | dict.fromkeys((b"\0", b"7", b"S"), REGULAR)
 _EXTENDED = (b"x", b"g", b"L", b"K")
 _PAX_SPARSE = frozenset({"GNU.sparse.major", "GNU.sparse.map", "GNU.sparse.size"})
 
 
 @dataclass(slots=True)
 class TarEntry:
-    """One member, with whatever came before it in extended headers worked in.
+    """Describes one member, extended headers included.
 
     Attributes:
         name: As stored, without trailing slashes.
@@ -84,9 +64,9 @@ class TarReader:
     """Iterates over the entries of a tar stream; of each, the data may be read before going on.
 
     Args:
-        source: The uncompressed stream. Read to its end, so that who hashes it sees all of it.
+        source: The uncompressed stream, read to its end so that all of it can be hashed.
         needs_end: Whether an archive that just stops between two entries is cut short. Some image
-            tools write no end mark (umoci insert 0.4.7); who knows the digest can do without.
+            tools write no end mark (umoci insert 0.4.7), and a known digest can replace it.
 
     Raises:
         LayerError: While iterating or reading, if the archive is malformed or cut short.
@@ -109,18 +89,18 @@ class TarReader:
             if header != _ZEROS:
                 if len(header) < RECORD_BYTES:
                     raise LayerError("the archive is cut short: it has no end mark")
-                if self._is_at_start and not is_plausible(header):
+                if self._is_at_start and not tar_fields.is_plausible(header):
                     raise LayerError("it is no tar archive, plain or compressed")
                 self._is_at_start = False
                 entry = self._entry(header)
                 if entry is not None:
                     yield entry
                     continue
-            self._drain()
+            drain(self._source)
             return
 
     def chunks(self) -> Iterator[bytes]:
-        """The data of the entry last returned, as stored, in pieces of at most 1 MiB."""
+        """Yield the data of the entry last returned, as stored, in pieces of at most 1 MiB."""
         while self._left:
             chunk = self._source.read(min(self._left, BLOCK_BYTES))
             if not chunk:
@@ -137,10 +117,6 @@ class TarReader:
             if len(padding) < self._padding and (padding or self._needs_end):
                 raise LayerError("the archive is cut short")
             self._padding = 0
-
-    def _drain(self) -> None:
-        while self._source.read(BLOCK_BYTES):
-            pass
 
     def _exactly(self, size: int) -> bytes:
         data = self._source.read(size)
@@ -159,7 +135,7 @@ class TarReader:
                 return None
             if len(header) < RECORD_BYTES or header == _ZEROS:
                 raise LayerError("the archive is cut short after an extended header")
-        check_sum(header)
+        tar_fields.check_sum(header)
         entry = _plain_entry(header)
         entry.name = names.get(b"L", entry.name)
         entry.link = names.get(b"K", entry.link)
@@ -183,17 +159,16 @@ class TarReader:
     def _read_extended(
         self, header: bytes, pax: dict[str, bytes], names: dict[bytes, bytes]
     ) -> None:
-        """Take in an extended header: pax records, or one of GNU's long names."""
-        check_sum(header)
+        tar_fields.check_sum(header)
         kind, size = header[156:157], number_field(header[124:136], "size")
         if size > _HEADER_LIMIT_BYTES:
             raise LayerError(f"an extended header of {size} bytes is over {_HEADER_LIMIT_BYTES}")
         data = self._exactly(size)
         self._exactly(-size % RECORD_BYTES)
         if kind in (b"L", b"K"):
-            names[kind] = data.partition(b"\0")[0]
+            names[kind] = tar_fields.text_field(data)
             return
-        records = pax_records(data)
+        records = tar_fields.pax_records(data)
         if kind == b"g":
             self._globals.update(records)
             records = {key: value for key, value in records.items() if key not in pax}
@@ -219,12 +194,12 @@ class TarReader:
         if "GNU.sparse.name" in pax:
             entry.name = pax["GNU.sparse.name"]
         real = pax.get("GNU.sparse.realsize", pax.get("GNU.sparse.size", b""))
-        entry.size_bytes = decimal_number(real, "size of a sparse file")
+        entry.size_bytes = tar_fields.decimal_number(real, "size of a sparse file")
         if pax.get("GNU.sparse.major") == b"1":
             numbers = self._sparse_numbers(entry)
         else:
             numbers = [
-                decimal_number(n, "sparse map")
+                tar_fields.decimal_number(n, "sparse map")
                 for n in pax.get("GNU.sparse.map", b"").split(b",")
                 if n
             ]
@@ -245,32 +220,32 @@ class TarReader:
             entry.stored_bytes -= RECORD_BYTES
             lines += whole
             if lines:
-                wanted = 1 + 2 * decimal_number(lines[0], "sparse map")
+                wanted = 1 + 2 * tar_fields.decimal_number(lines[0], "sparse map")
                 if wanted > 2 * _SPARSE_LIMIT:
                     raise LayerError(f"{show(entry.name)}: more than {_SPARSE_LIMIT} pieces")
-        return [decimal_number(line, "sparse map") for line in lines[1:wanted]]
+        return [tar_fields.decimal_number(line, "sparse map") for line in lines[1:wanted]]
 
 
 def _plain_entry(header: bytes) -> TarEntry:
     kind = _KINDS.get(header[156:157])
-    name = text_field(header[0:100])
+    name = tar_fields.text_field(header[0:100])
     size = number_field(header[124:136], "size")
     if kind is None:
         raise LayerError(f"{show(name)}: entries of type {header[156:157]!r} are not supported")
     if header[257:263] == b"ustar\0" and header[345]:
-        name = text_field(header[345:500]) + b"/" + name
+        name = tar_fields.text_field(header[345:500]) + b"/" + name
     return TarEntry(
         name=name,
         kind=kind,
         mode=number_field(header[100:108], "mode") & 0o7777,
-        uid=owner_number(number_field(header[108:116], "uid")),
-        gid=owner_number(number_field(header[116:124], "gid")),
-        mtime_ns=time_in_seconds(number_field(header[136:148], "mtime", signed=True))
+        uid=tar_fields.owner_number(number_field(header[108:116], "uid")),
+        gid=tar_fields.owner_number(number_field(header[116:124], "gid")),
+        mtime_ns=tar_fields.time_in_seconds(number_field(header[136:148], "mtime", signed=True))
         * 1_000_000_000,
         stored_bytes=size,
         size_bytes=size,
-        link=text_field(header[157:257]),
-        device=device_number(header) if kind in (CHARACTER, BLOCK) else (0, 0),
+        link=tar_fields.text_field(header[157:257]),
+        device=tar_fields.device_number(header) if kind in (CHARACTER, BLOCK) else (0, 0),
     )
 
 
@@ -286,32 +261,28 @@ def _apply_pax(entry: TarEntry, pax: dict[str, bytes]) -> None:
         elif key == "linkpath":
             entry.link = value
         elif key == "size":
-            entry.stored_bytes = entry.size_bytes = decimal_number(value, "size")
+            entry.stored_bytes = entry.size_bytes = tar_fields.decimal_number(value, "size")
         elif key == "uid":
-            entry.uid = owner_number(decimal_number(value, "uid"))
+            entry.uid = tar_fields.owner_number(tar_fields.decimal_number(value, "uid"))
         elif key == "gid":
-            entry.gid = owner_number(decimal_number(value, "gid"))
+            entry.gid = tar_fields.owner_number(tar_fields.decimal_number(value, "gid"))
         elif key == "mtime":
-            entry.mtime_ns = pax_time(value)
+            entry.mtime_ns = tar_fields.pax_time(value)
 
 
 def _sparse_structs(raw: bytes) -> list[tuple[int, int]]:
     """Pairs of offset and length, twelve bytes each; the first empty one ends them."""
     pieces = []
     for at in range(0, len(raw), 24):
-        if not raw[at] or not raw[at + 12]:
+        offset, length = raw[at : at + 12], raw[at + 12 : at + 24]
+        if not offset[0] or not length[0]:
             break
-        pieces.append(
-            (
-                number_field(raw[at : at + 12], "offset"),
-                number_field(raw[at + 12 : at + 24], "length"),
-            )
-        )
+        pieces.append((number_field(offset, "offset"), number_field(length, "length")))
     return pieces
 
 
 def _set_sparse(entry: TarEntry, pieces: list[tuple[int, int]]) -> None:
-    """Take over a map after checking that it is in order, fits, and matches the data."""
+    """Set a map after checking that it is in order, fits, and matches the data."""
     end = 0
     for offset, length in pieces:
         if offset < end or offset + length > entry.size_bytes:

@@ -2,9 +2,9 @@
 
 Entries are sorted, owners are numbers, nothing of the writer or the hour gets in. What plain ustar
 cannot hold goes into pax records (POSIX.1-2001): long names, large numbers, nanoseconds, and
-extended attributes as `SCHILY.xattr.<name>`, which is what every image tool reads. Written by
-hand: the standard library's tarfile keeps times as floats and names as text, and chooses pax
-records of its own, so that equal layers would not stay equal from one Python to the next.
+extended attributes as `SCHILY.xattr.<name>`, which every image tool reads. The standard library's
+tarfile keeps times as floats and names as text, and chooses pax records of its own: equal layers
+would not stay equal from one Python to the next.
 """
 
 from __future__ import annotations
@@ -15,28 +15,20 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from runtime.errors import ImageError
+from runtime.images.formats import tar_reader
 from runtime.images.formats.digest import BLOCK_BYTES
 from runtime.images.formats.tar_fields import RECORD_BYTES, show
-from runtime.images.formats.tar_reader import (
-    BLOCK,
-    CHARACTER,
-    DIRECTORY,
-    FIFO,
-    HARD_LINK,
-    REGULAR,
-    SYMLINK,
-    TarEntry,
-)
+from runtime.images.formats.tar_reader import DIRECTORY, REGULAR, SYMLINK, TarEntry
 
 END = bytes(2 * RECORD_BYTES)
-"""What ends an archive."""
+"""The end mark of an archive."""
 KINDS = {
     stat.S_IFREG: REGULAR,
     stat.S_IFLNK: SYMLINK,
-    stat.S_IFCHR: CHARACTER,
-    stat.S_IFBLK: BLOCK,
+    stat.S_IFCHR: tar_reader.CHARACTER,
+    stat.S_IFBLK: tar_reader.BLOCK,
     stat.S_IFDIR: DIRECTORY,
-    stat.S_IFIFO: FIFO,
+    stat.S_IFIFO: tar_reader.FIFO,
 }
 """File type of stat(2) -> type of a tar entry; sockets have none."""
 
@@ -44,12 +36,12 @@ KINDS = {
 def tar_folder(
     folder: Path, *, latest_ns: int | None = None, owner: tuple[int, int] | None = None
 ) -> Iterator[bytes]:
-    """The folder as an uncompressed tar, piece by piece; sockets are left out.
+    """Yield a folder as an uncompressed tar, piece by piece; sockets are left out.
 
     Args:
         folder: Its own mode, owner and times are the archive's first entry, `./`.
-        latest_ns: Later modification times are set to this one (`SOURCE_DATE_EPOCH`).
-        owner: If given, uid and gid of every entry instead of its own.
+        latest_ns: Later modification times become this one (`SOURCE_DATE_EPOCH`).
+        owner: Uid and gid of every entry instead of its own.
 
     Raises:
         ImageError: Something in the folder cannot be read, or changed while it was.
@@ -65,10 +57,10 @@ def tar_folder(
 
 
 def source_date_epoch_ns() -> int | None:
-    """`SOURCE_DATE_EPOCH` in nanoseconds, None when it is not set (reproducible-builds.org's spec).
+    """Return `SOURCE_DATE_EPOCH` in nanoseconds, None if not set (reproducible-builds.org's spec).
 
     Raises:
-        ImageError: It is set to something that is no number of seconds.
+        ImageError: It is no number of seconds.
     """
     text = os.environ.get("SOURCE_DATE_EPOCH", "")
     if not text:
@@ -113,7 +105,7 @@ class _Writer:
         elif kind != DIRECTORY and status.st_nlink > 1:
             first = self._links.setdefault((status.st_dev, status.st_ino), name)
             if first != name:
-                kind, link = HARD_LINK, first
+                kind, link = tar_reader.HARD_LINK, first
         if kind != REGULAR:
             yield self._header(name, kind, link, status, path)
             return
@@ -133,33 +125,34 @@ class _Writer:
         if self._latest_ns is not None:
             mtime_ns = min(mtime_ns, self._latest_ns)
         size = status.st_size if kind == REGULAR else 0
-        device = (0, 0)
-        if kind in (CHARACTER, BLOCK):
-            device = (os.major(status.st_rdev), os.minor(status.st_rdev))
-        xattrs = {} if kind == HARD_LINK else read_xattrs(path)
-        mode = stat.S_IMODE(status.st_mode)
+        xattrs = {} if kind == tar_reader.HARD_LINK else read_xattrs(path)
+        mode, device = stat.S_IMODE(status.st_mode), device_of(status)
         return encode_header(
             TarEntry(name, kind, mode, uid, gid, mtime_ns, size, size, link, device, xattrs)
         )
 
 
+def device_of(status: os.stat_result) -> tuple[int, int]:
+    """Return a device node's major and minor; zeros for what is none."""
+    if stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
+        return os.major(status.st_rdev), os.minor(status.st_rdev)
+    return 0, 0
+
+
 def encode_header(entry: TarEntry) -> bytes:
-    """An entry's header, with an extended one before it for what plain ustar cannot hold."""
+    """Write an entry's header, after an extended one for what plain ustar cannot hold."""
     name = entry.name + (b"/" if entry.kind == DIRECTORY else b"")
-    size, uid, gid, mtime_ns = entry.stored_bytes, entry.uid, entry.gid, entry.mtime_ns
-    pax = _needed_records(name, entry.link, size, uid, gid, mtime_ns)
-    pax += [(b"SCHILY.xattr." + os.fsencode(key), value) for key, value in entry.xattrs.items()]
-    seconds = mtime_ns // 1_000_000_000
-    plain = _ustar(name, entry.kind, entry.link, entry.mode, uid, gid, size, seconds, entry.device)
-    if not pax:
+    records = b"".join(_record(key, value) for key, value in sorted(_needed_records(entry, name)))
+    plain = _ustar(name, entry)
+    if not records:
         return plain
-    records = b"".join(_record(key, value) for key, value in sorted(pax))
-    header = _ustar(b"././@PaxHeader", b"x", b"", 0o644, 0, 0, len(records), 0, (0, 0))
-    return header + records + bytes(-len(records) % RECORD_BYTES) + plain
+    size = len(records)
+    extended = TarEntry(b"././@PaxHeader", b"x", 0o644, 0, 0, 0, size, size)
+    return _ustar(extended.name, extended) + records + bytes(-size % RECORD_BYTES) + plain
 
 
 def read_contents(fd: int, size: int, path: bytes) -> Iterator[bytes]:
-    """A file's data as an archive holds it: filled up with zeros to whole records."""
+    """Yield a file's data as an archive holds it: filled up with zeros to whole records."""
     left = size
     while left:
         chunk = os.read(fd, min(left, BLOCK_BYTES))
@@ -171,30 +164,22 @@ def read_contents(fd: int, size: int, path: bytes) -> Iterator[bytes]:
         yield bytes(-size % RECORD_BYTES)
 
 
-def _needed_records(
-    name: bytes, link: bytes, size: int, uid: int, gid: int, mtime_ns: int
-) -> list[tuple[bytes, bytes]]:
+def _needed_records(entry: TarEntry, name: bytes) -> list[tuple[bytes, bytes]]:
     """Extended records for what the plain header cannot hold."""
-    pax = []
-    if len(name) > 100:
-        pax.append((b"path", name))
-    if len(link) > 100:
-        pax.append((b"linkpath", link))
-    if size >= 8**11:
-        pax.append((b"size", b"%d" % size))
-    if uid >= 8**7:
-        pax.append((b"uid", b"%d" % uid))
-    if gid >= 8**7:
-        pax.append((b"gid", b"%d" % gid))
-    seconds, ns = divmod(abs(mtime_ns), 1_000_000_000)
-    if ns or mtime_ns < 0 or seconds >= 8**11:
-        fraction = b".%09d" % ns if ns else b""
-        pax.append((b"mtime", (b"-" if mtime_ns < 0 else b"") + b"%d" % seconds + fraction))
+    texts = [(b"path", name), (b"linkpath", entry.link)]
+    numbers = [(b"size", entry.stored_bytes, 11), (b"uid", entry.uid, 7), (b"gid", entry.gid, 7)]
+    pax = [(key, text) for key, text in texts if len(text) > 100]
+    pax += [(key, b"%d" % number) for key, number, digits in numbers if number >= 8**digits]
+    seconds, ns = divmod(abs(entry.mtime_ns), 1_000_000_000)
+    if ns or entry.mtime_ns < 0 or seconds >= 8**11:
+        sign = b"-" if entry.mtime_ns < 0 else b""
+        pax.append((b"mtime", sign + b"%d" % seconds + (b".%09d" % ns if ns else b"")))
+    pax += [(b"SCHILY.xattr." + os.fsencode(key), value) for key, value in entry.xattrs.items()]
     return pax
 
 
 def read_xattrs(path: bytes) -> dict[str, bytes]:
-    """The extended attributes of a path; of a symlink, its own."""
+    """Return the extended attributes of a path; of a symlink, its own."""
     try:
         names = os.listxattr(path, follow_symlinks=False)
     except OSError:
@@ -212,17 +197,7 @@ def _record(key: bytes, value: bytes) -> bytes:
     return b"%d" % length + body
 
 
-def _ustar(
-    name: bytes,
-    kind: bytes,
-    link: bytes,
-    mode: int,
-    uid: int,
-    gid: int,
-    size: int,
-    mtime_s: int,
-    device: tuple[int, int],
-) -> bytes:
+def _ustar(name: bytes, entry: TarEntry) -> bytes:
     """A plain header; what does not fit is cut or 0 here, and whole in the extended one."""
 
     def octal(value: int, width: int) -> bytes:
@@ -230,10 +205,11 @@ def _ustar(
 
     fields = (
         name[:100].ljust(100, b"\0"),
-        octal(mode, 8) + octal(uid, 8) + octal(gid, 8) + octal(size, 12) + octal(mtime_s, 12),
-        b" " * 8 + kind + link[:100].ljust(100, b"\0"),
+        octal(entry.mode, 8) + octal(entry.uid, 8) + octal(entry.gid, 8),
+        octal(entry.stored_bytes, 12) + octal(entry.mtime_ns // 1_000_000_000, 12),
+        b" " * 8 + entry.kind + entry.link[:100].ljust(100, b"\0"),
         b"ustar\x0000" + bytes(64),
-        octal(device[0], 8) + octal(device[1], 8),
+        octal(entry.device[0], 8) + octal(entry.device[1], 8),
     )
     header = b"".join(fields).ljust(RECORD_BYTES, b"\0")
     return header[:148] + b"%06o\0 " % sum(header) + header[156:]

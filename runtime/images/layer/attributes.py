@@ -1,4 +1,4 @@
-"""What an unpacked entry gets besides its content: owner, mode, times, extended attributes.
+"""Attributes of unpacked entries: owner, mode, times, extended attributes.
 
 The order matters: chown(2) clears setuid bits and capabilities, so the owner comes first;
 everything changes the times, so they come last.
@@ -16,7 +16,7 @@ from runtime.images.formats.tar_reader import SYMLINK, TarEntry
 
 
 class Devices(Enum):
-    """What to do with device nodes in an archive."""
+    """Says what to do with device nodes in an archive."""
 
     CREATE = "create"
     SKIP = "skip"
@@ -25,7 +25,7 @@ class Devices(Enum):
 
 @dataclass(frozen=True, slots=True)
 class UnpackOptions:
-    """How to unpack.
+    """Says how to unpack.
 
     Attributes:
         owners: Set owners, and fail if that is not allowed; an ordinary user keeps all for itself.
@@ -40,21 +40,16 @@ class UnpackOptions:
 
     @classmethod
     def for_this_user(cls) -> UnpackOptions:
-        """All of it for real root; for others what they may do."""
-        if os.geteuid() != 0:
-            return cls(owners=False, devices=Devices.SKIP, overlay_xattr="user.overlay")
-        if _in_user_namespace():
-            return cls(owners=True, devices=Devices.SKIP, overlay_xattr="user.overlay")
-        return cls(owners=True, devices=Devices.CREATE, overlay_xattr="trusted.overlay")
+        """Allow everything to real root, and to others what they may do."""
+        is_root = os.geteuid() == 0
+        if is_root and not _in_user_namespace():
+            return cls(owners=True, devices=Devices.CREATE, overlay_xattr="trusted.overlay")
+        return cls(owners=is_root, devices=Devices.SKIP, overlay_xattr="user.overlay")
 
 
 @dataclass(slots=True)
 class Attributes:
-    """What a folder gets, once all that is in it is there.
-
-    Attributes:
-        implied: No entry describes it: it was made for what is in it.
-    """
+    """Holds what a folder gets once it is full; `implied` if no entry describes it."""
 
     mode: int = 0o755
     uid: int = 0
@@ -70,7 +65,7 @@ def set_by_fd(
     options: UnpackOptions,
     owner: tuple[int, int] | None = None,
 ) -> None:
-    """Give an open file or folder its attributes; `owner` is who it belongs to, if known."""
+    """Give an open file or folder its attributes; `owner` is its owner, if known."""
     if options.owners and (wanted.uid, wanted.gid) != owner:
         os.fchown(fd, wanted.uid, wanted.gid)
     for name, value in wanted.xattrs.items():
@@ -86,14 +81,9 @@ def set_by_name(
     options: UnpackOptions,
     owner: tuple[int, int] | None = None,
 ) -> None:
-    """The same for what cannot be opened without side effects: symlinks, FIFOs, devices.
+    """Do the same for what cannot be opened without side effects: symlinks, FIFOs, devices.
 
-    Args:
-        parent: Descriptor of the folder it is in.
-        name: Its name there; made by us just now, so it is what the entry says.
-        entry: What it is to be.
-        options: How.
-        owner: Who it belongs to, if known.
+    `name` in the folder `parent` has just been made by us, so it is what the entry says.
     """
     if options.owners and (entry.uid, entry.gid) != owner:
         os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)

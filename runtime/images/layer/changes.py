@@ -7,13 +7,12 @@ Overlayfs's marks become those of the OCI image-spec (layer.md):
     other xattrs trusted.overlay.*     bookkeeping, left out
 
 A file that was copied up and is what it was (opened for writing, say, and not written) is no
-change, and neither is a folder that only such files are in. Files with several names are always
-taken along, since which names they have cannot be told by comparing them one by one.
+change, and neither is a folder that only such files are in. Files with several names always count
+as changed, since comparing them one by one does not show which names they have.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 from collections.abc import Sequence
@@ -22,10 +21,10 @@ from pathlib import Path
 
 from runtime.errors import ImageError
 from runtime.images.formats.tar_fields import show
+from runtime.images.formats.tar_writer import read_xattrs
 from runtime.images.layer.layer_builder import Item, LayerDraft, read_item, same_item
 from runtime.images.layer.merged import is_opaque, is_whiteout
-from runtime.images.layer.names import DEPTH_LIMIT
-from runtime.images.layer.view import MergedView, Parts
+from runtime.images.layer.view import DEPTH_LIMIT, MergedView, Parts
 
 ADDED, CHANGED, DELETED = "A", "C", "D"
 _MOUNT_POINTS: frozenset[Parts] = frozenset({(b"dev",), (b"proc",), (b"sys",)})
@@ -33,8 +32,8 @@ _FOREIGN_MARKS = ("overlay.redirect", "overlay.metacopy")
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Change:
-    """One thing that is not as it was.
+class PathChange:
+    """Says how a path has changed.
 
     Attributes:
         path: Absolute.
@@ -47,17 +46,14 @@ class Change:
 
 def read_changes(
     upperdir: Path, lowerdirs: Sequence[Path], made_by_us: frozenset[Parts] = frozenset()
-) -> tuple[LayerDraft, tuple[Change, ...]]:
-    """Read the writable layer of a container that has ended.
+) -> tuple[LayerDraft, tuple[PathChange, ...]]:
+    """Read the writable layer of a container that has ended, over its lower layers, topmost first.
 
-    Args:
-        upperdir: The layer.
-        lowerdirs: What was below it, topmost first.
-        made_by_us: Files that the runtime made as mount points, besides `/dev`, `/proc` and `/sys`;
-            left out where they are empty and new.
+    `made_by_us` are files that the runtime made as mount points, besides `/dev`, `/proc` and
+    `/sys`; they are left out where they are empty and new.
 
     Returns:
-        The changes as a layer, empty if there are none, and as a list sorted by path.
+        The changes as a layer, empty if there are none, and sorted by path.
 
     Raises:
         ImageError: It cannot be read, or holds marks that only this overlay can resolve.
@@ -76,7 +72,7 @@ class _Reader:
 
     def __init__(self, upper: bytes, view: MergedView, made_by_us: frozenset[Parts]) -> None:
         self.draft = LayerDraft()
-        self.changes: list[Change] = []
+        self.changes: list[PathChange] = []
         self._upper = upper
         self._view = view
         self._made_by_us = made_by_us
@@ -91,17 +87,13 @@ class _Reader:
             self.draft.put((), root)
 
     def _folder(self, parts: Parts, *, hidden: bool) -> bool:
-        """Read what is in a folder.
+        """Read what is in a folder, and return whether anything in it is a change.
 
-        Args:
-            parts: The folder.
-            hidden: Whether an opaque folder on the way here hides all that is below.
-
-        Returns:
-            Whether anything in it is a change.
+        `hidden` says whether an opaque folder on the way here hides all that is below.
         """
         if len(parts) > DEPTH_LIMIT:
-            raise ImageError(f"{_shown(parts[:8])}…: more than {DEPTH_LIMIT} folders deep")
+            where = show(b"/".join(parts[:8]))
+            raise ImageError(f"/{where}…: more than {DEPTH_LIMIT} folders deep")
         before = len(self.changes)
         for name in sorted(os.listdir(os.path.join(self._upper, *parts))):
             self._entry((*parts, name), hidden=hidden)
@@ -123,14 +115,16 @@ class _Reader:
         self._refuse_foreign_marks(path)
         item = read_item(path)
         assert item is not None
-        kind = ADDED if below is None else CHANGED
         if item.is_folder:
             self._changed_folder(parts, item, below, hidden=hidden)
-        elif not self._is_ours(parts, item, below) and not (
-            below is not None and not hidden and same_item(item, below)
-        ):
-            self.draft.put(parts, item)
-            self._note(parts, kind)
+            return
+        if below is None:
+            if parts in self._made_by_us and not item.size_bytes:
+                return
+        elif not hidden and same_item(item, below):
+            return
+        self.draft.put(parts, item)
+        self._note(parts, ADDED if below is None else CHANGED)
 
     def _changed_folder(
         self, parts: Parts, item: Item, below: Item | None, *, hidden: bool
@@ -157,29 +151,18 @@ class _Reader:
             self._note((*parts, name), DELETED)
         return bool(gone)
 
-    def _is_ours(self, parts: Parts, item: Item, below: Item | None) -> bool:
-        """Whether this is a file that the runtime made to mount on: new, empty, of such a name."""
-        return below is None and parts in self._made_by_us and not item.size_bytes
-
     def _below(self, parts: Parts) -> Item | None:
         found = self._view.find(parts)
         return None if found is None else read_item(found)
 
     def _note(self, parts: Parts, kind: str) -> None:
-        self.changes.append(Change(b"/" + b"/".join(parts), kind))
+        self.changes.append(PathChange(b"/" + b"/".join(parts), kind))
 
     def _refuse_foreign_marks(self, path: bytes) -> None:
-        names: list[str] = []
-        with contextlib.suppress(OSError):
-            names = os.listxattr(path, follow_symlinks=False)
-        for name in names:
+        for name in read_xattrs(path):
             if name.startswith(("trusted.", "user.")) and name.endswith(_FOREIGN_MARKS):
                 raise ImageError(
                     f"{show(path)} has the mark {name}, which cannot become part of a layer; set "
                     "redirect_dir and metacopy under /sys/module/overlay/parameters to N, and run "
                     "it again"
                 )
-
-
-def _shown(parts: Parts) -> str:
-    return "/" + show(b"/".join(parts))

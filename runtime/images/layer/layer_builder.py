@@ -1,8 +1,8 @@
-"""A layer being put together: what is in it, and its tar.
+"""A layer in the making: its entries, and its tar.
 
-A draft knows its entries by path, the later of two with one path counting, and reads files only
-when its tar is written. The tar depends on the entries alone: sorted, owners as numbers, times no
-later than a given instant.
+A draft knows its entries by path, of two with one path the later, and reads files only when its
+tar is written. The tar depends on the entries alone: sorted, owners as numbers, times no later
+than a given instant.
 """
 
 from __future__ import annotations
@@ -16,21 +16,11 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from runtime.errors import ImageError
+from runtime.images.formats import tar_writer
 from runtime.images.formats.tar_fields import RECORD_BYTES, show
-from runtime.images.formats.tar_reader import (
-    BLOCK,
-    CHARACTER,
-    DIRECTORY,
-    HARD_LINK,
-    REGULAR,
-    SYMLINK,
-    TarEntry,
-)
-from runtime.images.formats.tar_writer import END, KINDS, encode_header, read_contents, read_xattrs
-from runtime.images.layer.names import OPAQUE_MARK, WHITEOUT_PREFIX
-from runtime.images.layer.view import Parts
+from runtime.images.formats.tar_reader import DIRECTORY, HARD_LINK, REGULAR, SYMLINK, TarEntry
+from runtime.images.layer.view import OPAQUE_MARK, OVERLAY_XATTRS, WHITEOUT_PREFIX, Parts
 
-_OVERLAY_XATTRS = ("trusted.overlay.", "user.overlay.")
 # What the security policy of one host says of a file means nothing on another.
 _HOST_XATTRS = ("security.selinux", "security.ima", "security.evm", "security.apparmor")
 _NO_XATTRS: Mapping[str, bytes] = MappingProxyType({})
@@ -43,8 +33,6 @@ class Item:
     Attributes:
         kind: A type flag of `runtime.images.formats.tar_reader`; hard links are regular files here.
         mode: Permission bits, setuid, setgid and sticky included.
-        uid: Owner.
-        gid: Group.
         mtime_ns: Modification time, nanoseconds since the epoch.
         size_bytes: Of a regular file.
         link: A symlink's target.
@@ -75,18 +63,17 @@ class Item:
 
 
 def read_item(path: bytes) -> Item | None:
-    """What is at a path on disk; None for a socket, which no archive can hold."""
+    """Read what is at a path on disk; None for a socket, which no archive can hold."""
     status = os.lstat(path)
-    kind = KINDS.get(stat.S_IFMT(status.st_mode))
+    kind = tar_writer.KINDS.get(stat.S_IFMT(status.st_mode))
     if kind is None:
         return None
     xattrs = {
         name: value
-        for name, value in read_xattrs(path).items()
-        if not name.startswith(_OVERLAY_XATTRS) and name not in _HOST_XATTRS
+        for name, value in tar_writer.read_xattrs(path).items()
+        if not name.startswith(OVERLAY_XATTRS) and name not in _HOST_XATTRS
     }
     shared = kind != DIRECTORY and status.st_nlink > 1
-    node = kind in (CHARACTER, BLOCK)
     return Item(
         kind=kind,
         mode=stat.S_IMODE(status.st_mode),
@@ -95,7 +82,7 @@ def read_item(path: bytes) -> Item | None:
         mtime_ns=status.st_mtime_ns,
         size_bytes=status.st_size if kind == REGULAR else 0,
         link=os.readlink(path) if kind == SYMLINK else b"",
-        device=(os.major(status.st_rdev), os.minor(status.st_rdev)) if node else (0, 0),
+        device=tar_writer.device_of(status),
         xattrs=xattrs or _NO_XATTRS,
         source=path if kind == REGULAR else b"",
         inode=(status.st_dev, status.st_ino) if shared else None,
@@ -103,39 +90,29 @@ def read_item(path: bytes) -> Item | None:
 
 
 def _as_root(number: int, own: int) -> int:
-    """What an ordinary user has unpacked is all its own, and stands for root's."""
+    """An ordinary user owns all that it has unpacked: its own number stands for root's."""
     return 0 if number == own and os.geteuid() != 0 else number
 
 
 def same_item(one: Item, other: Item) -> bool:
-    """Whether two entries cannot be told apart: all that a tar says of them, data included.
+    """Whether a tar says the same of two entries, data included.
 
     A file with several names is like no other: which names it has is not in the entry.
     """
     if one.inode or other.inode:
         return False
     blank = replace(one, source=b"", data=b""), replace(other, source=b"", data=b"")
-    return blank[0] == blank[1] and (
-        one.kind != REGULAR or _data_digest(one) == _data_digest(other)
-    )
+    return blank[0] == blank[1] and _data_digest(one) == _data_digest(other)
 
 
 class LayerDraft:
-    """The entries of a layer to be.
-
-    Attributes:
-        items: By path; changed through `put`, `whiteout` and `opaque` alone.
-    """
+    """Holds the entries of a layer to be, by path; `put`, `whiteout` and `opaque` change them."""
 
     def __init__(self) -> None:
         self.items: dict[Parts, Item] = {}
 
     def put(self, parts: Parts, item: Item) -> None:
-        """Set an entry, in place of one that is there.
-
-        Raises:
-            ImageError: A name that a layer cannot hold, since it means a deletion there.
-        """
+        """Set an entry; raise ImageError for a name that means a deletion in a layer."""
         if parts and parts[-1].startswith(WHITEOUT_PREFIX):
             name = show(b"/".join(parts))
             raise ImageError(f"{name}: names that begin with .wh. mean deletions in an image")
@@ -154,13 +131,10 @@ class LayerDraft:
         return bool(self.items)
 
     def tar(self, latest_ns: int | None = None) -> Iterator[bytes]:
-        """The layer as an uncompressed tar, piece by piece.
-
-        Args:
-            latest_ns: Later modification times become this one.
+        """Yield the layer as an uncompressed tar; later times than `latest_ns` become that one.
 
         Raises:
-            ImageError: A file cannot be read, or has changed since it was looked at.
+            ImageError: A file cannot be read, or has changed since its entry was read.
         """
         first: dict[tuple[int, int], bytes] = {}
         for parts in sorted(self.items):
@@ -171,16 +145,16 @@ class LayerDraft:
                 if shown != name:
                     kind, link, size, xattrs = HARD_LINK, shown, 0, {}
             mtime_ns = item.mtime_ns if latest_ns is None else min(item.mtime_ns, latest_ns)
-            yield encode_header(
+            yield tar_writer.encode_header(
                 TarEntry(name, kind, item.mode, item.uid, item.gid, mtime_ns, size, size, link,
                          item.device, xattrs)
             )  # fmt: skip
             if kind == REGULAR:
                 yield from _data(item)
-        yield END
+        yield tar_writer.END
 
     def content_digest(self) -> str:
-        """Of names, types, modes, owners and data, but not of times: what a build cache asks."""
+        """Hash names, types, modes, owners and data, but no times, for the build cache."""
         total = hashlib.sha256()
         for parts in sorted(self.items):
             item = self.items[parts]
@@ -195,7 +169,7 @@ class LayerDraft:
 
 
 def _data_digest(item: Item) -> str:
-    """Of a file's data; of what has none, that of nothing."""
+    """The digest of a file's data; of nothing for what has none."""
     total = hashlib.sha256()
     if item.kind == REGULAR:
         for chunk in _data(item):
@@ -214,7 +188,7 @@ def _data(item: Item) -> Iterator[bytes]:
         try:
             if os.fstat(fd).st_size != item.size_bytes:
                 raise ImageError(f"{show(item.source)} changed while it was being read")
-            yield from read_contents(fd, item.size_bytes, item.source)
+            yield from tar_writer.read_contents(fd, item.size_bytes, item.source)
         finally:
             os.close(fd)
     except OSError as error:

@@ -18,20 +18,16 @@ from runtime.errors import StoreError
 from runtime.images.formats.image import Image
 from runtime.linux.files import remove_tree
 
-_SYMLINK_LIMIT = 40
-"""As many as the kernel follows in one path (path_resolution(7))."""
+SYMLINK_LIMIT = 40
+"""The kernel follows as many in one path (path_resolution(7))."""
 _FILE_LIMIT_BYTES = 16 << 20
 _OPAQUE_MARKS = ("trusted.overlay.opaque", "user.overlay.opaque")
 
 
 def flatten(image: Image, target: Path) -> None:
-    """Copy the merged tree into a folder: owners, modes, times, xattrs, hard links, devices.
+    """Copy the merged tree, with all attributes, into a folder that is new or empty.
 
     Extents are shared with the layers where the filesystem can (`cp --reflink=auto`).
-
-    Args:
-        image: What to copy.
-        target: The folder; made, or empty already.
 
     Raises:
         StoreError: It holds something already, or copying failed; nothing half-copied is kept.
@@ -54,14 +50,7 @@ def flatten(image: Image, target: Path) -> None:
 
 
 def read_file(image: Image, path: str) -> bytes | None:
-    """A file's content as a program inside the image would read it; symlinks stay inside.
-
-    Returns:
-        None if there is no regular file of that name.
-
-    Raises:
-        StoreError: It is larger than 16 MiB.
-    """
+    """Read a regular file as a program inside would, None if absent; StoreError over 16 MiB."""
     found = _resolve(tuple(os.fsencode(p) for p in image.lowerdirs), os.fsencode(path))
     if found is None:
         return None
@@ -77,7 +66,7 @@ def _resolve(roots: tuple[bytes, ...], path: bytes) -> bytes | None:
     """The real path of a regular file in the merged tree."""
     # The folders that make up each merged folder on the way down, topmost layer first.
     trail = [roots]
-    pending = [part for part in reversed(path.split(b"/")) if part not in (b"", b".")]
+    pending = [*reversed(split_path(path))]
     symlinks = 0
     while pending:
         part = pending.pop()
@@ -92,12 +81,12 @@ def _resolve(roots: tuple[bytes, ...], path: bytes) -> bytes | None:
             return None
         elif os.path.islink(found):
             symlinks += 1
-            if symlinks > _SYMLINK_LIMIT:
+            if symlinks > SYMLINK_LIMIT:
                 return None
             link = os.readlink(found)
             if link.startswith(b"/"):
                 trail = [roots]
-            pending += [step for step in reversed(link.split(b"/")) if step not in (b"", b".")]
+            pending += reversed(split_path(link))
         elif pending or not stat.S_ISREG(os.lstat(found).st_mode):
             return None
         else:
@@ -105,14 +94,18 @@ def _resolve(roots: tuple[bytes, ...], path: bytes) -> bytes | None:
     return None
 
 
+def split_path(path: bytes) -> tuple[bytes, ...]:
+    """Return the names in a path; `.` and empty ones mean nothing, `..` stays."""
+    return tuple(part for part in path.split(b"/") if part not in (b"", b"."))
+
+
 def lookup(folders: tuple[bytes, ...], name: bytes) -> tuple[bytes | None, tuple[bytes, ...]]:
-    """What `name` is in a merged folder: either a path, or the folders that merge into one."""
+    """Find `name` in a merged folder: either a path, or the folders that merge into one."""
     merged: list[bytes] = []
     for folder in folders:
         path = os.path.join(folder, name)
-        try:
-            status = os.lstat(path)
-        except (FileNotFoundError, NotADirectoryError):
+        status = _lstat(path)
+        if status is None:
             continue
         if stat.S_ISDIR(status.st_mode):
             merged.append(path)
@@ -136,8 +129,8 @@ def _apply(layer: Path, target: Path) -> None:
         check=False,
     )
     if result.returncode:
-        said = result.stderr.decode("utf-8", "replace").strip().splitlines()
-        reason = said[0] if said else "cp failed"
+        lines = result.stderr.decode("utf-8", "replace").strip().splitlines()
+        reason = lines[0] if lines else "cp failed"
         raise StoreError(f"cannot copy layer {layer.name[:12]} to {target}: {reason}")
     for name in opaque:
         for mark in _OPAQUE_MARKS:
@@ -155,8 +148,7 @@ def _apply(layer: Path, target: Path) -> None:
 def _make_way(layer: bytes, target: bytes) -> tuple[list[bytes], list[bytes]]:
     """Remove from `target` what the layer hides, so that a plain copy is right.
 
-    Returns:
-        What the copy will bring that must not stay: whiteouts, and folders with an opaque mark.
+    Returns whiteouts and folders with an opaque mark: the copy brings them, and they must not stay.
     """
     whiteouts, opaque = [], []
     for name, status in _walk(layer):
@@ -164,15 +156,12 @@ def _make_way(layer: bytes, target: bytes) -> tuple[list[bytes], list[bytes]]:
         below = _lstat(there)
         if is_whiteout(status):
             whiteouts.append(name)
-        if not stat.S_ISDIR(status.st_mode):
-            _remove(there, below)
-            continue
-        hides = is_opaque(os.path.join(layer, name))
+        hides = stat.S_ISDIR(status.st_mode) and is_opaque(os.path.join(layer, name))
         if hides:
             opaque.append(name)
         if below is None:
             continue
-        if not stat.S_ISDIR(below.st_mode):
+        if not (stat.S_ISDIR(status.st_mode) and stat.S_ISDIR(below.st_mode)):
             _remove(there, below)
             continue
         # Of two merged folders only the upper one's attributes show.
@@ -207,9 +196,7 @@ def _walk(root: bytes) -> Iterator[tuple[bytes, os.stat_result]]:
             pending += [os.path.join(name, child) for child in os.listdir(os.path.join(root, name))]
 
 
-def _remove(path: bytes, status: os.stat_result | None) -> None:
-    if status is None:
-        return
+def _remove(path: bytes, status: os.stat_result) -> None:
     if stat.S_ISDIR(status.st_mode):
         remove_tree(Path(os.fsdecode(path)))
     else:

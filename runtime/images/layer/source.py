@@ -15,14 +15,9 @@ from runtime.images.formats.tar_writer import source_date_epoch_ns, tar_folder
 
 @contextlib.contextmanager
 def open_rootfs(source: Path, owner: tuple[int, int] | None) -> Iterator[ByteSource]:
-    """A root filesystem as a tar stream.
+    """Give a folder or tar file, compressed or not, as a tar stream, or raise ImageError.
 
-    Args:
-        source: A folder, or a tar file, compressed or not.
-        owner: For a folder: uid and gid of everything, instead of what they are.
-
-    Raises:
-        ImageError: It cannot be read.
+    `owner` is uid and gid of everything in a folder, instead of what they are.
     """
     if source.is_dir():
         yield PieceStream(tar_folder(source, latest_ns=source_date_epoch_ns(), owner=owner))
@@ -38,14 +33,14 @@ def open_rootfs(source: Path, owner: tuple[int, int] | None) -> Iterator[ByteSou
 
 
 class PieceStream:
-    """An iterator of pieces read as a stream."""
+    """Reads an iterator of pieces as a stream."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces = pieces
         self._rest = memoryview(b"")
 
     def read(self, size: int, /) -> bytes:
-        """Gathers small pieces, so that whoever hashes and copies has few to handle."""
+        """Gather small pieces into one of `size` bytes, so that hashing and copying have few."""
         gathered: list[bytes | memoryview] = []
         wanted = size
         while wanted:

@@ -1,17 +1,16 @@
 """Unpacking a layer's tar into a folder of its own, whatever the archive says.
 
-The folder is new and nobody else's, so the only hand that could lay a trap in it is the archive's.
-Hence one rule: **no symlink is ever followed**. The parents of each entry are opened component by
-component with O_NOFOLLOW from the folder's descriptor; an entry below a symlink, or with `..` in
-its name, is refused; a leading `/` is dropped, as tar does. The source of a hard link is found the
-same way.
+The folder is new and nobody else's, so only the archive could lay a trap in it. Hence one rule:
+**no symlink is ever followed**. The parents of each entry are opened component by component with
+O_NOFOLLOW from the folder's descriptor; an entry below a symlink, or with `..` in its name, is
+refused; a leading `/` is dropped, as tar does. The source of a hard link is found the same way.
 
 Whiteouts (OCI image-spec, layer.md) become overlayfs's own (kernel: filesystems/overlayfs.rst):
 
     .wh.<name>       character device 0:0 called <name>
     .wh..wh..opq     xattr trusted.overlay.opaque=y on its folder (an ordinary user: user.overlay)
 
-Whiteouts hide what is in layers *below*, wherever in the archive they stand: an entry of the same
+Whiteouts hide entries of layers *below*, wherever in the archive they stand: an entry of the same
 name in the same layer stays, and a folder of the same name becomes opaque.
 
 Modes, times and owners of folders are set at the end, since filling a folder changes its times and
@@ -24,11 +23,13 @@ import errno
 import os
 import shutil
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from runtime.errors import LayerError
 from runtime.images.formats import tar_reader
-from runtime.images.formats.digest import ByteSource
+from runtime.images.formats.digest import BLOCK_BYTES, ByteSource
 from runtime.images.formats.tar_fields import show
 from runtime.images.formats.tar_reader import TarEntry, TarReader
 from runtime.images.layer.attributes import (
@@ -38,27 +39,35 @@ from runtime.images.layer.attributes import (
     set_by_fd,
     set_by_name,
 )
-from runtime.images.layer.content import write_content, write_sparse_content
-from runtime.images.layer.names import OPAQUE_MARK, WHITEOUT_PREFIX, split_name
+from runtime.images.layer.view import (
+    OPAQUE_MARK,
+    OVERLAY_XATTRS,
+    WHITEOUT_PREFIX,
+    Parts,
+    split_name,
+)
 
 _CONTENT_LIMIT_BYTES = 1 << 36
-"""64 GiB for all files of a layer as programs see them: holes cost an archive nothing, and whoever
-reads them much."""
+"""64 GiB for all files of a layer as programs see them: holes are free in an archive alone."""
 _ENTRIES_LIMIT = 1 << 22
 """Members of one archive; the largest real layers have some hundred thousand."""
 _FOLDERS_LIMIT = 1 << 17
-"""Folders and whiteouts of one archive, which are remembered until its end: about 100 MB then."""
+"""Folders and whiteouts of one archive, kept in memory until its end: about 100 MB."""
 _PARENTS_KEPT_OPEN = 64
 _DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_WHITEOUT_MODE = stat.S_IFCHR | 0o000
-# An archive must not speak to overlayfs: `redirect` and `metacopy` could point into other layers.
-_FORBIDDEN_XATTRS = ("trusted.overlay.", "user.overlay.")
+_NODE_TYPES = {
+    tar_reader.FIFO: stat.S_IFIFO,
+    tar_reader.CHARACTER: stat.S_IFCHR,
+    tar_reader.BLOCK: stat.S_IFBLK,
+}
+_ZERO_BLOCK = bytes(BLOCK_BYTES)
+_T = TypeVar("_T")
 
 
 @dataclass(slots=True)
 class UnpackResult:
-    """What was unpacked.
+    """Counts what was unpacked.
 
     Attributes:
         entries: Members of the archive that were made.
@@ -81,11 +90,8 @@ def unpack(
 ) -> UnpackResult:
     """Unpack an uncompressed tar stream into an empty folder, reading the stream to its end.
 
-    Args:
-        source: The stream; `read(n)` gives n bytes except at the end.
-        folder_fd: Descriptor of the folder, which becomes the layer's root; stays open.
-        options: How.
-        needs_end: As `TarReader` takes it.
+    `source.read(n)` must give n bytes except at the end; `folder_fd` stays open; `needs_end` is as
+    `TarReader` takes it.
 
     Raises:
         LayerError: Malformed, hostile, or more than this user or filesystem can do. The folder is
@@ -108,40 +114,32 @@ def unpack(
 
 
 class _Unpacker:
-    """The state of one unpacking."""
-
     def __init__(self, root: int, options: UnpackOptions) -> None:
         self.result = UnpackResult()
         self._members = 0
         self._content_bytes = 0
         self._root = root
         self._options = options
-        # Whose everything is that we make below: one chown(2) less for most files. The folder's
-        # group counts as well, since a filesystem may hand it down (mount(8), grpid).
+        # The owner of everything made below: one chown(2) less for most files. The folder's group
+        # counts as well, since a filesystem may hand it down (mount(8), grpid).
         status = os.fstat(root)
         self._creator: tuple[int, int] | None = (os.geteuid(), os.getegid())
         if (status.st_uid, status.st_gid) != self._creator or status.st_mode & stat.S_ISGID:
             self._creator = None
-        self._parents: dict[tuple[bytes, ...], int] = {(): root}
-        self._folders: dict[tuple[bytes, ...], Attributes] = {(): Attributes()}
-        self._whiteouts: set[tuple[bytes, ...]] = set()
-        self._makers = {
-            tar_reader.SYMLINK: self._symlink,
-            tar_reader.HARD_LINK: self._hard_link,
-            tar_reader.CHARACTER: self._node,
-            tar_reader.BLOCK: self._node,
-            tar_reader.FIFO: self._node,
-        }
+        self._parents: dict[Parts, int] = {(): root}
+        self._folders: dict[Parts, Attributes] = {(): Attributes()}
+        self._whiteouts: set[Parts] = set()
 
     def add(self, entry: TarEntry, reader: TarReader) -> None:
-        """Make one entry."""
         self._count(entry)
         path = split_name(entry.name)
         self.result.newest_ns = max(self.result.newest_ns, entry.mtime_ns)
         if path and path[-1].startswith(WHITEOUT_PREFIX):
             self._whiteout(path, entry.mtime_ns)
             return
-        for xattr in [name for name in entry.xattrs if name.startswith(_FORBIDDEN_XATTRS)]:
+        # An archive must not speak to overlayfs: `redirect` and `metacopy` could point into other
+        # layers.
+        for xattr in [name for name in entry.xattrs if name.startswith(OVERLAY_XATTRS)]:
             del entry.xattrs[xattr]
         self.result.entries += 1
         if entry.kind == tar_reader.DIRECTORY:
@@ -150,8 +148,12 @@ class _Unpacker:
             raise LayerError("the root of a layer must be a folder")
         elif entry.kind == tar_reader.REGULAR:
             self._file(path, entry, reader)
+        elif entry.kind == tar_reader.SYMLINK:
+            self._symlink(path, entry)
+        elif entry.kind == tar_reader.HARD_LINK:
+            self._hard_link(path, entry)
         else:
-            self._makers[entry.kind](path, entry)
+            self._node(path, entry)
 
     def _count(self, entry: TarEntry) -> None:
         """Hold the archive to the limits."""
@@ -187,7 +189,6 @@ class _Unpacker:
                 self.result.implied.append(b"/".join(path))
 
     def close(self) -> None:
-        """Close what is open; the root stays."""
         for fd in self._parents.values():
             if fd != self._root:
                 os.close(fd)
@@ -195,7 +196,7 @@ class _Unpacker:
 
     # Finding the parent.
 
-    def _parent(self, path: tuple[bytes, ...], *, make: bool = True) -> int:
+    def _parent(self, path: Parts, *, make: bool = True) -> int:
         """Descriptor of the folder that holds `path`, made if missing. Belongs to the cache."""
         parent = path[:-1]
         fd = self._parents.get(parent)
@@ -206,7 +207,7 @@ class _Unpacker:
             self._parents[parent] = fd
         return fd
 
-    def _walk(self, path: tuple[bytes, ...], *, make: bool) -> int:
+    def _walk(self, path: Parts, *, make: bool) -> int:
         """Open a folder from the root, never through a symlink, making what is missing."""
         fd = os.dup(self._root)
         try:
@@ -225,7 +226,7 @@ class _Unpacker:
             raise
         return fd
 
-    def _make_parent(self, fd: int, path: tuple[bytes, ...], error: OSError) -> None:
+    def _make_parent(self, fd: int, path: Parts, error: OSError) -> None:
         """Make a folder that an entry needs and the archive did not bring, if the way is clear."""
         if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             raise error
@@ -236,7 +237,7 @@ class _Unpacker:
 
     # Making entries.
 
-    def _directory(self, path: tuple[bytes, ...], entry: TarEntry) -> None:
+    def _directory(self, path: Parts, entry: TarEntry) -> None:
         if path:
             self._make_directory(self._parent(path), path)
         folder = self._folders[path]
@@ -246,7 +247,7 @@ class _Unpacker:
             entry.mode, entry.uid, entry.gid, entry.mtime_ns, entry.xattrs, implied=False
         )
 
-    def _make_directory(self, parent: int, path: tuple[bytes, ...]) -> None:
+    def _make_directory(self, parent: int, path: Parts) -> None:
         """mkdir; an earlier folder stays, an earlier something else gives way."""
         name = path[-1]
         try:
@@ -261,94 +262,63 @@ class _Unpacker:
             self._whiteouts.discard(path)
             self._folders[path].xattrs[self._opaque_name] = b"y"
 
-    def _file(self, path: tuple[bytes, ...], entry: TarEntry, reader: TarReader) -> None:
+    def _file(self, path: Parts, entry: TarEntry, reader: TarReader) -> None:
         parent = self._parent(path)
-        try:
-            fd = os.open(path[-1], _CREATE_FLAGS, 0o600, dir_fd=parent)
-        except FileExistsError:
-            self._clear(parent, path)
-            fd = os.open(path[-1], _CREATE_FLAGS, 0o600, dir_fd=parent)
+        fd = self._replacing(
+            parent, path, lambda: os.open(path[-1], _CREATE_FLAGS, 0o600, dir_fd=parent)
+        )
         try:
             if entry.sparse is not None:
-                write_sparse_content(fd, entry, reader)
+                _write_sparse_content(fd, entry, reader)
             elif entry.stored_bytes:
-                write_content(fd, entry.stored_bytes, reader)
+                _write_content(fd, entry.stored_bytes, reader)
             set_by_fd(fd, entry, self._options, self._creator)
         finally:
             os.close(fd)
 
-    def _symlink(self, path: tuple[bytes, ...], entry: TarEntry) -> None:
+    def _symlink(self, path: Parts, entry: TarEntry) -> None:
         parent = self._parent(path)
-        try:
-            os.symlink(entry.link, path[-1], dir_fd=parent)
-        except FileExistsError:
-            self._clear(parent, path)
-            os.symlink(entry.link, path[-1], dir_fd=parent)
+        self._replacing(parent, path, lambda: os.symlink(entry.link, path[-1], dir_fd=parent))
         set_by_name(parent, path[-1], entry, self._options, self._creator)
 
-    def _hard_link(self, path: tuple[bytes, ...], entry: TarEntry) -> None:
+    def _hard_link(self, path: Parts, entry: TarEntry) -> None:
         source = split_name(entry.link)
+        where = f"{show(entry.name)}: a hard link to"
         if not source:
-            raise LayerError(f"{show(entry.name)}: a hard link to the root of the layer")
+            raise LayerError(f"{where} the root of the layer")
         if source == path:
             return
+        if source in self._whiteouts:
+            raise LayerError(f"{where} {show(entry.link)}, which is deleted")
         # A copy: the cache may close one parent while it opens the other.
         parent = os.dup(self._parent(path))
+
+        def link() -> None:
+            folder = self._parent(source)
+            os.link(source[-1], path[-1], src_dir_fd=folder, dst_dir_fd=parent,
+                    follow_symlinks=False)  # fmt: skip
+
         try:
-            self._link(source, parent, path, entry)
+            self._replacing(parent, path, link)
+        except (FileNotFoundError, PermissionError) as error:
+            raise LayerError(f"{where} {show(entry.link)}, no file of this layer") from error
         finally:
             os.close(parent)
 
-    def _link(
-        self, source: tuple[bytes, ...], parent: int, path: tuple[bytes, ...], entry: TarEntry
-    ) -> None:
-        def link() -> None:
-            os.link(
-                source[-1],
-                path[-1],
-                src_dir_fd=self._parent(source),
-                dst_dir_fd=parent,
-                follow_symlinks=False,
-            )
-
-        if source in self._whiteouts:
-            raise LayerError(
-                f"{show(entry.name)}: a hard link to {show(entry.link)}, which is deleted"
-            )
-        try:
-            try:
-                link()
-            except FileExistsError:
-                self._clear(parent, path)
-                link()
-        except (FileNotFoundError, PermissionError) as error:
-            raise LayerError(
-                f"{show(entry.name)}: a hard link to {show(entry.link)}, no file of this layer"
-            ) from error
-
-    def _node(self, path: tuple[bytes, ...], entry: TarEntry) -> None:
-        """A FIFO or a device."""
-        fifo = entry.kind == tar_reader.FIFO
-        if not fifo and self._options.devices is Devices.REFUSE:
+    def _node(self, path: Parts, entry: TarEntry) -> None:
+        """Make a FIFO or a device."""
+        is_device = entry.kind != tar_reader.FIFO
+        if is_device and self._options.devices is Devices.REFUSE:
             raise LayerError(f"{show(entry.name)}: device nodes are not allowed here")
-        if not fifo and self._options.devices is Devices.SKIP:
+        if is_device and self._options.devices is Devices.SKIP:
             self.result.skipped_devices += 1
             return
-        kind = {
-            tar_reader.FIFO: stat.S_IFIFO,
-            tar_reader.CHARACTER: stat.S_IFCHR,
-            tar_reader.BLOCK: stat.S_IFBLK,
-        }
-        device = os.makedev(*entry.device)
+        mode, device = _NODE_TYPES[entry.kind] | 0o600, os.makedev(*entry.device)
         parent = self._parent(path)
-        try:
-            os.mknod(path[-1], kind[entry.kind] | 0o600, device, dir_fd=parent)
-        except FileExistsError:
-            self._clear(parent, path)
-            os.mknod(path[-1], kind[entry.kind] | 0o600, device, dir_fd=parent)
+        self._replacing(parent, path, lambda: os.mknod(path[-1], mode, device, dir_fd=parent))
         set_by_name(parent, path[-1], entry, self._options, self._creator)
 
-    def _whiteout(self, path: tuple[bytes, ...], mtime_ns: int) -> None:
+    def _whiteout(self, path: Parts, mtime_ns: int) -> None:
         parent = self._parent(path)
         if path[-1] == OPAQUE_MARK:
             self._folders[path[:-1]].xattrs[self._opaque_name] = b"y"
@@ -363,25 +333,66 @@ class _Unpacker:
         hidden = (*path[:-1], name)
         self.result.whiteouts += 1
         try:
-            os.mknod(name, _WHITEOUT_MODE, os.makedev(0, 0), dir_fd=parent)
+            os.mknod(name, stat.S_IFCHR | 0o000, os.makedev(0, 0), dir_fd=parent)
             # Nobody sees it, but a layer unpacked twice must be the same both times.
             os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=parent, follow_symlinks=False)
             self._whiteouts.add(hidden)
         except FileExistsError:
-            # The same layer has it anew: a file hides what is below anyway, a folder must be told.
+            # The same layer has it anew: a file hides what is below anyway, a folder needs a mark.
             if stat.S_ISDIR(os.lstat(name, dir_fd=parent).st_mode):
                 self._folders[hidden].xattrs[self._opaque_name] = b"y"
 
-    def _clear(self, parent: int, path: tuple[bytes, ...]) -> None:
-        """Make room where an earlier entry of the same archive stands: the later one counts."""
-        self._whiteouts.discard(path)
+    def _replacing(self, parent: int, path: Parts, make: Callable[[], _T]) -> _T:
+        """Make an entry; an earlier one of the same archive gives way."""
+        try:
+            return make()
+        except FileExistsError:
+            self._whiteouts.discard(path)
         try:
             os.unlink(path[-1], dir_fd=parent)
         except IsADirectoryError:
             for known in [known for known in self._parents if known[: len(path)] == path]:
                 os.close(self._parents.pop(known))
             shutil.rmtree(path[-1], dir_fd=parent)
+        return make()
 
     @property
     def _opaque_name(self) -> str:
         return self._options.overlay_xattr + ".opaque"
+
+
+def _write_content(fd: int, size: int, reader: TarReader) -> None:
+    """Write a file; whole blocks of zeros become holes (they read the same)."""
+    hole = False
+    for chunk in reader.chunks():
+        hole = len(chunk) == BLOCK_BYTES and chunk == _ZERO_BLOCK
+        if hole:
+            os.lseek(fd, len(chunk), os.SEEK_CUR)
+        else:
+            _write_all(fd, chunk)
+    if hole:
+        os.ftruncate(fd, size)
+
+
+def _write_sparse_content(fd: int, entry: TarEntry, reader: TarReader) -> None:
+    """Write the pieces of a sparse file to their places; all between them are holes."""
+    assert entry.sparse is not None
+    os.ftruncate(fd, entry.size_bytes)
+    pieces = iter(entry.sparse)
+    left = 0
+    for chunk in reader.chunks():
+        view = memoryview(chunk)
+        while view:
+            while not left:
+                offset, left = next(pieces)
+                os.lseek(fd, offset, os.SEEK_SET)
+            taken = min(left, len(view))
+            _write_all(fd, view[:taken])
+            view = view[taken:]
+            left -= taken
+
+
+def _write_all(fd: int, data: bytes | memoryview) -> None:
+    written = os.write(fd, data)
+    while written < len(data):
+        written += os.write(fd, memoryview(data)[written:])

@@ -1,1 +1,1 @@
-"""Registries (OCI distribution-spec): pull, push, and who we are to them."""
+"""Registries (OCI distribution-spec): pull, push, credentials."""

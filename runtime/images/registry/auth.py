@@ -1,7 +1,7 @@
-"""Who we are to a registry: credentials on this machine, and the tokens they are traded for.
+"""Credentials on this machine, and the tokens of a registry that they are traded for.
 
-Credentials are looked for where docker and podman keep them (containers-auth.json(5), docker's
-`config.json`), the first file that has an entry for the registry counts:
+Credentials come from where docker and podman keep them (containers-auth.json(5), docker's
+`config.json`), from the first file that has an entry for the registry:
 
     $REGISTRY_AUTH_FILE                         and then nowhere else
     $XDG_RUNTIME_DIR/containers/auth.json
@@ -28,30 +28,30 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
-from runtime.errors import ImageError
+from runtime.errors import StoreError
 from runtime.images.formats.schema import printable
 from runtime.images.registry.connection import Transport
-from runtime.images.registry.http import RegistryError, origin
+from runtime.images.registry.http import RegistryError, basic, origin
+from runtime.images.store.files import decode_json
 
 _FILE_LIMIT_BYTES = 1 << 20
 _TOKEN_LIMIT_BYTES = 1 << 20
 _HELPER_SECONDS = 30
 _HELPER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _TOKEN_SECONDS = 60
-"""How long a token lives that does not say (token.md)."""
+"""Lifetime of a token without one of its own (token.md)."""
 _CHALLENGE = re.compile(r"\s*([A-Za-z]+)(?: +|\s*,|$)")
 _PARAMETER = re.compile(r'\s*([A-Za-z0-9_-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))\s*(?:,|$)')
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What proves who we are. Never printed.
+    """Holds secrets, never printed; an absent one is empty.
 
     Attributes:
-        username: Goes with the password.
-        password: Or an access token that stands for one.
-        identity_token: To be traded for access tokens (OAuth's refresh token); may be empty.
-        registry_token: A bearer token as it is; may be empty.
+        password: Or an access token in its place.
+        identity_token: OAuth's refresh token, which buys access tokens.
+        registry_token: A bearer token as it is.
     """
 
     username: str = field(default="", repr=False)
@@ -61,20 +61,17 @@ class Credentials:
 
     @property
     def basic(self) -> str:
-        """The header of basic authentication (RFC 7617)."""
-        pair = f"{self.username}:{self.password}".encode()
-        return "Basic " + base64.b64encode(pair).decode("ascii")
+        """The header of basic authentication."""
+        return basic(self.username, self.password)
 
 
 def find_credentials(
     registry: str, repository: str, environment: Mapping[str, str]
 ) -> Credentials | None:
-    """What the user's files and credential helpers have for a registry.
+    """Find what the user's files and credential helpers have for a registry, host and port.
 
-    Args:
-        registry: Host and perhaps port.
-        repository: Entries for it, or for its first parts, come before those for the host.
-        environment: Says where the files are.
+    Entries for the repository, or for its first parts, come before those for the host; the
+    environment says where the files are.
 
     Raises:
         RegistryError: A file is damaged, or a helper failed.
@@ -104,17 +101,13 @@ def _files(environment: Mapping[str, str]) -> list[Path]:
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         with path.open("rb") as file:
-            data = file.read(_FILE_LIMIT_BYTES + 1)
-        document = json.loads(data or b"{}")
+            return decode_json(file.read(_FILE_LIMIT_BYTES + 1) or b"{}", path)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise RegistryError(f"cannot read {path}: {error.strerror}") from error
-    except (ValueError, RecursionError) as error:
-        raise RegistryError(f"{path} is not JSON: {error}") from None
-    if not isinstance(document, dict):
-        raise RegistryError(f"{path} does not hold a JSON object")
-    return document
+    except StoreError as error:
+        raise RegistryError(str(error)) from None
 
 
 def _in_file(
@@ -161,40 +154,38 @@ def _entry(entry: object, key: str, path: Path) -> Credentials | None:
 
 
 def _ask_helper(helper: str, key: str, path: Path) -> Credentials | None:
-    """What `docker-credential-<helper> get` knows (docker-credential-helpers' protocol)."""
+    """Call `docker-credential-<helper> get` (docker-credential-helpers' protocol)."""
     if not _HELPER_NAME.fullmatch(helper):
         raise RegistryError(f"{path}: {printable(helper)!r} is no name of a credential helper")
     program = f"docker-credential-{helper}"
-    # Asked first: an unreadable folder in PATH would make it a refusal (EACCES) to start one.
+    # Checked first: with an unreadable folder in PATH, starting one fails with EACCES.
     if shutil.which(program) is None:
         raise RegistryError(f"{path} names the helper {program}, which is not in PATH")
+    named = f"{program}, which {path} names,"
+    command = [program, "get"]
     try:
         done = subprocess.run(
-            [program, "get"],
-            input=key.encode(),
-            capture_output=True,
-            timeout=_HELPER_SECONDS,
-            check=False,
+            command, input=key.encode(), capture_output=True, timeout=_HELPER_SECONDS, check=False
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise RegistryError(f"{program}, which {path} names, failed: {error}") from error
-    said = (done.stdout.strip() or done.stderr.strip()).decode("utf-8", "replace")
+        raise RegistryError(f"{named} failed: {error}") from error
+    message = (done.stdout.strip() or done.stderr.strip()).decode("utf-8", "replace")
     if done.returncode:
-        if "credentials not found" in said:
+        if "credentials not found" in message:
             return None
-        raise RegistryError(f"{program}, which {path} names, failed: {printable(said)}")
+        raise RegistryError(f"{named} failed: {printable(message)}")
     try:
         answer = json.loads(done.stdout)
         username, secret = answer["Username"], answer["Secret"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise RegistryError(f"{program}, which {path} names, gave no proper answer") from None
+        raise RegistryError(f"{named} gave no proper answer") from None
     if username == "<token>":
         return Credentials(identity_token=str(secret))
     return Credentials(str(username), str(secret))
 
 
 def parse_challenges(headers: list[str]) -> list[tuple[str, dict[str, str]]]:
-    """Schemes, in lower case, and parameters of WWW-Authenticate headers (RFC 9110, 11.6.1)."""
+    """Read schemes, in lower case, and parameters of WWW-Authenticate (RFC 9110, 11.6.1)."""
     challenges: list[tuple[str, dict[str, str]]] = []
     for header in headers:
         position = 0
@@ -211,13 +202,7 @@ def parse_challenges(headers: list[str]) -> list[tuple[str, dict[str, str]]]:
 
 
 class Authenticator:
-    """Makes the Authorization header for one registry; keeps tokens until they run out.
-
-    Args:
-        registry: Host and perhaps port, as the user names it.
-        transport: What tokens are fetched over.
-        environment: Says where credentials are.
-    """
+    """Makes the Authorization header for one registry; keeps tokens until they run out."""
 
     def __init__(self, registry: str, transport: Transport, environment: Mapping[str, str]) -> None:
         self._registry = registry
@@ -230,10 +215,9 @@ class Authenticator:
         self._known: dict[str, Credentials | None] = {}
 
     def challenged(self, headers: list[str], url: str, scopes: tuple[str, ...] = ()) -> bool:
-        """Take in what a 401 from `url` asks for, and forget the token that it refused.
+        """Read what a 401 from `url` asks for, and forget the token that it refused.
 
-        Returns:
-            False when it asks for nothing that we can do.
+        Returns False if it asks for nothing that we can do.
 
         Raises:
             RegistryError: It would have the credentials sent without TLS, which it has itself.
@@ -255,14 +239,12 @@ class Authenticator:
         return False
 
     def header(self, repository: str, scopes: tuple[str, ...]) -> str | None:
-        """The Authorization header for a request, None if none has been asked for.
+        """Return the Authorization header for a request, None if none has been asked for.
 
-        Args:
-            repository: Which one it is about; credentials may be kept by repository.
-            scopes: What a token must allow, as in `repository:app:pull`.
+        `scopes` are the rights that a token must give, as in `repository:app:pull`.
 
         Raises:
-            RegistryError: No token was to be had.
+            RegistryError: The token service gave none.
         """
         with self._lock:
             if self._bearer:
@@ -272,7 +254,7 @@ class Authenticator:
         return None
 
     def has_credentials(self, repository: str) -> bool:
-        """Whether there is anything to show."""
+        """Whether there are credentials for a repository."""
         with self._lock:
             return self._credentials(repository) is not None
 
@@ -343,15 +325,11 @@ class Authenticator:
             raise RegistryError(f"the token service of {self._registry} did not answer in JSON")
         return answer
 
-    def _refused(self, status: int, found: Credentials) -> ImageError:
-        if status == 429 or status >= 500:
-            return RegistryError(
-                f"the token service of {self._registry} answered {status}", status=status
-            )
-        if found == Credentials():
-            reason = "there are no credentials for it here; log in with docker or podman"
-        else:
-            reason = "the credentials kept here are refused; log in anew with docker or podman"
-        return RegistryError(
-            f"the token service of {self._registry} answered {status}: {reason}", status=status
-        )
+    def _refused(self, status: int, found: Credentials) -> RegistryError:
+        text = f"the token service of {self._registry} answered {status}"
+        if status != 429 and status < 500:
+            if found == Credentials():
+                text += ": there are no credentials for it here; log in with docker or podman"
+            else:
+                text += ": the credentials kept here are refused; log in anew with docker or podman"
+        return RegistryError(text, status=status)

@@ -1,7 +1,7 @@
 """A registry, by its API version 2 (OCI distribution-spec; docker's is the same).
 
-Nothing that a registry says is believed: what it sends is hashed as it arrives. Blobs come and go
-by `runtime.images.registry.download` and `runtime.images.registry.upload`.
+Nothing that a registry says is believed: what it sends is hashed as it arrives. The modules
+`download` and `upload` transfer blobs.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ import threading
 from collections.abc import Callable, Mapping
 from urllib.parse import quote
 
-from runtime.images.formats.digest import digest_of, is_digest
+from runtime.images.formats.digest import DOCUMENT_LIMIT_BYTES, digest_of, is_digest
 from runtime.images.formats.schema import (
-    DOCUMENT_LIMIT_BYTES,
     INDEX_TYPES,
     MANIFEST_TYPES,
     ImageIndex,
@@ -24,7 +23,6 @@ from runtime.images.formats.schema import (
 from runtime.images.registry.auth import Authenticator
 from runtime.images.registry.connection import Body, Response, Security, Transport
 from runtime.images.registry.http import (
-    BrokenTransferError,
     RegistryError,
     explain,
     is_loopback,
@@ -33,18 +31,14 @@ from runtime.images.registry.http import (
 
 _ACCEPT = ", ".join((*MANIFEST_TYPES, *INDEX_TYPES))
 Progress = Callable[[int], None]
-"""Called with the number of bytes that are there so far."""
+"""Called with the number of bytes transferred so far."""
 
 
 class RegistryClient:
-    """One registry. Safe for threads.
+    """Speaks to one registry, `localhost:5000` say. Safe for threads.
 
-    Args:
-        registry: Host and perhaps port, as in `localhost:5000`.
-        security: How it is spoken to. Without TLS only if it says so, or on this machine.
-        environment: Says where credentials are (see `runtime.images.registry.auth`).
-        pause_s: How long before the second try of what failed.
-        timeout_s: How long a silent server is waited for.
+    It does without TLS only if `security` says so, or on this machine. The environment says where
+    credentials are (see `auth`); `pause_s` and `timeout_s` are those of `Transport`.
     """
 
     def __init__(
@@ -64,30 +58,21 @@ class RegistryClient:
         self._base = ""
 
     def close(self) -> None:
-        """Close all connections; nothing may be under way."""
+        """Close all connections; no request may be running."""
         self.transport.close()
 
-    # Reading; `runtime.images.registry.download` fetches the blobs.
-
     def ping(self) -> str:
-        """Find out how the registry is spoken to, and that it is one.
-
-        Returns:
-            Its base URL, as in `https://localhost:5000`.
-
-        Raises:
-            RegistryError: It cannot be reached, or does not speak version 2.
-        """
+        """Find the base URL, as in `https://localhost:5000`, or raise RegistryError."""
         with self._lock:
             if not self._base:
                 self._base = self._find()
             return self._base
 
     def manifest(self, repository: str, reference: str) -> ImageManifest | ImageIndex:
-        """The manifest or index of a tag or digest, as it is, verified.
+        """Fetch the manifest or index of a tag or digest, and verify it.
 
         Raises:
-            RegistryError: There is none, or it may not be seen.
+            RegistryError: There is none, or access is denied.
             ManifestError: It is malformed, or not what its digest says.
         """
         what = self.name(repository, reference)
@@ -119,30 +104,15 @@ class RegistryClient:
 
         return self.transport.trying(attempt)
 
-    # Writing; `runtime.images.registry.upload` sends the blobs.
-
     def put_manifest(self, repository: str, reference: str, manifest: ImageManifest) -> None:
-        """Store a manifest's exact bytes under a tag or its digest; all it needs must be there.
-
-        Raises:
-            RegistryError: The registry refused, or understood it to be something else.
-        """
+        """Store a manifest's exact bytes under a tag or its digest, or raise RegistryError."""
         what = self.name(repository, reference)
-        headers = {
-            "Content-Type": manifest.media_type,
-            "Content-Length": str(len(manifest.data)),
-        }
+        path = self._manifest_path(repository, reference)
+        headers = {"Content-Type": manifest.media_type, "Content-Length": str(len(manifest.data))}
 
         def attempt() -> None:
-            sending = self.send(
-                "PUT",
-                self._manifest_path(repository, reference),
-                repository,
-                headers=headers,
-                body=manifest.data,
-                push=True,
-            )
-            with sending as response:
+            with self.send("PUT", path, repository, headers=headers, body=manifest.data,
+                           push=True) as response:  # fmt: skip
                 self.expect(response, (201, 202), what)
                 stored = response.headers.get("Docker-Content-Digest") or manifest.digest
                 if stored != manifest.digest:
@@ -151,8 +121,6 @@ class RegistryClient:
                     )
 
         self.transport.trying(attempt)
-
-    # The machinery, also for uploads.
 
     def send(
         self,
@@ -165,14 +133,14 @@ class RegistryClient:
         push: bool = False,
         also: tuple[str, ...] = (),
     ) -> Response:
-        """One request with whatever authorization is asked for; once more if that ran out.
+        """Send one request with the authorization that is asked for; once more if that ran out.
 
         Args:
             method: HTTP's.
             path: Of the API, or a whole URL that the registry gave.
-            repository: Which one it is about.
+            repository: The one to read, or with `push` to write.
             headers: More header fields.
-            body: What is sent.
+            body: Of the request.
             push: Whether the right to write is needed.
             also: More repositories that must be readable.
 
@@ -201,14 +169,13 @@ class RegistryClient:
             was_basic = fields.get("Authorization", "").startswith("Basic")
             if not trusted or was_basic or not self._authenticator.challenged(asked, url, scopes):
                 raise self._denied(repository, response.status, problem)
-        if response.status in (401, 403):
-            with response:
-                raise self._denied(repository, response.status, response.problem())
         try:
+            if response.status in (401, 403):
+                raise self._denied(repository, response.status, response.problem())
             response.check_retry()
-        except BrokenTransferError:
-            with response:
-                raise
+        except RegistryError:
+            response.release()
+            raise
         return response
 
     def _denied(self, repository: str, status: int, problem: str) -> RegistryError:
@@ -221,7 +188,7 @@ class RegistryClient:
         )
 
     def expect(self, response: Response, wanted: tuple[int, ...], what: str) -> None:
-        """Raise RegistryError unless the answer is one of those wanted; `what` was asked for."""
+        """Raise RegistryError, with `what` was asked for, unless the answer is a wanted one."""
         if response.status not in wanted:
             raise RegistryError(
                 f"{what}: the registry answered {response.problem()}", status=response.status
@@ -266,7 +233,7 @@ class RegistryClient:
             return response.status
 
     def name(self, repository: str, reference: str) -> str:
-        """A manifest or blob as messages call it."""
+        """Return the name of a manifest or blob for messages."""
         mark = "@" if is_digest(reference) else ":"
         return f"{self.registry}/{repository}{mark}{reference}"
 

@@ -1,7 +1,7 @@
 """HTTP to registries: what may go where, and how often it is tried.
 
-urllib3 keeps connections open, speaks TLS and goes by proxies. Where requests go and when they are
-repeated is decided here, since a registry's answers decide where the next request goes:
+urllib3 keeps connections open, speaks TLS and goes by proxies. This module decides where requests
+go and when they are repeated, since a registry's answers name the target of the next request:
 
 - plain http goes only to this machine (loopback), unless the user asked for it; a redirect from
   https to http is never followed
@@ -11,7 +11,6 @@ repeated is decided here, since a registry's answers decide where the next reque
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import http.client
 import json
@@ -27,46 +26,36 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from runtime.images.formats.schema import printable
-from runtime.images.registry.http import (
-    BrokenTransferError,
-    RegistryError,
-    explain,
-    is_final,
-    is_loopback,
-    join,
-    origin,
-    place,
-    retry_after,
-    unwrapped,
-)
+from runtime.images.registry import http as wire
+from runtime.images.registry.http import BrokenTransferError, RegistryError, origin, place
 
 if TYPE_CHECKING:
     # Imported with the first request: a launch does without (25 ms).
     from urllib3 import BaseHTTPResponse, HTTPConnectionPool, PoolManager
 
 Body = bytes | Callable[[], Iterable[bytes]] | None
-"""What is sent: bytes, or a maker of pieces, which can be asked again."""
+"""Bytes, or a maker of pieces, which another try calls again."""
 _REDIRECTS = (301, 302, 303, 307, 308)
 _REDIRECT_LIMIT = 5
 _AGAIN = (408, 425, 429, 500, 502, 503, 504)
 """Answers that another try may change."""
 _MALFORMED = (ValueError, RecursionError, LookupError, TypeError, AttributeError)
-"""What reading a document of another shape ends with."""
+"""Errors of reading a document of another shape."""
 _WAIT_LIMIT_S = 60.0
 _CERTIFICATE_FOLDERS = ("/etc/containers/certs.d", "/etc/docker/certs.d")
 TRIES = 5
 _AS_IT_IS = {
     # The rules above are stricter than urllib3's, and `trying` knows more: where a blob broke off,
-    # what wait was asked for, and that a PATCH must not go out again before the server has said
-    # how far it got.
+    # how long to wait, and that a PATCH must not go out again before the server has said how far it
+    # got.
     "redirect": False,
     "retries": False,
-    # A blob is read in pieces, hashed and measured as it was sent, and taken up where it broke off.
+    # A blob is read in pieces, hashed and measured as it was sent, and resumed where it broke off.
     "preload_content": False,
     "decode_content": False,
     "enforce_content_length": False,
 }
-"""What urllib3 would do by itself and must not do here."""
+"""Turns off what urllib3 would do by itself and must not do here."""
 _KEPT_CONNECTIONS = 8
 """To each server: more than layers are fetched or sent at a time."""
 _DRAIN_BYTES = 1 << 12
@@ -76,10 +65,10 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True, slots=True)
 class Security:
-    """How a registry is spoken to.
+    """Says how to connect to a registry.
 
     Attributes:
-        plain_http: Without TLS, wherever it is.
+        plain_http: Without TLS, also on other machines.
         verify: Check the server's certificate.
         certificates: A folder with `*.crt` (authorities), `*.cert` and `*.key` (our own), as
             docker-registry clients keep them in certs.d; None means those of the machine.
@@ -91,11 +80,9 @@ class Security:
 
 
 class Response:
-    """An answer; a context manager, after which its connection may be used again.
+    """Holds an answer; a context manager, after which its connection may be used again.
 
     Attributes:
-        status: Its code.
-        headers: Its header fields.
         url: Where it came from, redirects followed.
     """
 
@@ -109,6 +96,10 @@ class Response:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.release()
+
+    def release(self) -> None:
+        """Give the connection back, or close it."""
         # What is left unread would be taken for the next answer. A little, such as the page that
         # comes with a redirect, is quicker read than a new connection made.
         left = self._raw.length_remaining
@@ -120,15 +111,11 @@ class Response:
 
     def read(self, size: int) -> bytes:
         """Up to `size` bytes of the body; none only at its end."""
-        with unwrapped():
+        with wire.unwrapped():
             return self._raw.read(size)
 
     def read_all(self, limit_bytes: int) -> bytes:
-        """The whole body.
-
-        Raises:
-            RegistryError: It is longer than the limit.
-        """
+        """Read the whole body, or raise RegistryError if it is longer than the limit."""
         data = self.read(limit_bytes + 1)
         if len(data) > limit_bytes:
             raise RegistryError(
@@ -143,23 +130,19 @@ class Response:
         text = f"{self.status} {printable(self._raw.reason)}".strip()
         with contextlib.suppress(OSError, http.client.HTTPException, RegistryError, *_MALFORMED):
             first = json.loads(self.read_all(1 << 16))["errors"][0]
-            if said := first.get("message") or first.get("code"):
-                return f"{text}, {printable(said)}"
+            if message := first.get("message") or first.get("code"):
+                return f"{text}, {printable(message)}"
         return text
 
     def check_retry(self) -> None:
         """Raise BrokenTransferError if the answer says to come again."""
         if self.status in _AGAIN:
-            wait_s = retry_after(self.headers.get("Retry-After"))
+            wait_s = wire.retry_after(self.headers.get("Retry-After"))
             raise BrokenTransferError(f"{place(self.url)} answered {self.problem()}", wait_s=wait_s)
 
 
 class Patience:
-    """Counts how often something failed in a row.
-
-    Args:
-        progressed: How far it got, in bytes; after another MiB, failures count afresh.
-    """
+    """Counts failures in a row; after another MiB of progress, in bytes, it starts again."""
 
     def __init__(self, progressed: Callable[[], int] = lambda: 0) -> None:
         self._progressed = progressed
@@ -167,7 +150,7 @@ class Patience:
         self._failures = 0
 
     def failed(self) -> int:
-        """Count one more; gives how many there are."""
+        """Count one more, and return how many there are."""
         done = self._progressed()
         if done >= self._reached + _PROGRESS_BYTES:
             self._failures, self._reached = 0, done
@@ -178,10 +161,8 @@ class Patience:
 class Transport:
     """Sends requests. Safe for threads, which share the connections that are kept open.
 
-    Args:
-        security: How servers are spoken to.
-        timeout_s: How long a silent server is waited for.
-        pause_s: How long before the second try; doubles from try to try.
+    It waits `timeout_s` for a silent server, and `pause_s` before the second try; the pause doubles
+    from try to try.
     """
 
     def __init__(
@@ -196,7 +177,7 @@ class Transport:
         self._stopped = threading.Event()
 
     def stop(self) -> None:
-        """End all that is under way, in whatever thread, with an error there."""
+        """End all requests, in whatever thread, with an error there."""
         self._stopped.set()
         with self._lock:
             for opened in self._sockets:
@@ -204,7 +185,7 @@ class Transport:
                     opened.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Close all connections; nothing may be under way."""
+        """Close all connections; no request may be running."""
         with self._lock:
             for pool in self._pools.values():
                 pool.close()
@@ -216,7 +197,7 @@ class Transport:
         """Send a request, and follow redirects if it is a GET or HEAD.
 
         Raises:
-            RegistryError: The URL may not be spoken to, or leads nowhere.
+            RegistryError: The URL is not allowed, or leads nowhere.
             OSError, http.client.HTTPException: The connection failed.
         """
         fields = dict(headers)
@@ -225,7 +206,7 @@ class Transport:
             if response.status not in _REDIRECTS or method not in ("GET", "HEAD"):
                 return response
             with response:
-                target = join(url, response.headers.get("Location") or "")
+                target = wire.join(url, response.headers.get("Location") or "")
             if origin(target) != origin(url):
                 fields.pop("Authorization", None)
             if url.startswith("https:") and not target.startswith("https:"):
@@ -234,11 +215,9 @@ class Transport:
         raise RegistryError(f"{place(url)} redirects more than {_REDIRECT_LIMIT} times")
 
     def trying(self, attempt: Callable[[], _T], patience: Patience | None = None) -> _T:
-        """Do something until it succeeds, is refused, or patience ends.
+        """Repeat `attempt` after broken connections and answers that say to come later.
 
-        Args:
-            attempt: Is tried again after a broken connection and when told to come later.
-            patience: Kept by who does one thing in several steps.
+        One `patience` may span several steps of one transfer.
 
         Raises:
             RegistryError: It failed every time; says how the last time.
@@ -250,11 +229,11 @@ class Transport:
             except (OSError, http.client.HTTPException, BrokenTransferError) as error:
                 if self._stopped.is_set():
                     raise RegistryError("stopped") from None
-                if is_final(error):
-                    raise RegistryError(explain(error)) from error
+                if wire.is_final(error):
+                    raise RegistryError(wire.explain(error)) from error
                 failures = patience.failed()
                 if failures == TRIES:
-                    text = f"{explain(error)} (tried {TRIES} times)"
+                    text = f"{wire.explain(error)} (tried {TRIES} times)"
                     raise RegistryError(text) from error
                 wait_s = self._pause_s * 2 ** (failures - 1) * random.uniform(0.75, 1.25)
                 if isinstance(error, BrokenTransferError) and error.wait_s is not None:
@@ -271,13 +250,13 @@ class Transport:
         # urllib3 sends the target's escapes as RFC 3986, 6.2.2.1, wants them: the same resource.
         fields = {"User-Agent": "steelyard", "Accept-Encoding": "identity", **headers}
         pieces = body() if callable(body) else body
-        with unwrapped():
+        with wire.unwrapped():
             raw = self._pool(url).urlopen(method, target, pieces, fields, **_AS_IT_IS)
         return Response(raw, url)
 
     def _pool(self, url: str) -> HTTPConnectionPool:
         scheme, host, port = key = origin(url)
-        if scheme == "http" and not (self._security.plain_http or is_loopback(host)):
+        if scheme == "http" and not (self._security.plain_http or wire.is_loopback(host)):
             raise RegistryError(
                 f"{printable(host)} is not this machine, so it is not spoken to without TLS; "
                 "--plain-http allows it"
@@ -316,9 +295,9 @@ class Transport:
 
 def _proxy(host: str, port: int) -> PoolManager | None:
     """The proxy that HTTPS_PROXY names, unless NO_PROXY excepts the host or it is this machine."""
-    if is_loopback(host):
+    if wire.is_loopback(host):
         return None
-    # Slow to import, and most who pull from this machine do without.
+    # Slow to import, and pulling from this machine does without.
     from urllib.request import getproxies_environment, proxy_bypass
 
     proxy = None if proxy_bypass(f"{host}:{port}") else getproxies_environment().get("https")
@@ -336,8 +315,7 @@ def _proxy(host: str, port: int) -> PoolManager | None:
     headers = {}
     if parts.auth:
         name, _, password = parts.auth.partition(":")
-        pair = f"{unquote(name)}:{unquote(password)}".encode()
-        headers["Proxy-Authorization"] = "Basic " + base64.b64encode(pair).decode("ascii")
+        headers["Proxy-Authorization"] = wire.basic(unquote(name), unquote(password))
     address = Url("http", host=parts.host, port=parts.port or 3128)
     return ProxyManager(address.url, proxy_headers=headers)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from typing import NoReturn, Self
 
-from runtime.images.formats.digest import digest_of
-from runtime.images.formats.schema import DOCUMENT_LIMIT_BYTES, BlobDescriptor, printable
+from runtime.images.formats.digest import DOCUMENT_LIMIT_BYTES, digest_of
+from runtime.images.formats.schema import BlobDescriptor, printable
 from runtime.images.registry.client import RegistryClient
 from runtime.images.registry.connection import Patience, Response
 from runtime.images.registry.http import BrokenTransferError, RegistryError, place
@@ -16,17 +16,11 @@ _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
 
 
 def fetch_document(client: RegistryClient, repository: str, descriptor: BlobDescriptor) -> bytes:
-    """A small blob, such as a configuration, verified.
-
-    Raises:
-        RegistryError: It is not there, or not what its descriptor says.
-    """
+    """Fetch a small blob, such as a configuration, and verify it, or raise RegistryError."""
     size = descriptor.size_bytes
     if size > DOCUMENT_LIMIT_BYTES:
-        raise RegistryError(
-            f"{descriptor.digest} has {size} bytes; a configuration has at most "
-            f"{DOCUMENT_LIMIT_BYTES}"
-        )
+        limit = f"a configuration has at most {DOCUMENT_LIMIT_BYTES}"
+        raise RegistryError(f"{descriptor.digest} has {size} bytes; {limit}")
     with BlobStream(client, repository, descriptor) as stream:
         data = b"".join(iter(lambda: stream.read(_BLOCK_BYTES), b""))
     if digest_of(data) != descriptor.digest:
@@ -37,10 +31,10 @@ def fetch_document(client: RegistryClient, repository: str, descriptor: BlobDesc
 
 
 class BlobStream:
-    """A blob on its way. To be read by one thread, and closed, as a context manager does.
+    """Streams a blob to one thread, as a context manager.
 
-    A connection that breaks is taken up where it broke (RFC 9110, 14.2), so who reads sees nothing
-    of it; after five breaks without progress there is an error.
+    A broken download goes on from where it broke (RFC 9110, 14.2), unseen by the reader; after five
+    breaks without progress there is an error.
     """
 
     def __init__(self, client: RegistryClient, repository: str, descriptor: BlobDescriptor) -> None:
@@ -55,21 +49,15 @@ class BlobStream:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.close()
+        self._close()
 
-    def close(self) -> None:
-        """Let go of the connection."""
+    def _close(self) -> None:
         response, self._response = self._response, None
         if response is not None:
-            with response:
-                pass
+            response.release()
 
     def read(self, size: int, /) -> bytes:
-        """Up to `size` bytes; none only at the end.
-
-        Raises:
-            RegistryError: The blob is not there, or of another length than it should be.
-        """
+        """Read up to `size` bytes, none only at the end; raise RegistryError for another length."""
         data = self._client.transport.trying(lambda: self._read(size), self._patience)
         self._done += len(data)
         return data
@@ -77,19 +65,20 @@ class BlobStream:
     def _read(self, size: int) -> bytes:
         left = self._descriptor.size_bytes - self._done
         if left == 0 and self._done:
-            self._check_end()
+            if self._response is not None and self._response.read(1):
+                self._longer()
             return b""
         try:
             if self._response is None:
                 self._response = self._open()
             data = self._response.read(min(size, _BLOCK_BYTES))
         except BaseException:
-            self.close()
+            self._close()
             raise
         if len(data) > left:
             self._longer()
         if left and not data:
-            self.close()
+            self._close()
             self._closed_early()
         return data
 
@@ -100,9 +89,8 @@ class BlobStream:
         path = f"/v2/{self._repository}/blobs/{digest}"
         response = client.send("GET", path, self._repository, headers=headers)
         try:
-            client.expect(
-                response, (200, 206) if headers else (200,), client.name(self._repository, digest)
-            )
+            wanted = (200, 206) if headers else (200,)
+            client.expect(response, wanted, client.name(self._repository, digest))
             if response.status == 206:
                 self._check_range(response)
             self._check_length(response)
@@ -112,8 +100,8 @@ class BlobStream:
                 passed = response.read(min(skip, _BLOCK_BYTES))
                 skip = skip - len(passed) if passed else self._closed_early()
         except BaseException:
-            with response:
-                raise
+            response.release()
+            raise
         return response
 
     def _check_range(self, response: Response) -> None:
@@ -134,10 +122,6 @@ class BlobStream:
                 f"{self._client.registry} has {before + int(length)} bytes of "
                 f"{self._descriptor.digest}; its descriptor says {self._descriptor.size_bytes}"
             )
-
-    def _check_end(self) -> None:
-        if self._response is not None and self._response.read(1):
-            self._longer()
 
     def _longer(self) -> NoReturn:
         raise RegistryError(

@@ -1,7 +1,8 @@
-"""What the wire to a registry is made of: URLs, and the ways in which it fails."""
+"""URLs and headers for registries, and errors of the connection."""
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import email.utils
 import http.client
@@ -19,11 +20,7 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class RegistryError(ImageError):
-    """A registry that cannot be reached, refuses, or does not do what its API says.
-
-    Attributes:
-        status: Of its answer; None if there was none.
-    """
+    """A registry cannot be reached, or refuses; `status` is that of its answer, if any."""
 
     def __init__(self, message: str, *, status: int | None = None) -> None:
         super().__init__(message)
@@ -31,11 +28,7 @@ class RegistryError(ImageError):
 
 
 class BrokenTransferError(RegistryError):
-    """The connection ended, or said to come later, in the middle: worth another try.
-
-    Attributes:
-        wait_s: How long the other side asked us to wait; None if it did not.
-    """
+    """A transfer broke or was put off: worth another try, after `wait_s` if the server says so."""
 
     def __init__(self, message: str, *, wait_s: float | None = None) -> None:
         super().__init__(message)
@@ -43,14 +36,10 @@ class BrokenTransferError(RegistryError):
 
 
 def origin(url: str) -> tuple[str, str, int]:
-    """Scheme, host and port.
-
-    Raises:
-        RegistryError: It is no http or https URL.
-    """
+    """Return scheme, host and port of an http or https URL, or raise RegistryError."""
     try:
         parts = urlsplit(url)
-        # As name servers are asked for it: some names cannot be written so.
+        # The form for name servers: some names cannot be written so.
         host, port = (parts.hostname or "").encode("idna").decode("ascii"), parts.port
     except ValueError:
         host, port = "", None
@@ -60,11 +49,7 @@ def origin(url: str) -> tuple[str, str, int]:
 
 
 def join(url: str, target: str) -> str:
-    """Where a Location that came from `url` leads.
-
-    Raises:
-        RegistryError: Nowhere.
-    """
+    """Resolve a Location that came from `url`, or raise RegistryError."""
     try:
         return urljoin(url, target)
     except ValueError:
@@ -72,8 +57,13 @@ def join(url: str, target: str) -> str:
 
 
 def place(url: str) -> str:
-    """Host and port of a URL, for messages; never its query, which may hold a signature."""
+    """Return host and port for messages; never the query, which may hold a signature."""
     return printable(urlsplit(url).netloc)
+
+
+def basic(username: str, password: str) -> str:
+    """Return the header of basic authentication (RFC 7617)."""
+    return "Basic " + base64.b64encode(f"{username}:{password}".encode()).decode("ascii")
 
 
 def is_loopback(host: str) -> bool:
@@ -88,11 +78,7 @@ def is_loopback(host: str) -> bool:
 
 @contextlib.contextmanager
 def unwrapped() -> Iterator[None]:
-    """Raise what is wrong instead of what urllib3 wraps it in, which nobody here knows.
-
-    Raises:
-        OSError, http.client.HTTPException: The connection failed.
-    """
+    """Raise the OSError or http.client.HTTPException in an exception of urllib3's."""
     from urllib3.exceptions import HTTPError
 
     try:
@@ -105,7 +91,7 @@ def unwrapped() -> Iterator[None]:
 
 
 def explain(error: BaseException) -> str:
-    """What went wrong on the wire, in words."""
+    """Return in words why the connection failed."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return (
             f"the server's certificate is not trusted ({error.verify_message}); name a folder with "
@@ -130,7 +116,7 @@ def is_final(error: BaseException) -> bool:
 
 
 def retry_after(text: str | None) -> float | None:
-    """Seconds, or a date (RFC 9110, 10.2.3)."""
+    """Read the header of that name, seconds or a date (RFC 9110, 10.2.3), as seconds from now."""
     if text is None:
         return None
     if text.strip().isdigit():

@@ -1,8 +1,8 @@
 """Sending a blob to a registry (OCI distribution-spec, "Pushing blobs").
 
-What the repository has is not sent; what another repository there has is mounted from it; the rest
-goes up in one piece, or in chunks if it is large. A chunk that breaks is taken up where the
-registry says it got, and from the beginning if it does not know any more.
+A blob that the repository has is not sent; one that another repository there has is mounted from
+it; others go up in one piece, or in chunks if they are large. An upload that breaks goes on from
+where the registry says it got, and from the beginning if the registry does not know any more.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _RANGE = re.compile(r"(?:bytes=)?0-(\d+)")
 
 
 class Sent(Enum):
-    """How a blob came to be in a repository."""
+    """Says how a blob came to be in a repository."""
 
     EXISTED = "Layer already exists"
     MOUNTED = "Mounted"
@@ -39,15 +39,9 @@ def push_blob(
     mount_from: tuple[str, ...] = (),
     progress: Progress = lambda _: None,
 ) -> Sent:
-    """See to it that a repository has a blob.
+    """Send a blob to a repository that lacks it; the registry verifies its digest.
 
-    Args:
-        client: The registry.
-        repository: Where to.
-        digest: Of the file; the registry verifies it.
-        path: The blob.
-        mount_from: Other repositories of the registry that may have it.
-        progress: Told how many bytes have gone.
+    `mount_from` are other repositories of the registry that may have it.
 
     Raises:
         RegistryError: The registry refused, or was lost five times without progress.
@@ -64,8 +58,6 @@ def push_blob(
 
 
 class _Upload:
-    """One blob on its way up."""
-
     def __init__(
         self, client: RegistryClient, repository: str, digest: str, path: Path, progress: Progress
     ) -> None:
@@ -79,6 +71,7 @@ class _Upload:
         self._done = 0
         self._chunk_bytes = CHUNK_BYTES
         self._asks_where = False
+        self._what = client.name(repository, digest)
 
     def mount(self, other: str) -> bool:
         """Try to get it from another repository; if not, an upload has been opened instead."""
@@ -87,24 +80,28 @@ class _Upload:
 
         def attempt() -> bool:
             query = urlencode({"mount": self._digest, "from": other})
-            path = f"/v2/{self._repository}/blobs/uploads/?{query}"
             try:
-                with self._client.send("POST", path, self._repository, push=True, also=(other,),
-                                       headers={"Content-Length": "0"}) as response:  # fmt: skip
+                with self._post(f"?{query}", also=(other,)) as response:
                     if response.status == 202:
                         self._remember(response)
                     return response.status == 201
-            except RegistryError as error:
-                if isinstance(error, BrokenTransferError):
-                    raise
+            except BrokenTransferError:
+                raise
+            except RegistryError:
                 # Refused: it may be a repository that we must not see. Sending works as well.
                 return False
 
         return self._client.transport.trying(attempt)
 
     def run(self) -> None:
-        """Send it."""
         self._client.transport.trying(self._attempt, Patience(lambda: self._done))
+
+    def _post(self, query: str = "", also: tuple[str, ...] = ()) -> Response:
+        path = f"/v2/{self._repository}/blobs/uploads/{query}"
+        headers = {"Content-Length": "0"}
+        return self._client.send(
+            "POST", path, self._repository, headers=headers, push=True, also=also
+        )
 
     def _attempt(self) -> None:
         if self._asks_where:
@@ -121,9 +118,7 @@ class _Upload:
 
     def _open(self) -> None:
         self._done = 0
-        path = f"/v2/{self._repository}/blobs/uploads/"
-        with self._client.send("POST", path, self._repository, push=True,
-                               headers={"Content-Length": "0"}) as response:  # fmt: skip
+        with self._post() as response:
             self._client.expect(response, (202,), self._what)
             self._remember(response)
             least = response.headers.get("OCI-Chunk-Min-Length") or ""
@@ -133,31 +128,29 @@ class _Upload:
     def _send_chunk(self) -> None:
         start = self._done
         length = min(self._chunk_bytes, self._size - start)
-        headers = {
-            "Content-Type": "application/octet-stream",
-            "Content-Length": str(length),
-            "Content-Range": f"{start}-{start + length - 1}",
-        }
-        with self._client.send("PATCH", self._location, self._repository, push=True,
-                               headers=headers,
-                               body=lambda: self._pieces(start, length)) as response:  # fmt: skip
-            if response.status in (404, 416):
-                self._lost()
-            self._client.expect(response, (202,), self._what)
-            self._remember(response)
-            self._done = start + length
+        span = {"Content-Range": f"{start}-{start + length - 1}"}
+        self._remember(self._send_bytes("PATCH", self._location, start, length, span))
+        self._done = start + length
 
     def _finish(self, length: int) -> None:
         """Close the upload with its digest, and with all of its content if it is a small one."""
         mark = "&" if "?" in self._location else "?"
         url = f"{self._location}{mark}{urlencode({'digest': self._digest})}"
+        self._send_bytes("PUT", url, 0, length, {})
+        self._done = self._size
+
+    def _send_bytes(
+        self, method: str, url: str, start: int, length: int, span: dict[str, str]
+    ) -> Response:
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(length)}
-        with self._client.send("PUT", url, self._repository, push=True, headers=headers,
-                               body=lambda: self._pieces(0, length)) as response:  # fmt: skip
+        with self._client.send(method, url, self._repository, push=True, headers=headers | span,
+                               body=lambda: self._pieces(start, length)) as response:  # fmt: skip
             if response.status in (404, 416):
-                self._lost()
-            self._client.expect(response, (201,), self._what)
-            self._done = self._size
+                self._location, self._done = "", 0
+                raise BrokenTransferError(f"{self._what}: the registry lost the upload")
+            wanted = 202 if method == "PATCH" else 201
+            self._client.expect(response, (wanted,), self._what)
+            return response
 
     def _ask_where(self) -> None:
         """After a break: how far did it get? An upload that is not known any more begins anew."""
@@ -174,19 +167,14 @@ class _Upload:
                     return
         self._location, self._done = "", 0
 
-    def _lost(self) -> None:
-        self._location, self._done = "", 0
-        raise BrokenTransferError(f"{self._what}: the registry lost the upload")
-
     def _remember(self, response: Response) -> None:
         location = response.headers.get("Location") or ""
         target = join(response.url, location)
+        where = f"{self._what}: {place(response.url)}"
         if not location:
-            raise RegistryError(
-                f"{self._what}: {place(response.url)} does not say where to send it"
-            )
+            raise RegistryError(f"{where} does not say where to send it")
         if response.url.startswith("https:") and origin(target)[0] != "https":
-            raise RegistryError(f"{self._what}: {place(response.url)} wants it without TLS")
+            raise RegistryError(f"{where} wants it without TLS")
         self._location = target
 
     def _pieces(self, start: int, length: int) -> Iterator[bytes]:
@@ -200,7 +188,3 @@ class _Upload:
                 yield data
                 sent += len(data)
                 self._progress(start + sent)
-
-    @property
-    def _what(self) -> str:
-        return self._client.name(self._repository, self._digest)

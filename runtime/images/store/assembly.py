@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import copy
-import json
-import platform
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from runtime.images.formats.image import Image
-from runtime.images.store.layout import Descriptor, Layout
-from runtime.images.store.manifest import (
-    CONFIG_TYPE,
-    LAYER_TYPE,
-    MANIFEST_TYPE,
-    diff_ids_of,
-    read_parts,
+from runtime.images.formats.schema import (
+    DOCKER_LAYER,
+    OCI_CONFIG,
+    OCI_LAYER,
+    OCI_MANIFEST,
+    Platform,
 )
+from runtime.images.store.files import encode_json
+from runtime.images.store.layout import Descriptor, StoreLayout
+from runtime.images.store.lookup import diff_ids_of, read_parts
 
 if TYPE_CHECKING:
     from runtime.images.store.writer import Adder
@@ -24,35 +24,29 @@ if TYPE_CHECKING:
 Document = dict[str, Any]
 """An OCI image configuration."""
 
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
-# What docker calls what OCI also has a name for; an OCI manifest names all in OCI's words.
+# An OCI manifest has OCI's names alone, also for what docker names otherwise.
 _OCI_TYPES = {
-    "application/vnd.docker.image.rootfs.diff.tar": LAYER_TYPE,
-    "application/vnd.docker.image.rootfs.diff.tar.gzip": LAYER_TYPE + "+gzip",
-    "application/vnd.docker.image.rootfs.diff.tar.zstd": LAYER_TYPE + "+zstd",
+    DOCKER_LAYER: OCI_LAYER,
+    f"{DOCKER_LAYER}.gzip": f"{OCI_LAYER}+gzip",
+    f"{DOCKER_LAYER}.zstd": f"{OCI_LAYER}+zstd",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class LayerReference:
-    """A layer as an image names it.
-
-    Attributes:
-        descriptor: Of its blob.
-        diff_id: Of its tar.
-    """
+    """Names a layer by the descriptor of its blob and the digest of its tar."""
 
     descriptor: Descriptor
     diff_id: str
 
 
 def this_architecture() -> str:
-    """This machine's, in Go's words, which are those of images."""
-    return _ARCHITECTURES.get(platform.machine(), platform.machine())
+    """Return this machine's architecture in Go's names, as images have them."""
+    return Platform.of_this_machine().architecture
 
 
 def empty_document() -> Document:
-    """The configuration of an image without layers, for this machine."""
+    """Return the configuration of an image without layers, for this machine."""
     return {
         "architecture": this_architecture(),
         "os": "linux",
@@ -62,12 +56,8 @@ def empty_document() -> Document:
     }
 
 
-def take_apart(layout: Layout, image: Image) -> tuple[Document, tuple[LayerReference, ...]]:
-    """An image's configuration, as a copy to change, and its layers, bottom first.
-
-    Raises:
-        StoreError: The store is damaged there.
-    """
+def take_apart(layout: StoreLayout, image: Image) -> tuple[Document, tuple[LayerReference, ...]]:
+    """Return a copy of an image's configuration, and its layers, bottom first."""
     manifest = layout.read_document(image.digest)
     config, layers = read_parts(layout, image.digest, manifest)
     document = copy.deepcopy(config)
@@ -79,7 +69,7 @@ def take_apart(layout: Layout, image: Image) -> tuple[Document, tuple[LayerRefer
         LayerReference(
             {
                 "mediaType": _OCI_TYPES.get(str(layer.get("mediaType")), layer.get("mediaType"))
-                or LAYER_TYPE,
+                or OCI_LAYER,
                 "digest": layer["digest"],
                 "size": layer["size"],
             },
@@ -96,13 +86,10 @@ def put_together(
     layers: tuple[LayerReference, ...],
     references: tuple[str, ...] = (),
 ) -> Image:
-    """Store the documents of an image whose layers are there, and name it.
+    """Store the documents of an image whose layers, bottom first, are there, and name it.
 
-    Args:
-        adder: Of the store.
-        document: The configuration; its diff IDs are set here.
-        layers: Bottom first.
-        references: Names; without any, the image is found by its digest alone.
+    The diff IDs of the configuration are set here. Without references, the image is found by its
+    digest alone.
 
     Raises:
         StoreError: A layer is missing.
@@ -111,17 +98,12 @@ def put_together(
     document = {**document, "rootfs": {"type": "layers", "diff_ids": diff_ids}}
     manifest = {
         "schemaVersion": 2,
-        "mediaType": MANIFEST_TYPE,
-        "config": adder.add_document(encode(document), CONFIG_TYPE),
+        "mediaType": OCI_MANIFEST,
+        "config": adder.add_document(encode_json(document), OCI_CONFIG),
         "layers": [layer.descriptor for layer in layers],
     }
-    descriptor = adder.add_document(encode(manifest), MANIFEST_TYPE)
+    descriptor = adder.add_document(encode_json(manifest), OCI_MANIFEST)
     system = {
         name: document[name] for name in ("architecture", "os", "variant") if document.get(name)
     }
     return adder.add_image({**descriptor, "platform": system}, references)
-
-
-def encode(document: Document) -> bytes:
-    """JSON with one spelling for equal documents."""
-    return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()

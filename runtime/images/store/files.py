@@ -1,4 +1,4 @@
-"""Files and folders of the store: measured, flushed, renamed into place, locked, read as JSON."""
+"""Files and folders of the store: measure, flush, rename into place, lock, read as JSON."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import StoreError
+from runtime.linux.files import fsync_directory
 
 
 def measure(folder: Path) -> dict[str, int]:
-    """What a folder takes, hard links counted once: `apparent_bytes` and `allocated_bytes`."""
+    """Return `apparent_bytes` and `allocated_bytes` of a folder, hard links counted once."""
     apparent = allocated = 0
     seen: set[int] = set()
     pending = [os.fsencode(folder)]
@@ -36,7 +37,7 @@ def measure(folder: Path) -> dict[str, int]:
 
 
 def allocated_bytes(path: Path) -> int:
-    """Give what a file takes on disk; 0 if it is not there."""
+    """Return what a file takes on disk; 0 if it is not there."""
     try:
         return path.lstat().st_blocks * 512
     except FileNotFoundError:
@@ -44,16 +45,11 @@ def allocated_bytes(path: Path) -> int:
 
 
 def names_in(folder: Path) -> list[str]:
-    """Give the names in a folder; none if it is not there."""
+    """Return the names in a folder; none if it is not there."""
     try:
         return os.listdir(folder)
     except FileNotFoundError:
         return []
-
-
-def named_digest(name: str) -> str:
-    """Give the digest whose hexadecimal digits a file is called by."""
-    return f"sha256:{name}"
 
 
 def sync_filesystem(path: Path) -> None:
@@ -62,13 +58,9 @@ def sync_filesystem(path: Path) -> None:
 
 
 def rename_file(source: Path, target: Path) -> None:
-    """Rename, and see to it that the new name survives a power cut."""
+    """Rename, so that the new name survives a power cut."""
     source.rename(target)
-    fd = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+    fsync_directory(target.parent)
 
 
 def rename_folder(folder: Path, target: Path) -> None:
@@ -91,20 +83,16 @@ def lock_file(path: Path) -> Iterator[int]:
 
 
 def encode_json(document: dict[str, Any]) -> bytes:
-    """JSON with one spelling for equal documents: sorted, without spaces."""
+    """Write JSON with one spelling for equal documents: sorted, without spaces."""
     return json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def decode_json(data: bytes, path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        StoreError: It is none.
-    """
+def decode_json(data: bytes, where: object) -> dict[str, Any]:
+    """Read a JSON object, or raise StoreError."""
     try:
         document = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise StoreError(f"{path} is not JSON: {error}") from None
+        raise StoreError(f"{where} is not JSON: {error}") from None
     if not isinstance(document, dict):
-        raise StoreError(f"{path} does not hold a JSON object")
+        raise StoreError(f"{where} does not hold a JSON object")
     return document

@@ -1,7 +1,7 @@
-"""What may go from the store: everything that no name and no running instance needs.
+"""Collecting what no name and no running instance needs.
 
-All of this is called by who holds the lock for removing (`Layout.removing`), so that nothing is
-being added and no lease is being taken meanwhile.
+The caller holds the lock for removing (`StoreLayout.removing`), so that nothing is added and no
+lease is taken meanwhile.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 from runtime.images.formats.digest import chain_key
-from runtime.images.store.layout import Layout, check_descriptor
-from runtime.images.store.manifest import diff_ids_of, read_parts
+from runtime.images.store.layout import StoreLayout, check_descriptor
+from runtime.images.store.lookup import diff_ids_of, read_parts
 
 Keep = Callable[[], Collection[str]]
-"""The policy of who removes: digests of manifests that must stay although nothing runs from them.
+"""Gives digests of manifests that must stay although nothing runs from them.
 
-The store knows its leases; what else stands on an image (a container kept after its end) is the
-business of whoever calls, and is asked while the lock is held.
+The store knows its leases; the caller knows what else needs an image (a container kept after its
+end), and is asked while the lock is held.
 """
 
 
-def leased_manifests(layout: Layout) -> set[str]:
-    """Digests of the manifests that somebody runs; lease files that nobody holds are removed."""
+def leased_manifests(layout: StoreLayout) -> set[str]:
+    """Return the manifests that are in use; lease files that nobody holds are removed."""
     held = set()
     for entry in list(os.scandir(layout.root / "leases" / "sha256")):
         fd = os.open(entry.path, os.O_RDWR | os.O_CLOEXEC)
@@ -39,29 +39,29 @@ def leased_manifests(layout: Layout) -> set[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Garbage:
-    """What has been removed because nothing needed it.
+class Removal:
+    """Says what removing an image, or collecting unneeded data, did.
 
     Attributes:
-        blobs: Digests of manifests, configurations and layers as they were shipped.
-        layers: Diff IDs of unpacked layers.
-        freed_bytes: What all of it took on disk.
+        untagged: Removed names.
+        deleted: Digests of the removed blobs.
+        freed_bytes: What that freed on disk, unpacked layers included.
+        layers: Diff IDs of the removed unpacked layers.
     """
 
-    blobs: tuple[str, ...]
-    layers: tuple[str, ...]
+    untagged: tuple[str, ...]
+    deleted: tuple[str, ...]
     freed_bytes: int
+    layers: tuple[str, ...] = ()
 
 
-def collect(layout: Layout, in_use: Iterable[str]) -> Garbage:
+def collect(layout: StoreLayout, in_use: Iterable[str]) -> Removal:
     """Remove the blobs and layers that neither the index nor a manifest in use leads to.
 
     Raises:
         StoreError: A manifest is damaged, so that it cannot be known what it needs: nothing went.
     """
-    needed = _Needed()
-    for digest in {entry["digest"] for entry in layout.read_index()} | set(in_use):
-        _mark(layout, digest, needed)
+    needed = _mark(layout, {entry["digest"] for entry in layout.read_index()} | set(in_use))
     freed = 0
     unneeded_blobs = sorted(layout.blobs() - needed.blobs)
     unneeded_layers = sorted(layout.layers() - needed.layers)
@@ -74,7 +74,7 @@ def collect(layout: Layout, in_use: Iterable[str]) -> Garbage:
     for chain in layout.folders() - needed.chains:
         freed += layout.folders_allocated_bytes(chain)
         layout.remove_folders(chain)
-    return Garbage(tuple(unneeded_blobs), tuple(unneeded_layers), freed)
+    return Removal((), tuple(unneeded_blobs), freed, tuple(unneeded_layers))
 
 
 @dataclass(slots=True)
@@ -86,9 +86,10 @@ class _Needed:
     chains: set[str] = field(default_factory=set)
 
 
-def _mark(layout: Layout, digest: str, needed: _Needed) -> None:
-    """Note all that a manifest, or an index of manifests, needs."""
-    pending = [digest]
+def _mark(layout: StoreLayout, digests: set[str]) -> _Needed:
+    """Find all that manifests, or indexes of manifests, need."""
+    needed = _Needed()
+    pending = list(digests)
     while pending:
         digest = pending.pop()
         if digest in needed.blobs or not layout.blob_path(digest).exists():
@@ -105,3 +106,4 @@ def _mark(layout: Layout, digest: str, needed: _Needed) -> None:
             needed.blobs.update(layer["digest"] for layer in layers)
             needed.layers.update(diff_ids)
             needed.chains.add(chain_key(diff_ids))
+    return needed

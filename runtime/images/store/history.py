@@ -1,4 +1,4 @@
-"""How an image came to be, as its configuration tells (OCI image-spec, config.md, `history`)."""
+"""The history of an image, from its configuration (OCI image-spec, config.md, `history`)."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from runtime.images.formats.image import Image, Layer
 
 @dataclass(frozen=True, slots=True)
 class HistoryEntry:
-    """One step.
+    """Describes one step.
 
     Attributes:
-        created: When, in UTC, if it says.
+        created: When, in UTC, if given.
         created_by: The instruction or command.
         comment: Free text.
         layer: What it added; None for a step that changed the configuration alone.
@@ -30,10 +30,9 @@ class HistoryEntry:
 
 
 def read_history(config: Mapping[str, Any], image: Image) -> tuple[HistoryEntry, ...]:
-    """The steps of an image, first one first; layers that no step mentions come as steps too.
+    """Return the steps of an image, first one first, or raise StoreError.
 
-    Raises:
-        StoreError: The history is malformed.
+    Layers that no step mentions are steps too.
     """
     steps = config.get("history") or []
     if not isinstance(steps, list) or not all(isinstance(step, dict) for step in steps):
@@ -42,7 +41,7 @@ def read_history(config: Mapping[str, Any], image: Image) -> tuple[HistoryEntry,
     unmentioned = len(layers) - sum(not step.get("empty_layer") for step in steps)
     if unmentioned < 0:
         raise StoreError(f"image {image.digest}: its history has more layers than the image")
-    # Who writes a partial history writes of what was added last.
+    # A partial history describes the layers that were added last.
     entries = [HistoryEntry(None, "", "", layer) for layer in layers[:unmentioned]]
     rest = iter(layers[unmentioned:])
     entries += [

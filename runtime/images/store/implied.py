@@ -1,11 +1,11 @@
 """Folders that a layer fills without describing them.
 
-An archive may hold `srv/app/main.py` and no entry for `srv`. Then `srv` keeps whatever owner, mode
-and times it has in the layers below: who unpacks layer upon layer in one folder gets that for
-nothing. Ours are unpacked apart and shared by images with other layers below, and overlayfs takes
-the attributes of the topmost folder. So what is *implied* is noted when a layer is unpacked; and an
-image in which that makes a difference gets one more lower folder of its own, on top: a tree of
-nothing but those folders, each with the attributes that it should show.
+An archive may hold `srv/app/main.py` and no entry for `srv`. Then `srv` keeps the owner, mode and
+times that it has in the layers below, as tools that unpack layer upon layer in one folder get it.
+Ours are unpacked apart and shared by images with other layers below, and overlayfs takes the
+attributes of the topmost folder. So unpacking a layer records its *implied* folders; and an image
+in which they make a difference gets one more lower folder of its own, on top: a tree of nothing but
+those folders, each with the attributes that it should show.
 
 The root is implied in most layers but the first.
 """
@@ -18,33 +18,27 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from runtime.images.formats.image import Layer
-from runtime.images.layer.merged import lookup
-from runtime.images.store.layout import Layout
-
-_OVERLAY_XATTRS = ("trusted.overlay.", "user.overlay.")
+from runtime.images.formats.tar_writer import read_xattrs
+from runtime.images.layer.merged import split_path
+from runtime.images.layer.view import OVERLAY_XATTRS, MergedView
+from runtime.images.store.layout import StoreLayout
 
 
 class ImpliedFolders:
-    """What must be shown for the implied folders of a chain of layers.
+    """Finds what must be shown for the implied folders of a chain of layers, bottom first."""
 
-    Args:
-        layout: Where the layers are, and what they imply.
-        layers: Bottom first.
-    """
-
-    def __init__(self, layout: Layout, layers: Sequence[Layer]) -> None:
-        self._layout = layout
-        self._roots = tuple(os.fsencode(layer.path) for layer in reversed(layers))
+    def __init__(self, layout: StoreLayout, layers: Sequence[Layer]) -> None:
+        roots = [os.fsencode(layer.path) for layer in reversed(layers)]
+        self._view = MergedView(roots)
         self._implied = {
             os.fsencode(layer.path): layout.read_implied(layer.diff_id) for layer in layers
         }
-        self._merged: dict[bytes, tuple[bytes, ...]] = {b"": self._roots}
         # In the bottom layer nothing is below whose attributes could count.
-        above = [self._implied[root] for root in self._roots[:-1]]
+        above = [self._implied[root] for root in roots[:-1]]
         self._sources = self._find_sources(set().union(*above))
 
     def __bool__(self) -> bool:
-        """Whether there are any that would look wrong otherwise."""
+        """Whether any folder would look wrong otherwise."""
         return bool(self._sources)
 
     def make(self, folder: Path) -> None:
@@ -62,7 +56,7 @@ class ImpliedFolders:
             _copy_attributes(wanted[path], os.path.join(base, path) if path else base)
 
     def _find_sources(self, paths: set[bytes]) -> dict[bytes, bytes]:
-        """For each folder that is shown as implied though a layer below describes it: where."""
+        """Where a layer describes each folder that a layer above implies."""
         sources = {}
         for path in sorted(paths):
             merged = self._folders(path)
@@ -74,7 +68,7 @@ class ImpliedFolders:
         return sources
 
     def _source(self, path: bytes) -> bytes:
-        """Where the attributes of any folder of the tree come from."""
+        """The path on disk whose attributes a folder of the tree gets."""
         return self._sources.get(path) or self._folders(path)[0]
 
     def _is_implied(self, place: bytes, path: bytes) -> bool:
@@ -82,21 +76,15 @@ class ImpliedFolders:
         return path in self._implied[root]
 
     def _folders(self, path: bytes) -> tuple[bytes, ...]:
-        """The folders that merge into one, topmost first; none if it is no folder any more."""
-        known = self._merged.get(path)
-        if known is None:
-            parent, name = os.path.split(path)
-            _, known = lookup(self._folders(parent), name)
-            self._merged[path] = known
-        return known
+        return self._view.folders(split_path(path))
 
 
 def _copy_attributes(source: bytes, target: bytes) -> None:
     status = os.lstat(source)
     if os.geteuid() == 0:
         os.chown(target, status.st_uid, status.st_gid)
-    for name in os.listxattr(source):
-        if not name.startswith(_OVERLAY_XATTRS):
-            os.setxattr(target, name, os.getxattr(source, name))
+    for name, value in read_xattrs(source).items():
+        if not name.startswith(OVERLAY_XATTRS):
+            os.setxattr(target, name, value)
     os.chmod(target, stat.S_IMODE(status.st_mode))
     os.utime(target, ns=(status.st_mtime_ns, status.st_mtime_ns))

@@ -1,9 +1,9 @@
-"""Taking an image into the store, wherever its parts come from.
+"""Adding an image to the store from a registry, a layout or an archive.
 
-One way in for registries, layouts and archives: the configuration is read and checked, every layer
-that is not there yet is streamed in, a few at a time (`runtime.images.store.writer` verifies and
-unpacks them on the way), and only when all is in place does the name appear. A layer becomes part
-of the store as soon as it is complete, so that a try after a failure finds it there.
+The configuration is read and checked, every missing layer is streamed in, a few at a time
+(`runtime.images.store.writer` verifies and unpacks them on the way), and only when all is in place
+does the name appear. A layer becomes part of the store as soon as it is complete, so that a try
+after a failure finds it there.
 
 Blobs are kept as they came, compressed: only so can an image go out again with the digests it had.
 """
@@ -15,35 +15,31 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol
 
 from runtime.errors import ImageError, LayerError
-from runtime.images.formats.compression import decompressed
 from runtime.images.formats.digest import ByteSource, digest_of
 from runtime.images.formats.image import Image
-from runtime.images.formats.pipeline import HashedSource, ReadAhead
+from runtime.images.formats.pipeline import digest_unpacked
 from runtime.images.formats.schema import (
-    BLOB_LIMIT_BYTES,
     BlobDescriptor,
     ImageManifest,
     ManifestError,
-    Platform,
     parse_configuration,
 )
-from runtime.images.store.layout import Layout
-from runtime.images.store.manifest import diff_ids_of, read_parts
+from runtime.images.store.layout import StoreLayout
+from runtime.images.store.lookup import diff_ids_of, read_parts
 from runtime.images.store.store import ImageStore
 from runtime.images.store.writer import Adder, file_digest
 
 _WORKERS = 3
-_BLOCK_BYTES = 1 << 20
 
 
 class LayerState(Enum):
-    """What becomes of a layer, in docker's words."""
+    """States of a layer, in docker's words."""
 
     WAITING = "Pulling fs layer"
     DOWNLOADING = "Downloading"
@@ -53,14 +49,7 @@ class LayerState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class LayerEvent:
-    """Something happened to a layer.
-
-    Attributes:
-        digest: Of its blob.
-        state: What it is now.
-        done_bytes: How many bytes of the blob have come.
-        total_bytes: How many there are.
-    """
+    """Reports the state of a layer, and how many bytes of its blob have come."""
 
     digest: str
     state: LayerState
@@ -72,24 +61,24 @@ Listener = Callable[[LayerEvent], None]
 
 
 class Source(Protocol):
-    """Where the parts of an image come from. Called from several threads."""
+    """Provides the parts of an image, to several threads; the caller verifies them."""
 
     def document(self, descriptor: BlobDescriptor) -> bytes:
-        """A small blob; who asked verifies it."""
+        """Return a small blob."""
 
     def open_blob(self, descriptor: BlobDescriptor) -> AbstractContextManager[ByteSource]:
-        """A blob as a stream; who reads it verifies it."""
+        """Open a blob as a stream."""
 
     def movable_blob(self, descriptor: BlobDescriptor) -> Path | None:
-        """A blob as a file in the store's temporary folder that may be moved away, if it is one."""
+        """Return a file in the store's temporary folder that may be moved away, if any."""
 
     def stop(self) -> None:
-        """End what is under way in other threads."""
+        """End the work of other threads."""
 
 
 def current_image(store: ImageStore, name: str, digest: str) -> Image | None:
-    """The image of that name, if it is this manifest and nothing of it is missing."""
-    layout = Layout(store.root)
+    """Return the image of that name, if it is this manifest and nothing of it is missing."""
+    layout = StoreLayout(store.root)
     with contextlib.suppress(ImageError):
         image = store.get(name)
         blobs = [image.digest, *(layer.digest for layer in image.layers)]
@@ -99,29 +88,23 @@ def current_image(store: ImageStore, name: str, digest: str) -> Image | None:
 
 
 class Intake:
-    """Takes images into a store.
+    """Adds images to a store, whose `adder` is held for as long (`ImageStore.adding`).
 
-    Args:
-        store: Which.
-        adder: Of that store, held for as long as this is used (`ImageStore.adding`).
-        listener: Told what happens to each layer; called by one thread at a time.
+    The listener is called by one thread at a time.
     """
 
     def __init__(
         self, store: ImageStore, adder: Adder, listener: Listener = lambda _: None
     ) -> None:
-        self._layout = Layout(store.root)
+        self._layout = StoreLayout(store.root)
         self._adder = adder
         self._listener = listener
         self._lock = threading.Lock()
 
     def add(self, manifest: ImageManifest, source: Source, names: tuple[str, ...]) -> Image:
-        """Take one image in, and give it its names.
+        """Add one image under its names; without any it is found by its digest.
 
-        Args:
-            manifest: Checked in itself, and its digest with whoever asked for it.
-            source: Has all that it names.
-            names: References; without any it is found by its digest.
+        The caller has checked the manifest and its digest.
 
         Raises:
             ImageError: Something is missing, or not what it claims to be; of the image, no more
@@ -137,7 +120,9 @@ class Intake:
         entry: dict[str, Any] = self._adder.add_document(
             manifest.data, manifest.media_type, manifest.digest
         )
-        entry["platform"] = _to_oci(details.platform)
+        # The object of an index's entry (OCI image-spec, image-index.md).
+        system = asdict(details.platform)
+        entry["platform"] = {k: v for k, v in system.items() if v or k != "variant"}
         return self._adder.add_image(entry, names, keep=True)
 
     def _add_layers(self, wanted: dict[str, tuple[BlobDescriptor, str]], source: Source) -> None:
@@ -145,9 +130,9 @@ class Intake:
         missing = []
         for layer, diff_id in wanted.values():
             if self._has(layer, diff_id, trusted):
-                self._tell(layer, LayerState.EXISTS)
+                self._report(layer, LayerState.EXISTS)
             else:
-                self._tell(layer, LayerState.WAITING)
+                self._report(layer, LayerState.WAITING)
                 missing.append((layer, diff_id))
         if not missing:
             return
@@ -165,10 +150,10 @@ class Intake:
                 raise
 
     def _add(self, layer: BlobDescriptor, diff_id: str, source: Source) -> None:
-        """In a thread: one layer, from where it comes to its place."""
+        """Add one layer, in a thread."""
 
         def progress(done: int) -> None:
-            self._tell(layer, LayerState.DOWNLOADING, done)
+            self._report(layer, LayerState.DOWNLOADING, done)
 
         if self._is_sound(layer):
             self._adder.unpack_blob(layer.digest, diff_id, progress)
@@ -178,9 +163,8 @@ class Intake:
             self._adder.adopt_layer(path, layer.digest, diff_id, progress)
         else:
             with source.open_blob(layer) as stream:
-                counted = _Counted(stream, progress)
-                self._adder.add_layer(counted, layer.digest, layer.size_bytes, diff_id)
-        self._tell(layer, LayerState.COMPLETE, layer.size_bytes)
+                self._adder.add_layer(stream, layer.digest, layer.size_bytes, diff_id, progress)
+        self._report(layer, LayerState.COMPLETE, layer.size_bytes)
 
     def _has(self, layer: BlobDescriptor, diff_id: str, trusted: set[tuple[str, str]]) -> bool:
         """Whether a layer is here, packed and unpacked, and the one really is the other."""
@@ -191,14 +175,18 @@ class Intake:
             return True
         # Left by a pull that was interrupted, damaged, or named by a manifest that pairs what does
         # not belong together.
-        return self._is_sound(layer) and self._belongs(layer, diff_id)
+        if not self._is_sound(layer):
+            return False
+        with self._layout.open_blob(layer.digest) as file:
+            found = digest_unpacked(file)
+        if found != diff_id:
+            raise LayerError(
+                f"layer {layer.digest}: unpacks to {found}, but its image says {diff_id}"
+            )
+        return True
 
     def _is_sound(self, layer: BlobDescriptor) -> bool:
-        """Whether a blob is here, hashed anew; a damaged one is taken away, to be fetched again.
-
-        Raises:
-            LayerError: It is sound, but not as long as the descriptor says.
-        """
+        """Whether a blob is here, hashed anew; a damaged one is removed, to be fetched again."""
         path = self._layout.blob_path(layer.digest)
         if not path.exists():
             return False
@@ -209,23 +197,8 @@ class Intake:
             raise _wrong_size(layer, path)
         return True
 
-    def _belongs(self, layer: BlobDescriptor, diff_id: str) -> bool:
-        with (
-            self._layout.open_blob(layer.digest) as file,
-            contextlib.closing(ReadAhead(file)) as ahead,
-            decompressed(ahead) as stream,
-        ):
-            plain = HashedSource(stream, limit_bytes=BLOB_LIMIT_BYTES)
-            while plain.read(_BLOCK_BYTES):
-                pass
-        if plain.digest != diff_id:
-            raise LayerError(
-                f"layer {layer.digest}: unpacks to {plain.digest}, but its image says {diff_id}"
-            )
-        return True
-
     def _trusted_pairs(self) -> set[tuple[str, str]]:
-        """Digest and diff ID of the layers of all images here, which were verified on their way."""
+        """Digest and diff ID of the layers of all images here, which were verified when added."""
         pairs: set[tuple[str, str]] = set()
         for entry in self._layout.read_index():
             with contextlib.suppress(ImageError):
@@ -236,24 +209,9 @@ class Intake:
                 pairs.update(zip(digests, diff_ids_of(config, digest), strict=False))
         return pairs
 
-    def _tell(self, layer: BlobDescriptor, state: LayerState, done: int = 0) -> None:
+    def _report(self, layer: BlobDescriptor, state: LayerState, done: int = 0) -> None:
         with self._lock:
             self._listener(LayerEvent(layer.digest, state, done, layer.size_bytes))
-
-
-class _Counted:
-    """Passes a stream on and says how far it is."""
-
-    def __init__(self, source: ByteSource, progress: Callable[[int], None]) -> None:
-        self._source = source
-        self._progress = progress
-        self._done = 0
-
-    def read(self, size: int, /) -> bytes:
-        data = self._source.read(size)
-        self._done += len(data)
-        self._progress(self._done)
-        return data
 
 
 def _wrong_size(layer: BlobDescriptor, path: Path) -> LayerError:
@@ -273,9 +231,3 @@ def _pairs(
         if its_diff_id != diff_id or first.size_bytes != layer.size_bytes:
             raise ManifestError(f"{manifest.digest} says two different things of {layer.digest}")
     return wanted
-
-
-def _to_oci(platform: Platform) -> dict[str, str]:
-    """The object of an index's entry (OCI image-spec, image-index.md)."""
-    document = {"os": platform.os, "architecture": platform.architecture}
-    return document | ({"variant": platform.variant} if platform.variant else {})

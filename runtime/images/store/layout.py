@@ -1,22 +1,22 @@
 """The store's folder: an OCI image layout, with the unpacked layers beside the blobs.
 
-    oci-layout                          says that this is one (OCI image-spec, image-layout.md)
+    oci-layout                          the marker of a layout (OCI image-spec, image-layout.md)
     index.json                          which image has which name
     blobs/sha256/<hex>                  manifests, configurations, layers as tar
     layers/sha256/<hex of the diff ID>  a layer unpacked, shared by every image above it
     layers/sha256/<the same>.json       what it takes on disk
     layers/sha256/<the same>.implied    folders in it that its archive does not describe, if any
     layers/folders/<hex of the chain>   what an image shows for those (runtime.images.store.implied)
-    leases/sha256/<hex of a manifest>   locked, shared, by whoever runs the image, for as long
-    tmp/                                what is being made
+    leases/sha256/<hex of a manifest>   locked, shared, while the image is in use
+    tmp/                                files in the making
     writers.lock index.lock
 
-**Writing.** Everything is made under `tmp/`, flushed, and renamed to where it belongs, and a name
-is put into the index only when all that it needs is there. So readers need no lock, and a writer
-killed at any moment leaves at worst things that nobody names, which the next collection removes.
+**Writing.** Everything is made under `tmp/`, flushed, and renamed to its place, and a name enters
+the index only when all that it needs is there. So readers need no lock, and a writer killed at any
+moment leaves at worst things that nobody names, which the next collection removes.
 
-**Locks** (flock(2), freed by the kernel however their owner ends). `writers.lock`: shared by all
-who add or take a lease, exclusive for who removes, so that nothing is collected between being
+**Locks** (flock(2), freed by the kernel however their owner ends). `writers.lock`: shared for
+adding and for taking a lease, exclusive for removing, so that nothing is collected between being
 stored and being named. `index.lock`: exclusive while the index is read, changed and replaced.
 Always taken in this order.
 """
@@ -33,75 +33,56 @@ from pathlib import Path
 from typing import IO, Any
 
 from runtime.errors import StoreError
-from runtime.images.formats.digest import digest_of, hexadecimal, is_digest
-from runtime.images.store.files import (
-    allocated_bytes,
-    decode_json,
-    encode_json,
-    lock_file,
-    measure,
-    named_digest,
-    names_in,
-    rename_file,
-    rename_folder,
-)
+from runtime.images.formats.digest import DOCUMENT_LIMIT_BYTES, digest_of, hexadecimal, is_digest
+from runtime.images.store import files
+from runtime.images.store.files import decode_json, encode_json, lock_file, measure
 from runtime.linux.files import remove_tree
 
 REFERENCE_ANNOTATION = "org.opencontainers.image.ref.name"
 INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 _LAYOUT = {"imageLayoutVersion": "1.0.0"}
-DOCUMENT_LIMIT_BYTES = 4 << 20
-"""Manifests and configurations are a few KiB; registries refuse manifests above 4 MiB."""
 
 Descriptor = dict[str, Any]
 """An OCI descriptor: mediaType, digest, size, and perhaps annotations."""
 
 
-class Layout:
-    """A store's folder. Makes nothing until something is written.
-
-    Attributes:
-        root: Where it is.
-    """
+class StoreLayout:
+    """Reads and writes a store's folder. Makes nothing until something is written."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._temporary = root / "tmp"
 
-    # Where things are.
+    # Paths, there or not.
 
     def blob_path(self, digest: str) -> Path:
-        """The file of a blob, there or not."""
+        """Return the file of a blob."""
         return self.root / "blobs" / "sha256" / hexadecimal(digest)
 
     def layer_path(self, diff_id: str) -> Path:
-        """The folder of an unpacked layer, there or not."""
+        """Return the folder of an unpacked layer."""
         return self.root / "layers" / "sha256" / hexadecimal(diff_id)
 
     def layer_record_path(self, diff_id: str) -> Path:
-        """The record beside an unpacked layer."""
-        return self.root / "layers" / "sha256" / (hexadecimal(diff_id) + ".json")
+        """Return the record beside an unpacked layer."""
+        return self.layer_path(diff_id).with_suffix(".json")
 
     def implied_path(self, diff_id: str) -> Path:
-        """The list of the folders that a layer implies, there only if it does."""
-        return self.root / "layers" / "sha256" / (hexadecimal(diff_id) + ".implied")
+        """Return the list of the folders that a layer implies."""
+        return self.layer_path(diff_id).with_suffix(".implied")
 
     def folders_path(self, chain: str) -> Path:
-        """What goes on top of a chain of layers for their implied folders, there or not."""
+        """Return the folder that goes on top of a chain of layers for their implied folders."""
         return self.root / "layers" / "folders" / hexadecimal(chain)
 
     def lease_path(self, digest: str) -> Path:
-        """The lease file of a manifest."""
+        """Return the lease file of a manifest."""
         return self.root / "leases" / "sha256" / hexadecimal(digest)
 
     # Reading.
 
     def read_index(self) -> list[Descriptor]:
-        """The named manifests; a store that is not there yet has none.
-
-        Raises:
-            StoreError: The index is damaged, or this is no layout we know.
-        """
+        """Read the named manifests, none without a store; raise StoreError if they are damaged."""
         path = self.root / "index.json"
         try:
             data = path.read_bytes()
@@ -116,44 +97,25 @@ class Layout:
         return manifests
 
     def read_document(self, digest: str) -> dict[str, Any]:
-        """A JSON blob, verified.
-
-        Raises:
-            StoreError: It is missing, damaged, or no JSON object.
-        """
-        return decode_json(self.read_document_bytes(digest), self.blob_path(digest))
-
-    def read_document_bytes(self, digest: str) -> bytes:
-        """The same as it is written.
-
-        Raises:
-            StoreError: It is missing, damaged or too large.
-        """
+        """Read a JSON blob and verify it, or raise StoreError."""
         path = self.blob_path(digest)
-        try:
-            with path.open("rb") as file:
-                data = file.read(DOCUMENT_LIMIT_BYTES + 1)
-        except FileNotFoundError:
-            raise StoreError(f"blob {digest} is missing from the store {self.root}") from None
+        with self.open_blob(digest) as file:
+            data = file.read(DOCUMENT_LIMIT_BYTES + 1)
         if len(data) > DOCUMENT_LIMIT_BYTES:
             raise StoreError(f"{path} is larger than a manifest or configuration may be")
         if digest_of(data) != digest:
             raise StoreError(f"{path} is damaged: its content is not what its name says; remove it")
-        return data
+        return decode_json(data, path)
 
     def read_layer_record(self, diff_id: str) -> dict[str, Any]:
-        """What is known of an unpacked layer; measured if its record is lost or damaged.
+        """Read the record of an unpacked layer, or measure it if that is lost or damaged.
 
         Returns:
             `allocated_bytes`, `apparent_bytes`, `entries`, `whiteouts`, `skipped_devices`,
             `overlay_xattr`.
         """
-        record = {
-            "entries": 0,
-            "whiteouts": 0,
-            "skipped_devices": 0,
-            "overlay_xattr": "trusted.overlay",
-        }
+        record: dict[str, Any] = dict.fromkeys(("entries", "whiteouts", "skipped_devices"), 0)
+        record["overlay_xattr"] = "trusted.overlay"
         path = self.layer_record_path(diff_id)
         with contextlib.suppress(FileNotFoundError, StoreError):
             found = decode_json(path.read_bytes(), path)
@@ -162,57 +124,45 @@ class Layout:
         return record | measure(self.layer_path(diff_id))
 
     def read_implied(self, diff_id: str) -> set[bytes]:
-        """The folders that a layer fills without describing them; the root's name is empty."""
+        """Read which folders a layer fills without describing them; the root's name is empty."""
         try:
             return set(self.implied_path(diff_id).read_bytes().split(b"\0"))
         except FileNotFoundError:
             return set()
 
     def open_blob(self, digest: str) -> IO[bytes]:
-        """A blob for reading.
-
-        Raises:
-            StoreError: It is not there.
-        """
+        """Open a blob for reading, or raise StoreError if it is missing."""
         try:
             return self.blob_path(digest).open("rb")
         except FileNotFoundError:
             raise StoreError(f"blob {digest} is missing from the store {self.root}") from None
 
     def blobs(self) -> set[str]:
-        """Digests of all blobs."""
-        return {
-            d
-            for name in names_in(self.root / "blobs" / "sha256")
-            if is_digest(d := named_digest(name))
-        }
+        """Return the digests of all blobs."""
+        return _digests(files.names_in(self.root / "blobs" / "sha256"))
 
     def layers(self) -> set[str]:
-        """Diff IDs of all unpacked layers; one of which only the record is left counts too."""
-        names = names_in(self.root / "layers" / "sha256")
-        return {d for name in names if is_digest(d := named_digest(name.partition(".")[0]))}
+        """Return the diff IDs of all unpacked layers, those with only a record left included."""
+        names = files.names_in(self.root / "layers" / "sha256")
+        return _digests(name.partition(".")[0] for name in names)
 
     def folders(self) -> set[str]:
-        """Keys of all chains of layers that have something on top for implied folders."""
-        return {
-            d
-            for name in names_in(self.root / "layers" / "folders")
-            if is_digest(d := named_digest(name))
-        }
+        """Return the keys of all chains of layers that have folders on top."""
+        return _digests(files.names_in(self.root / "layers" / "folders"))
 
     def blob_allocated_bytes(self, digest: str) -> int:
-        """What a blob takes on disk; nothing if it is not there."""
-        return allocated_bytes(self.blob_path(digest))
+        """Return what a blob takes on disk; nothing if it is not there."""
+        return files.allocated_bytes(self.blob_path(digest))
 
     def layer_allocated_bytes(self, diff_id: str) -> int:
-        """What an unpacked layer and its records take on disk."""
+        """Return what an unpacked layer and its records take on disk."""
         there = self.layer_path(diff_id).is_dir()
         tree: int = self.read_layer_record(diff_id)["allocated_bytes"] if there else 0
         records = self.layer_record_path(diff_id), self.implied_path(diff_id)
-        return tree + sum(map(allocated_bytes, records))
+        return tree + sum(map(files.allocated_bytes, records))
 
     def folders_allocated_bytes(self, chain: str) -> int:
-        """What the folders on top of a chain of layers take on disk."""
+        """Return what the folders on top of a chain of layers take on disk."""
         path = self.folders_path(chain)
         return measure(path)["allocated_bytes"] if path.is_dir() else 0
 
@@ -220,11 +170,11 @@ class Layout:
 
     @contextlib.contextmanager
     def writing(self) -> Iterator[None]:
-        """Held by who adds. Makes the store if need be, and sweeps up after the dead."""
+        """Hold the lock for adding; make a missing store, and clean up after killed writers."""
         self._create()
         with lock_file(self.root / "writers.lock") as fd:
             with contextlib.suppress(BlockingIOError):
-                # If nobody else is writing, all that is under tmp/ belongs to the dead.
+                # If nobody else is writing, all that is under tmp/ is left by killed writers.
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 self._sweep()
             fcntl.flock(fd, fcntl.LOCK_SH)
@@ -233,9 +183,9 @@ class Layout:
 
     @contextlib.contextmanager
     def removing(self) -> Iterator[int]:
-        """Held by who removes; waits until nobody is adding.
+        """Hold the lock for removing, once nobody is adding.
 
-        Gives how many bytes on disk sweeping up after the dead has freed.
+        Gives how many bytes on disk cleaning up after killed writers has freed.
         """
         self._create()
         with lock_file(self.root / "writers.lock") as fd:
@@ -245,15 +195,16 @@ class Layout:
             yield freed_bytes
 
     @contextlib.contextmanager
-    def room_to_remove(self) -> Iterator[None]:
-        """See to it that even on a full disk the index can be replaced, so that something can go.
+    def space_to_remove(self) -> Iterator[None]:
+        """Let the index be replaced even on a full disk, so that something can be removed.
 
-        Meanwhile the records of layers are in memory alone. Who is killed now leaves a store whose
-        layers have to be measured anew.
+        Meanwhile the records of layers are in memory alone. A process killed now leaves a store
+        whose layers have to be measured anew.
         """
+        probe = self.root / "tmp" / "space"
         records: dict[Path, bytes] = {}
         try:
-            self._replace(self.root / "tmp" / "room", bytes(1 << 14))
+            self._replace(probe, bytes(1 << 14))
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
@@ -262,7 +213,7 @@ class Layout:
                 with contextlib.suppress(FileNotFoundError):
                     records[path] = path.read_bytes()
                     path.unlink()
-        (self.root / "tmp" / "room").unlink(missing_ok=True)
+        probe.unlink(missing_ok=True)
         try:
             yield
         finally:
@@ -283,19 +234,12 @@ class Layout:
 
     @contextlib.contextmanager
     def temporary_folder(self) -> Iterator[Path]:
-        """A new folder under `tmp/`, gone afterwards with what is left in it."""
+        """Give a new folder under `tmp/`, removed afterwards with what is left in it."""
         path = Path(tempfile.mkdtemp(dir=self._temporary))
         try:
             yield path
         finally:
             remove_tree(path)
-
-    def write_document(self, document: dict[str, Any], media_type: str) -> Descriptor:
-        """Store a JSON blob; gives its descriptor."""
-        data = encode_json(document)
-        digest = digest_of(data)
-        self.write_blob(data, digest)
-        return {"mediaType": media_type, "digest": digest, "size": len(data)}
 
     def write_blob(self, data: bytes, digest: str) -> None:
         """Store a small blob whose digest has been computed; over a damaged one too."""
@@ -307,7 +251,7 @@ class Layout:
 
     def adopt_blob(self, path: Path, digest: str) -> None:
         """Move a finished file that is flushed to disk to where its digest says."""
-        rename_file(path, self.blob_path(digest))
+        files.rename_file(path, self.blob_path(digest))
 
     def adopt_layer(
         self, folder: Path, diff_id: str, record: dict[str, Any], implied: Iterable[bytes]
@@ -319,23 +263,25 @@ class Layout:
         self._replace(self.layer_record_path(diff_id), encode_json(record))
         if names := list(implied):
             self._replace(self.implied_path(diff_id), b"\0".join(names))
-        rename_folder(folder, self.layer_path(diff_id))
+        files.rename_folder(folder, self.layer_path(diff_id))
 
     def adopt_folders(self, folder: Path, chain: str) -> None:
-        """The same for what goes on top of a chain of layers."""
-        rename_folder(folder, self.folders_path(chain))
+        """Do the same for the folders on top of a chain of layers."""
+        files.rename_folder(folder, self.folders_path(chain))
 
     def remove_layer(self, diff_id: str) -> None:
-        """Take an unpacked layer away: out of sight at once, then from the disk."""
-        with self.temporary_folder() as aside, contextlib.suppress(FileNotFoundError):
-            self.layer_path(diff_id).rename(aside / "layer")
+        """Remove an unpacked layer: out of sight at once, then from the disk."""
+        self._remove(self.layer_path(diff_id))
         self.layer_record_path(diff_id).unlink(missing_ok=True)
         self.implied_path(diff_id).unlink(missing_ok=True)
 
     def remove_folders(self, chain: str) -> None:
-        """Take away what is on top of a chain of layers."""
+        """Remove the folders on top of a chain of layers."""
+        self._remove(self.folders_path(chain))
+
+    def _remove(self, folder: Path) -> None:
         with self.temporary_folder() as aside, contextlib.suppress(FileNotFoundError):
-            self.folders_path(chain).rename(aside / "folders")
+            folder.rename(aside / "folder")
 
     def _create(self) -> None:
         """Make the folders; only the owner may look in, since layers hold setuid programs."""
@@ -365,25 +311,24 @@ class Layout:
                 file.write(data)
                 file.flush()
                 os.fsync(fd)
-            rename_file(Path(name), target)
+            files.rename_file(Path(name), target)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(name)
             raise
 
 
+def _digests(names: Iterable[str]) -> set[str]:
+    return {digest for name in names if is_digest(digest := f"sha256:{name}")}
+
+
 def check_descriptor(descriptor: object, where: str) -> None:
     """Raise StoreError unless this is a descriptor with a sha256 digest and a size."""
     if isinstance(descriptor, dict):
         digest, size = descriptor.get("digest"), descriptor.get("size")
+        is_size = isinstance(size, int) and not isinstance(size, bool) and size >= 0
         annotations = descriptor.get("annotations") or {}
-        if (
-            isinstance(digest, str)
-            and isinstance(size, int)
-            and not isinstance(size, bool)
-            and size >= 0
-            and isinstance(annotations, dict)
-        ):
+        if isinstance(digest, str) and is_size and isinstance(annotations, dict):
             hexadecimal(digest)
             return
     raise StoreError(f"{where} has a malformed descriptor: it must have a digest and a size")

@@ -1,6 +1,6 @@
-"""From a name or digest to an image: the index's entry, and what its documents say.
+"""From a name or digest to an image: the index's entry, the manifest, the configuration.
 
-Reads without a lock; `ImageStore` sees to it that what is read belongs together.
+Reads without a lock; `ImageStore` makes sure that the documents belong together.
 """
 
 from __future__ import annotations
@@ -8,17 +8,18 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from runtime.errors import ImageNotFoundError, InvalidReferenceError, StoreError
 from runtime.images.formats.config import ImageConfig, parse_time
-from runtime.images.formats.digest import chain_key
+from runtime.images.formats.digest import chain_key, is_digest
 from runtime.images.formats.image import Image, Layer
 from runtime.images.formats.reference import parse_reference
-from runtime.images.store.layout import Descriptor, Layout
-from runtime.images.store.manifest import (
-    diff_ids_of,
-    name_of,
-    read_parts,
+from runtime.images.store.layout import (
+    REFERENCE_ANNOTATION,
+    Descriptor,
+    StoreLayout,
+    check_descriptor,
 )
 
 LAYERS_LIMIT = 499
@@ -26,7 +27,35 @@ LAYERS_LIMIT = 499
 an image's implied folders."""
 
 
-def find_entry(layout: Layout, index: list[Descriptor], reference: str) -> Descriptor:
+def name_of(descriptor: Descriptor) -> str:
+    """Return the name that an entry of the index gives; empty if none."""
+    return str((descriptor.get("annotations") or {}).get(REFERENCE_ANNOTATION, ""))
+
+
+def read_parts(
+    layout: StoreLayout, digest: str, manifest: dict[str, Any]
+) -> tuple[dict[str, Any], list[Descriptor]]:
+    """Read configuration and layers' descriptors of a manifest, or raise StoreError."""
+    layers = manifest.get("layers")
+    if not isinstance(layers, list):
+        raise StoreError(f"{digest} is not an image manifest: it has no list of layers")
+    for descriptor in (*layers, manifest.get("config")):
+        check_descriptor(descriptor, f"manifest {digest}")
+    return layout.read_document(manifest["config"]["digest"]), layers
+
+
+def diff_ids_of(config: dict[str, Any], digest: str) -> list[str]:
+    """Return a configuration's diff IDs, bottom first; StoreError names the image `digest`."""
+    rootfs = config.get("rootfs")
+    diff_ids = rootfs.get("diff_ids") if isinstance(rootfs, dict) else None
+    if not isinstance(diff_ids, list) or not all(
+        isinstance(diff_id, str) and is_digest(diff_id) for diff_id in diff_ids
+    ):
+        raise StoreError(f"image {digest}: its configuration has no proper list of diff IDs")
+    return diff_ids
+
+
+def find_entry(layout: StoreLayout, index: list[Descriptor], reference: str) -> Descriptor:
     """Find an image in the index by its name, digest, or unambiguous beginning of a digest.
 
     Raises:
@@ -52,9 +81,11 @@ def find_entry(layout: Layout, index: list[Descriptor], reference: str) -> Descr
 
 
 def load_image(
-    layout: Layout, descriptor: Descriptor, layer: Callable[[str, str, int], Layer] | None = None
+    layout: StoreLayout,
+    descriptor: Descriptor,
+    layer: Callable[[str, str, int], Layer] | None = None,
 ) -> Image:
-    """An image by its entry in the index; `layer` gives a layer that may be known already."""
+    """Load an image by its entry in the index; `layer` gives a layer that may be known already."""
     digest = descriptor["digest"]
     manifest = layout.read_document(digest)
     config, layers = read_parts(layout, digest, manifest)
@@ -81,18 +112,11 @@ def load_image(
     )
 
 
-def load_layer(layout: Layout, digest: str, diff_id: str, size_bytes: int) -> Layer:
-    """Give a layer with what the store noted when it was unpacked."""
+def load_layer(layout: StoreLayout, digest: str, diff_id: str, size_bytes: int) -> Layer:
+    """Load a layer with what the store recorded when it was unpacked."""
     record = layout.read_layer_record(diff_id)
-    return Layer(
-        digest=digest,
-        diff_id=diff_id,
-        size_bytes=size_bytes,
-        path=layout.layer_path(diff_id),
-        allocated_bytes=record["allocated_bytes"],
-        whiteouts=record["whiteouts"],
-        overlay_xattr=record["overlay_xattr"],
-    )
+    recorded = {key: record[key] for key in ("allocated_bytes", "whiteouts", "overlay_xattr")}
+    return Layer(digest, diff_id, size_bytes, layout.layer_path(diff_id), **recorded)
 
 
 def is_named(reference: str, descriptor: Descriptor) -> bool:

@@ -1,7 +1,7 @@
-"""What images take on disk, alone and together.
+"""Disk usage of images, shared and exclusive.
 
-Counted is what `du` counts: the unpacked layers with their records, and the blobs. Of two names of
-one image each shows the same figures, since removing one of them frees nothing.
+It counts what `du` counts: the unpacked layers with their records, and the blobs. Two names of one
+image show the same sizes, since removing one of them frees nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from runtime.images.formats.digest import chain_key
 from runtime.images.formats.image import Image, Layer
-from runtime.images.store.layout import Layout
+from runtime.images.store.layout import StoreLayout
 
 _Part = tuple[str, str]
 """`blob`, `layer` or `folders`, and its digest."""
@@ -20,12 +20,11 @@ _Part = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class ImageUsage:
-    """What one image takes on disk.
+    """Says what one image takes on disk.
 
     Attributes:
-        image: Which.
-        size_bytes: All of it: `shared_bytes` and `exclusive_bytes`.
-        shared_bytes: What other images stand on as well.
+        size_bytes: `shared_bytes` and `exclusive_bytes`.
+        shared_bytes: What other images need as well.
         exclusive_bytes: What removing the image, with all its names, would free.
     """
 
@@ -37,7 +36,7 @@ class ImageUsage:
 
 @dataclass(frozen=True, slots=True)
 class StoreUsage:
-    """What a store takes on disk.
+    """Says what a store takes on disk.
 
     Attributes:
         images: In the order of `ImageStore.images`.
@@ -50,14 +49,17 @@ class StoreUsage:
     unneeded_bytes: int
 
 
-def measure_usage(layout: Layout, images: tuple[Image, ...]) -> StoreUsage:
+def measure_usage(layout: StoreLayout, images: tuple[Image, ...]) -> StoreUsage:
     """Add up what images take, by the sizes that the store knows."""
     parts = {image.digest: _parts(image) for image in images}
     owners = Counter(part for needed in parts.values() for part in needed)
-    everything = {("blob", digest) for digest in layout.blobs()}
-    everything |= {("layer", diff_id) for diff_id in layout.layers()}
-    everything |= {("folders", chain) for chain in layout.folders()}
-    sizes = {part: _allocated_bytes(layout, part) for part in everything | set(owners)}
+    kinds = {
+        "blob": (layout.blobs, layout.blob_allocated_bytes),
+        "layer": (layout.layers, layout.layer_allocated_bytes),
+        "folders": (layout.folders, layout.folders_allocated_bytes),
+    }
+    everything = {(kind, digest) for kind, (names, _) in kinds.items() for digest in names()}
+    sizes = {part: kinds[part[0]][1](part[1]) for part in everything | set(owners)}
 
     def usage(image: Image) -> ImageUsage:
         needed = parts[image.digest]
@@ -81,23 +83,14 @@ def _parts(image: Image) -> set[_Part]:
     return parts
 
 
-def _allocated_bytes(layout: Layout, part: _Part) -> int:
-    kind, digest = part
-    if kind == "blob":
-        return layout.blob_allocated_bytes(digest)
-    if kind == "folders":
-        return layout.folders_allocated_bytes(digest)
-    return layout.layer_allocated_bytes(digest)
-
-
 @dataclass(slots=True)
 class LayerNode:
-    """A layer where it stands in the chains of layers of all images.
+    """A layer in the chains of layers of all images.
 
     Attributes:
-        layer: Which; None for the root, on which the bottom layers stand.
+        layer: None for the root, below the bottom layers.
         names: References of the images that end here.
-        above: The layers that stand on it in some image.
+        above: The layers directly above it in some image.
     """
 
     layer: Layer | None
@@ -106,17 +99,16 @@ class LayerNode:
 
 
 def layer_tree(images: Iterable[Image]) -> LayerNode:
-    """The chains of layers of all images, common beginnings joined; gives the root."""
+    """Join the chains of layers of all images where they begin alike; returns the root."""
     root = LayerNode(None)
     for image in images:
         node = root
         for layer in image.layers:
-            for child in node.above:
-                if child.layer is not None and child.layer.diff_id == layer.diff_id:
-                    node = child
-                    break
-            else:
-                node.above.append(LayerNode(layer))
-                node = node.above[-1]
+            known = (up for up in node.above if up.layer and up.layer.diff_id == layer.diff_id)
+            child = next(known, None)
+            if child is None:
+                child = LayerNode(layer)
+                node.above.append(child)
+            node = child
         node.names.append(image.reference)
     return root

@@ -1,7 +1,7 @@
-"""The image store: what is in it, how something gets in, and how it goes.
+"""The image store: look images up, add, tag, remove and collect them.
 
-`runtime.images.store.layout` says how it lies on disk and what the locks are. What only an import
-needs is loaded by it alone: looking an image up is part of every launch.
+`runtime.images.store.layout` describes files and locks. Modules that looking an image up does not
+need are imported where they are used: the look-up is part of every launch.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import platform
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache, partial
 from pathlib import Path
@@ -23,14 +22,10 @@ from runtime.images.formats.config import ImageConfig, format_time
 from runtime.images.formats.image import Image
 from runtime.images.formats.reference import parse_reference
 from runtime.images.layer import merged
-from runtime.images.store.gc import Keep, collect, leased_manifests
-from runtime.images.store.layout import Descriptor, Layout
-from runtime.images.store.lookup import find_entry, is_named, load_image, load_layer
-from runtime.images.store.manifest import (
-    CONFIG_TYPE,
-    MANIFEST_TYPE,
-    name_of,
-)
+from runtime.images.store.files import lock_file
+from runtime.images.store.gc import Keep, Removal, collect, leased_manifests
+from runtime.images.store.layout import Descriptor, StoreLayout
+from runtime.images.store.lookup import find_entry, is_named, load_image, load_layer, name_of
 from runtime.paths import data_home
 
 if TYPE_CHECKING:
@@ -39,54 +34,33 @@ if TYPE_CHECKING:
     from runtime.images.store.verify import Problem
     from runtime.images.store.writer import Adder
 
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True)
-class Removal:
-    """What removing an image, or collecting what nothing needs, did.
-
-    Attributes:
-        untagged: Names that are gone.
-        deleted: Digests of the blobs that nothing needed any more.
-        freed_bytes: What that freed on disk, unpacked layers included.
-        layers: Diff IDs of the unpacked layers that nothing needed any more.
-    """
-
-    untagged: tuple[str, ...]
-    deleted: tuple[str, ...]
-    freed_bytes: int
-    layers: tuple[str, ...] = ()
-
-
 class ImageStore:
-    """Images on this machine. Making the object touches nothing on disk.
+    """Keeps images on this machine. Making the object touches nothing on disk.
 
         store = ImageStore.default()
         names = [image.reference for image in store.images()]
         store.remove("old:1", keep=runtime.kept_images)
 
-    Any number of processes use one store at the same time; all that a call changes is there as a
-    whole or not at all.
-
-    Args:
-        root: The store's folder.
+    Any number of processes use one store, the folder `root`, at the same time; all that a call
+    changes is there as a whole or not at all.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._layout = Layout(root)
+        self._layout = StoreLayout(root)
 
     @classmethod
     def default(cls) -> ImageStore:
-        """The user's store: `images` in the data home."""
+        """Return the user's store: `images` in the data home."""
         return cls(data_home() / "images")
 
-    # Looking.
+    # Reading.
 
     def get(self, reference: str) -> Image:
-        """The image of that name, digest, or unambiguous beginning of a digest.
+        """Return the image of that name, digest, or unambiguous beginning of a digest.
 
         Raises:
             ImageNotFoundError: There is none.
@@ -107,11 +81,7 @@ class ImageStore:
         return self._consistently(read)
 
     def images(self) -> tuple[Image, ...]:
-        """All that have a name, sorted by it, after those that were pulled by digest alone.
-
-        Raises:
-            StoreError: The store is damaged.
-        """
+        """Return all images, those without a name first, sorted by name, or raise StoreError."""
 
         def read(index: list[Descriptor]) -> tuple[Image, ...]:
             layer = cache(partial(load_layer, self._layout))
@@ -122,11 +92,7 @@ class ImageStore:
         return self._consistently(read)
 
     def usage(self) -> StoreUsage:
-        """All images and what each takes on disk, alone and with others.
-
-        Raises:
-            StoreError: The store is damaged.
-        """
+        """Measure what images take on disk, shared and exclusive, or raise StoreError."""
         from runtime.images.store.sharing import measure_usage
 
         images = self.images()
@@ -134,24 +100,19 @@ class ImageStore:
             return measure_usage(self._layout, images)
 
     def history(self, image: Image) -> tuple[HistoryEntry, ...]:
-        """How the image came to be, first step first.
-
-        Raises:
-            StoreError: Its configuration is malformed there.
-        """
+        """Return the steps that made the image, first step first, or raise StoreError."""
         from runtime.images.store.history import read_history
 
         with self._explained():
             return read_history(self._layout.read_document(image.config_digest), image)
 
     def verify(self, progress: Callable[[str], None] = lambda _: None) -> tuple[Problem, ...]:
-        """Hash every blob, unpack every layer anew and compare: what is not as it should be.
+        """Hash every blob, unpack every layer anew and compare; return what is wrong.
 
-        Args:
-            progress: Told what is being looked at.
+        `progress` gets the name of each blob and layer before it is verified.
 
         Raises:
-            StoreError: It could not be looked at, for want of space or permission.
+            StoreError: Space or permission is missing.
         """
         from runtime.images.store.verify import Verifier
 
@@ -159,31 +120,23 @@ class ImageStore:
             return Verifier(self._layout, partial(load_image, self._layout), adder).run(progress)
 
     def open_blob(self, digest: str) -> IO[bytes]:
-        """A blob for reading, as it was shipped.
-
-        Raises:
-            StoreError: It is not there.
-        """
+        """Open a blob for reading, as it was shipped, or raise StoreError if it is missing."""
         with self._explained():
             return self._layout.open_blob(digest)
 
     def read_file(self, image: Image, path: str) -> bytes | None:
-        """A file as a program in the image would read it; None if there is no such regular file."""
+        """Read a file as a program in the image would; None if there is no such regular file."""
         with self._explained():
             return merged.read_file(image, path)
 
     def flatten(self, image: Image, target: Path) -> None:
-        """A private full copy of the merged root filesystem in an empty or new folder.
-
-        Raises:
-            StoreError: It could not be made; nothing half-made is kept.
-        """
+        """Copy the merged root filesystem into an empty or new folder, whole or not at all."""
         with self._explained(), self.lease(image):
             merged.flatten(image, target)
 
     @contextlib.contextmanager
     def lease(self, image: Image) -> Iterator[None]:
-        """While this is held, no layer of the image is removed, whatever becomes of its name.
+        """Keep all layers of the image while this is held, whatever becomes of its name.
 
         A shared flock(2): any number of processes hold one, and it ends with its process at the
         latest. Take one for all instances of an image, not one each.
@@ -194,9 +147,7 @@ class ImageStore:
         with contextlib.ExitStack() as stack:
             with self._explained(), self._layout.writing():
                 # In here nobody removes anything, so what is there now stays.
-                path = self._layout.lease_path(image.digest)
-                fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
-                stack.callback(os.close, fd)
+                fd = stack.enter_context(lock_file(self._layout.lease_path(image.digest)))
                 fcntl.flock(fd, fcntl.LOCK_SH)
                 missing = [layer for layer in image.layers if not layer.path.is_dir()]
                 if missing or not self._layout.blob_path(image.digest).exists():
@@ -207,7 +158,7 @@ class ImageStore:
 
     @contextlib.contextmanager
     def adding(self) -> Iterator[Adder]:
-        """What adds to the store; while it is held, nothing is removed by anyone."""
+        """Give the adder to the store; while it is held, nobody removes anything."""
         from runtime.images.store.writer import Adder
 
         with self._explained(), self._layout.writing():
@@ -215,9 +166,9 @@ class ImageStore:
 
     @contextlib.contextmanager
     def temporary_folder(self) -> Iterator[Path]:
-        """A folder on the store's filesystem for making something.
+        """Give a folder on the store's filesystem, removed afterwards.
 
-        Gone afterwards; if this process is killed, gone when the next one writes to the store.
+        If this process is killed, the next one that writes to the store removes it.
         """
         with self._explained(), self._layout.writing(), self._layout.temporary_folder() as folder:
             yield folder
@@ -247,6 +198,7 @@ class ImageStore:
             ImageError: The source cannot be read, is no tar, or is hostile; the store is as before.
         """
         from runtime.images.layer.source import open_rootfs
+        from runtime.images.store.assembly import LayerReference, empty_document, put_together
 
         name = parse_reference(reference)
         if name.digest:
@@ -257,41 +209,18 @@ class ImageStore:
                     layer = adder.add_tar(stream)
             except LayerError as error:
                 raise LayerError(f"{source}: {error}") from error
-            moment = created or _datetime(layer.newest_ns)
-            manifest = self._add_documents(layer.descriptor, config or ImageConfig(), moment)
-            return adder.add_image(manifest, [str(name)])
-
-    def _add_documents(
-        self, layer: Descriptor, config: ImageConfig, created: datetime
-    ) -> Descriptor:
-        """Store configuration and manifest of an image of one uncompressed layer."""
-        system = {
-            "architecture": _ARCHITECTURES.get(platform.machine(), platform.machine()),
-            "os": "linux",
-        }
-        document = {
-            **system,
-            "created": format_time(created),
-            "config": config.to_oci(),
-            # Of an uncompressed layer, digest and diff ID are the same.
-            "rootfs": {"type": "layers", "diff_ids": [layer["digest"]]},
-            "history": [{"created": format_time(created), "created_by": "import of a rootfs"}],
-        }
-        manifest = {
-            "schemaVersion": 2,
-            "mediaType": MANIFEST_TYPE,
-            "config": self._layout.write_document(document, CONFIG_TYPE),
-            "layers": [layer],
-        }
-        return {**self._layout.write_document(manifest, MANIFEST_TYPE), "platform": system}
+            moment = format_time(created or _datetime(layer.newest_ns))
+            document = {
+                **empty_document(),
+                "created": moment,
+                "config": (config or ImageConfig()).to_oci(),
+                "history": [{"created": moment, "created_by": "import of a rootfs"}],
+            }
+            layers = (LayerReference(layer.descriptor, layer.diff_id),)
+            return put_together(adder, document, layers, (str(name),))
 
     def tag(self, reference: str, name: str) -> Image:
-        """Give an image another name; one that is taken moves.
-
-        Raises:
-            ImageNotFoundError: There is no such image.
-            InvalidReferenceError: `name` is no name.
-        """
+        """Give an image another name, which moves if it is taken, or raise ImageError."""
         with self.adding() as adder:
             entry = find_entry(self._layout, self._layout.read_index(), reference)
             manifest = {key: value for key, value in entry.items() if key != "annotations"}
@@ -300,12 +229,10 @@ class ImageStore:
     # Removing.
 
     def remove(self, reference: str, *, keep: Keep) -> Removal:
-        """Take a name away, and what nothing else needs: no other image, no running instance.
+        """Remove a name, and the data that no other image and no running instance needs.
 
-        Args:
-            reference: The image, by name or digest.
-            keep: Gives the digests of further manifests that stay, such as those of kept
-                containers (`runtime.kept_images`).
+        `keep` gives the digests of further manifests that stay, such as those of kept containers
+        (`runtime.kept_images`).
 
         Raises:
             ImageNotFoundError: There is no such image.
@@ -326,20 +253,16 @@ class ImageStore:
                 raise StoreError(
                     f"{reference} is what a stopped container stands on; remove that first"
                 )
-            with self._layout.room_to_remove():
+            with self._layout.space_to_remove():
                 self._layout.update_index(lambda entries: [e for e in entries if e != entry])
                 gone = collect(self._layout, leased | kept)
         name = name_of(entry) or entry["digest"]
-        return Removal((name,), gone.blobs, gone.freed_bytes, gone.layers)
+        return replace(gone, untagged=(name,))
 
     def collect(self, *, keep: Keep) -> Removal:
         """Remove all that no name and no running instance needs, and that `keep` does not name.
 
-        What killed processes have left half-made goes too, and counts.
-
-        Args:
-            keep: Gives the digests of further manifests that stay, such as those of kept
-                containers (`runtime.kept_images`).
+        What killed processes have left half-made goes too, and counts; `keep` is as in `remove`.
 
         Raises:
             StoreError: A manifest is damaged, so that it cannot be known what it needs.
@@ -347,9 +270,7 @@ class ImageStore:
         with self._explained(), self._layout.removing() as swept_bytes:
             in_use = leased_manifests(self._layout) | set(keep())
             gone = collect(self._layout, in_use)
-        return Removal((), gone.blobs, gone.freed_bytes + swept_bytes, gone.layers)
-
-    # Reading what is stored.
+        return replace(gone, freed_bytes=gone.freed_bytes + swept_bytes)
 
     def _consistently(self, read: Callable[[list[Descriptor]], _T]) -> _T:
         """Read without a lock: once more if what was being read has been removed meanwhile."""
@@ -364,7 +285,7 @@ class ImageStore:
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
-        """Tell what the kernel refuses in a sentence."""
+        """Raise what the kernel refuses as a StoreError of one sentence."""
         try:
             yield
         except OSError as error:

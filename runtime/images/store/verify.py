@@ -1,13 +1,12 @@
-"""Whether a store is what it claims to be: every blob hashed, every layer unpacked anew.
+"""Verifying a store: every blob hashed, every layer unpacked anew and compared.
 
 Nothing is believed that can be computed: a layer's folder is compared, to the last byte of
-content and the last extended attribute, with what its blob unpacks to today. That needs room for
-the largest layer, which is made aside and removed again.
+content and the last extended attribute, with what its blob unpacks to today. That needs space for
+the largest layer, which is unpacked in a temporary folder.
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import stat
@@ -16,13 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.errors import ImageError, StoreError
-from runtime.images.formats.digest import is_digest
+from runtime.images.formats.digest import BLOCK_BYTES, is_digest
 from runtime.images.formats.image import Image
 from runtime.images.formats.tar_fields import show
+from runtime.images.formats.tar_writer import read_xattrs
 from runtime.images.store.files import measure
 from runtime.images.store.implied import ImpliedFolders
-from runtime.images.store.layout import Descriptor, Layout
-from runtime.images.store.manifest import name_of
+from runtime.images.store.layout import Descriptor, StoreLayout
+from runtime.images.store.lookup import name_of
 from runtime.images.store.writer import Adder, file_digest
 
 _PLACES = {
@@ -30,19 +30,13 @@ _PLACES = {
     "layers/sha256": ("", ".json", ".implied"),
     "layers/folders": ("",),
 }
-"""Where everything is named by a digest, and what may follow it."""
+"""Folders whose files have digests as names -> suffixes of the names."""
 _DIFFERENCES_SHOWN = 20
-_BLOCK_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something that is wrong with a store.
-
-    Attributes:
-        where: Name of an image, digest of a blob, diff ID of a layer, or path.
-        text: What is wrong.
-    """
+    """Says what is wrong, and where: an image's name, a digest, a diff ID, or a path."""
 
     where: str
     text: str
@@ -52,15 +46,15 @@ class Problem:
 
 
 class Verifier:
-    """Looks at everything in a store once.
+    """Verifies everything in a store once.
 
-    Args:
-        layout: The store's folder; its writers' lock is held, so that nothing goes meanwhile.
-        load: Reads an image of an entry of the index.
-        adder: Unpacks.
+    The writers' lock of `layout` is held, so that nothing is removed meanwhile; `load` reads an
+    image by its entry in the index.
     """
 
-    def __init__(self, layout: Layout, load: Callable[[Descriptor], Image], adder: Adder) -> None:
+    def __init__(
+        self, layout: StoreLayout, load: Callable[[Descriptor], Image], adder: Adder
+    ) -> None:
         self._layout = layout
         self._load = load
         self._adder = adder
@@ -68,7 +62,7 @@ class Verifier:
         self._sources: dict[str, list[str]] = {}
 
     def run(self, progress: Callable[[str], None]) -> tuple[Problem, ...]:
-        """Everything that is wrong; damaged blobs first, since they explain the rest."""
+        """Return everything that is wrong; damaged blobs first, since they explain the rest."""
         return (*self._strays(), *self._blobs(progress), *self._images(), *self._layers(progress))
 
     def _strays(self) -> Iterator[Problem]:
@@ -114,7 +108,7 @@ class Verifier:
                 yield from self._folders(f"image {name}", image)
 
     def _folders(self, where: str, image: Image) -> Iterator[Problem]:
-        """What the image shows for its implied folders."""
+        """Problems of what the image shows for its implied folders."""
         implied = ImpliedFolders(self._layout, image.layers)
         if bool(implied) != (image.folders is not None):
             state = "missing" if implied else "not needed"
@@ -139,25 +133,19 @@ class Verifier:
             if not folder.is_dir():
                 # The record of a layer whose writer was killed before it came: collected some day.
                 continue
-            sources = [d for d in self._sources.get(diff_id, []) if self._is_good(d)]
-            if not sources and self._is_good(diff_id):
-                sources = [diff_id]
-            if not sources:
-                # Nobody's layer whose blob is gone: collected some day. Somebody's: said above.
-                continue
-            progress(f"layer {diff_id}")
-            yield from self._layer(folder, diff_id, sources[0])
-
-    def _is_good(self, digest: str) -> bool:
-        return digest not in self._bad_blobs and self._layout.blob_path(digest).exists()
+            for digest in (*self._sources.get(diff_id, []), diff_id):
+                if digest not in self._bad_blobs and self._layout.blob_path(digest).exists():
+                    progress(f"layer {diff_id}")
+                    yield from self._layer(folder, diff_id, digest)
+                    break
+            # Without a blob, an unnamed layer is collected some day; a named one is reported above.
 
     def _layer(self, folder: Path, diff_id: str, digest: str) -> Iterator[Problem]:
         where = f"layer {diff_id}"
+        count = 0
         try:
             with self._adder.unpacked_again(digest, diff_id) as again:
-                count = 0
-                for difference in compare_trees(folder, again):
-                    count += 1
+                for count, difference in enumerate(compare_trees(folder, again), 1):
                     if count > _DIFFERENCES_SHOWN:
                         yield Problem(where, "and more")
                         break
@@ -174,11 +162,12 @@ class Verifier:
 
 
 def compare_trees(found: Path, wanted: Path) -> Iterator[str]:
-    """How two trees differ, a sentence for each entry: what is `wanted` is named first.
+    """Yield how two trees differ, a sentence for each entry.
 
-    Compared are names, types, modes, owners, times, devices, links, extended attributes, contents.
+    Compares names, types, modes, owners, times, devices, links, extended attributes, contents.
     """
-    firsts: tuple[dict[int, bytes], dict[int, bytes]] = ({}, {})
+    first_found: dict[int, bytes] = {}
+    first_wanted: dict[int, bytes] = {}
     roots = os.fsencode(found), os.fsencode(wanted)
     pending = [b"."]
     while pending:
@@ -187,12 +176,10 @@ def compare_trees(found: Path, wanted: Path) -> Iterator[str]:
         here, there = os.lstat(paths[0]), os.lstat(paths[1])
         difference = _difference(paths, here, there)
         if difference is None and not stat.S_ISDIR(here.st_mode) and here.st_nlink > 1:
-            twins = [
-                first.setdefault(status.st_ino, name)
-                for first, status in zip(firsts, (here, there), strict=True)
-            ]
-            if twins[0] != twins[1]:
-                difference = f"is a hard link to {show(twins[0])}, not {show(twins[1])}"
+            link = first_found.setdefault(here.st_ino, name)
+            right = first_wanted.setdefault(there.st_ino, name)
+            if link != right:
+                difference = f"is a hard link to {show(link)}, not {show(right)}"
         if difference is not None:
             yield f"{show(name)} {difference}"
         if stat.S_ISDIR(here.st_mode) and stat.S_ISDIR(there.st_mode):
@@ -207,7 +194,6 @@ def compare_trees(found: Path, wanted: Path) -> Iterator[str]:
 def _difference(
     paths: tuple[bytes, bytes], here: os.stat_result, there: os.stat_result
 ) -> str | None:
-    """How two entries of one name differ, None if they do not."""
     if stat.S_IFMT(here.st_mode) != stat.S_IFMT(there.st_mode):
         return "is of another type"
     facts: list[tuple[str, object, object]] = [
@@ -223,20 +209,11 @@ def _difference(
     for what, is_, should in facts:
         if is_ != should:
             return f"has {what} {is_!r}, not {should!r}"
-    if _xattrs(paths[0]) != _xattrs(paths[1]):
+    if read_xattrs(paths[0]) != read_xattrs(paths[1]):
         return "has other extended attributes"
     if stat.S_ISREG(here.st_mode) and not _same_content(*paths):
         return "has another content"
     return None
-
-
-def _xattrs(path: bytes) -> dict[str, bytes]:
-    with contextlib.suppress(OSError):
-        return {
-            name: os.getxattr(path, name, follow_symlinks=False)
-            for name in os.listxattr(path, follow_symlinks=False)
-        }
-    return {}
 
 
 def _same_content(one: bytes, other: bytes) -> bool:
@@ -247,7 +224,7 @@ def _same_content(one: bytes, other: bytes) -> bool:
         position = 0
         while data_at := [at for fd in fds if (at := _next_data(fd, position)) is not None]:
             position = min(data_at)
-            blocks = [os.pread(fd, _BLOCK_BYTES, position) for fd in fds]
+            blocks = [os.pread(fd, BLOCK_BYTES, position) for fd in fds]
             if blocks[0] != blocks[1]:
                 return False
             position += len(blocks[0])

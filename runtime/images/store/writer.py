@@ -1,16 +1,15 @@
-"""How something gets into the store: streamed, verified on the way, whole or not at all.
+"""Adding to the store: streamed, verified on the way, whole or not at all.
 
 A layer passes once: its bytes are hashed and kept as they come, inflated, hashed again for the diff
 ID, and unpacked, each in a thread of its own (`runtime.images.formats.pipeline`). All of it happens
-aside; only when both digests are right and everything is on the disk does it get its name in the
-store.
+in a temporary folder; only when both digests are right and everything is on the disk does it get
+its name in the store.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -18,54 +17,81 @@ from pathlib import Path
 
 from runtime.errors import LayerError, StoreError
 from runtime.images.formats.compression import decompressed
-from runtime.images.formats.digest import ByteSource, chain_key, digest_of, hexadecimal
+from runtime.images.formats.digest import (
+    DOCUMENT_LIMIT_BYTES,
+    ByteSource,
+    chain_key,
+    digest_of,
+    drain,
+    hexadecimal,
+)
 from runtime.images.formats.image import Image
 from runtime.images.formats.pipeline import HashedSource, ReadAhead
 from runtime.images.formats.reference import parse_reference
-from runtime.images.store.files import sync_filesystem
+from runtime.images.formats.schema import OCI_LAYER
+from runtime.images.layer.attributes import UnpackOptions
+from runtime.images.layer.unpack import UnpackResult, unpack
+from runtime.images.store.files import decode_json, measure, sync_filesystem
 from runtime.images.store.implied import ImpliedFolders
-from runtime.images.store.layout import (
-    DOCUMENT_LIMIT_BYTES,
-    REFERENCE_ANNOTATION,
-    Descriptor,
-    Layout,
-)
-from runtime.images.store.manifest import LAYER_TYPE, name_of
-from runtime.images.store.unpacked import Unpacked, new_layer_folder
+from runtime.images.store.layout import REFERENCE_ANNOTATION, Descriptor, StoreLayout
+from runtime.images.store.lookup import name_of
 
-LAYER_LIMIT_BYTES = 1 << 36
-"""No layer may be, packed or unpacked, more than 64 GiB: the answer to decompression bombs."""
-_DRAIN_BYTES = 1 << 20
+Progress = Callable[[int], None]
+"""Called, from another thread, with the number of bytes of a blob that have been read."""
 
 
 @dataclass(frozen=True, slots=True)
 class AddedLayer:
-    """A layer that has been added, kept uncompressed.
+    """Describes a layer that has been added, uncompressed.
 
     Attributes:
         descriptor: For a manifest: media type, digest and size of its blob.
         diff_id: The digest of its tar, here the same.
         newest_ns: Latest modification time in it, nanoseconds since the epoch.
-        entries: How many members its archive has, whiteouts apart.
     """
 
     descriptor: Descriptor
     diff_id: str
     newest_ns: int
-    entries: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Unpacked:
+    """A layer that has been unpacked in a temporary folder."""
+
+    folder: Path
+    options: UnpackOptions
+    result: UnpackResult
+
+    @classmethod
+    def make(cls, stream: ByteSource, aside: Path, *, needs_end: bool = True) -> _Unpacked:
+        options = UnpackOptions.for_this_user()
+        folder = aside / "layer"
+        with _new_layer_folder(folder) as folder_fd:
+            return cls(folder, options, unpack(stream, folder_fd, options, needs_end=needs_end))
+
+    def adopt(self, layout: StoreLayout, diff_id: str) -> None:
+        """Flush everything and move the layer to its place."""
+        # Measured afterwards, when every block has been allocated.
+        sync_filesystem(self.folder)
+        record = {
+            **measure(self.folder),
+            "entries": self.result.entries,
+            "overlay_xattr": self.options.overlay_xattr,
+            "skipped_devices": self.result.skipped_devices,
+            "whiteouts": self.result.whiteouts,
+        }
+        layout.adopt_layer(self.folder, diff_id, record, self.result.implied)
 
 
 class Adder:
-    """Adds to a store while nothing is removed from it; see `ImageStore.adding`.
+    """Adds to a store while nothing is removed from it (see `ImageStore.adding`), also in threads.
 
-    Several threads may add several things at once.
-
-    Args:
-        layout: The store's folder, whose writers' lock is held.
-        load: Reads an image of an entry of the index, raising what is wrong with it.
+    The writers' lock of `layout` is held; `load` reads an image by its entry in the index and
+    raises what is wrong with it.
     """
 
-    def __init__(self, layout: Layout, load: Callable[[Descriptor], Image]) -> None:
+    def __init__(self, layout: StoreLayout, load: Callable[[Descriptor], Image]) -> None:
         self._layout = layout
         self._load = load
 
@@ -78,7 +104,7 @@ class Adder:
         return self._layout.layer_path(diff_id).is_dir()
 
     def add_document(self, data: bytes, media_type: str, digest: str | None = None) -> Descriptor:
-        """Keep a manifest or configuration exactly as it is; gives its descriptor.
+        """Keep a manifest or configuration exactly as it is, and return its descriptor.
 
         Raises:
             LayerError: It is not what the digest says.
@@ -90,58 +116,53 @@ class Adder:
         if len(data) > DOCUMENT_LIMIT_BYTES:
             raise StoreError(f"{found} is larger than a manifest or configuration may be")
         try:
-            is_object = isinstance(json.loads(data), dict)
-        except (ValueError, RecursionError):
-            is_object = False
-        if not is_object:
-            raise StoreError(
-                f"{found} is not a JSON object, as a manifest or configuration must be"
-            )
+            decode_json(data, found)
+        except StoreError:
+            text = f"{found} is not a JSON object, as a manifest or configuration must be"
+            raise StoreError(text) from None
         self._layout.write_blob(data, found)
         return {"mediaType": media_type, "digest": found, "size": len(data)}
 
     def add_blob(self, source: ByteSource, digest: str, size: int | None = None) -> None:
-        """Keep a stream whose digest, and perhaps size, are known before.
-
-        Raises:
-            LayerError: It is something else; nothing of it is kept.
-        """
-        hexadecimal(digest)
+        """Keep a stream of known digest, and perhaps size; raise LayerError if it is another."""
         if self.has_blob(digest):
             return
         with self._layout.temporary_folder() as aside, _named(digest):
             with (aside / "blob").open("xb") as copy:
-                hashed = HashedSource(
-                    source, limit_bytes=LAYER_LIMIT_BYTES, copy=copy, size_bytes=size
-                )
-                _drain(hashed)
+                hashed = HashedSource(source, copy=copy, size_bytes=size)
+                drain(hashed)
                 copy.flush()
                 os.fsync(copy.fileno())
             _expect(hashed.digest, digest)
             self._layout.adopt_blob(aside / "blob", digest)
 
-    def add_layer(self, source: ByteSource, digest: str, size: int | None, diff_id: str) -> None:
+    def add_layer(
+        self,
+        source: ByteSource,
+        digest: str,
+        size: int | None,
+        diff_id: str,
+        progress: Progress | None = None,
+    ) -> None:
         """Keep a layer's blob as it is, compressed or not, and unpack it beside that.
 
         Args:
             source: The blob. What its `read` raises comes out unchanged. Not read if blob and
                 unpacked layer are there already.
-            digest: What the blob must hash to.
-            size: How long it must be, if that is known.
-            diff_id: What it must hash to once inflated.
+            digest: The blob's.
+            size: Its length in bytes, if known.
+            diff_id: Its digest once inflated.
+            progress: Reports the bytes that have come.
 
         Raises:
             LayerError: It is something else, malformed or hostile; nothing of it is kept.
         """
-        hexadecimal(digest)
         hexadecimal(diff_id)
         if self.has_blob(digest) and self.has_layer(diff_id):
             return
         with self._layout.temporary_folder() as aside, _named(digest):
             with (aside / "blob").open("xb") as copy:
-                hashed = HashedSource(
-                    source, limit_bytes=LAYER_LIMIT_BYTES, copy=copy, size_bytes=size
-                )
+                hashed = HashedSource(source, copy=copy, size_bytes=size, progress=progress)
                 unpacked = self._unpack(hashed, aside, diff_id)
                 _expect(hashed.digest, digest)
                 copy.flush()
@@ -152,15 +173,8 @@ class Adder:
             if not self.has_blob(digest):
                 self._layout.adopt_blob(aside / "blob", digest)
 
-    def unpack_blob(
-        self, digest: str, diff_id: str, progress: Callable[[int], None] | None = None
-    ) -> None:
-        """Unpack a blob that is in the store, unless that is done.
-
-        Args:
-            digest: Which; its content is verified anew.
-            diff_id: What it must hash to once inflated.
-            progress: Told from another thread how many bytes of the blob have been read.
+    def unpack_blob(self, digest: str, diff_id: str, progress: Progress | None = None) -> None:
+        """Unpack a blob that is in the store, verified anew, unless that is done.
 
         Raises:
             LayerError: It does not hash to its digest or its diff ID, is malformed or hostile.
@@ -170,13 +184,9 @@ class Adder:
                 self._verify_file(file, digest, diff_id, progress)
 
     def adopt_layer(
-        self,
-        blob: Path,
-        digest: str,
-        diff_id: str,
-        progress: Callable[[int], None] | None = None,
+        self, blob: Path, digest: str, diff_id: str, progress: Progress | None = None
     ) -> None:
-        """`add_layer` for a blob that is a finished file in a temporary folder of this store.
+        """Do as `add_layer` with a finished file in a temporary folder of this store.
 
         The file is moved to its place when it has been verified and unpacked.
         """
@@ -187,26 +197,20 @@ class Adder:
             self._layout.adopt_blob(blob, digest)
 
     def _verify_file(
-        self,
-        file: ByteSource,
-        digest: str,
-        diff_id: str,
-        progress: Callable[[int], None] | None,
+        self, file: ByteSource, digest: str, diff_id: str, progress: Progress | None
     ) -> None:
         """Hash a blob and unpack it unless that layer is there."""
         with self._layout.temporary_folder() as aside, _named(digest):
-            hashed = HashedSource(file, limit_bytes=LAYER_LIMIT_BYTES, progress=progress)
+            hashed = HashedSource(file, progress=progress)
             unpacked = self._unpack(hashed, aside, diff_id)
             _expect(hashed.digest, digest)
             if unpacked is not None:
                 unpacked.adopt(self._layout, diff_id)
 
     def add_tar(self, source: ByteSource, diff_id: str | None = None) -> AddedLayer:
-        """Keep a layer's tar uncompressed, and unpack it.
+        """Keep a layer's tar, compressed in any way or not at all, uncompressed, and unpack it.
 
-        Args:
-            source: The tar, compressed in any way or not at all.
-            diff_id: What it must hash to once inflated, if that is known.
+        `diff_id` is its digest once inflated, if known.
 
         Raises:
             LayerError: It is something else, malformed or hostile; nothing of it is kept.
@@ -214,10 +218,10 @@ class Adder:
         with self._layout.temporary_folder() as aside, contextlib.ExitStack() as stack:
             copy = stack.enter_context((aside / "blob").open("xb"))
             stream = stack.enter_context(decompressed(source))
-            hashed = HashedSource(stream, limit_bytes=LAYER_LIMIT_BYTES, copy=copy)
-            ahead = stack.enter_context(contextlib.closing(ReadAhead(hashed)))
-            with _unchanged(ahead):
-                unpacked = Unpacked.make(ahead, aside)
+            hashed = HashedSource(stream, copy=copy)
+            plain = stack.enter_context(contextlib.closing(ReadAhead(hashed)))
+            with _unchanged(plain):
+                unpacked = _Unpacked.make(plain, aside)
             copy.flush()
             digest = hashed.digest
             if diff_id is not None:
@@ -228,32 +232,28 @@ class Adder:
                 unpacked.adopt(self._layout, digest)
             if not self.has_blob(digest):
                 self._layout.adopt_blob(aside / "blob", digest)
-        descriptor = {"mediaType": LAYER_TYPE, "digest": digest, "size": hashed.size_bytes}
-        return AddedLayer(descriptor, digest, unpacked.result.newest_ns, unpacked.result.entries)
+        descriptor = {"mediaType": OCI_LAYER, "digest": digest, "size": hashed.size_bytes}
+        return AddedLayer(descriptor, digest, unpacked.result.newest_ns)
 
     @contextlib.contextmanager
     def unpacked_again(self, digest: str, diff_id: str) -> Iterator[Path]:
-        """What a blob of the store unpacks to, in a folder that goes again.
+        """Unpack a blob of the store into a folder that is removed afterwards.
 
         Raises:
             LayerError: It no longer hashes to its diff ID, or cannot be unpacked.
         """
         with self._layout.open_blob(digest) as file, self._layout.temporary_folder() as aside:
-            hashed = HashedSource(file, limit_bytes=LAYER_LIMIT_BYTES)
-            unpacked = self._unpack(hashed, aside, diff_id, even_if_there=True)
+            unpacked = self._unpack(HashedSource(file), aside, diff_id, even_if_there=True)
             assert unpacked is not None
             yield unpacked.folder
 
     def add_image(
         self, manifest: Descriptor, references: Iterable[str] = (), *, keep: bool = False
     ) -> Image:
-        """Name an image whose parts have all been added.
+        """Name an image whose parts have all been added, by the descriptor of its manifest.
 
-        Args:
-            manifest: Its descriptor; `platform` is kept if given.
-            references: Its names; one that is taken moves to this image. Without any, the next
-                collection takes it.
-            keep: Without a name, keep it all the same: it is found by its digest.
+        A name that is taken moves to this image. One without names is found by its digest with
+        `keep`; otherwise the next collection removes it.
 
         Raises:
             StoreError: Something of it is missing or malformed; no name has changed.
@@ -291,44 +291,59 @@ class Adder:
         return self._load(entries[0])
 
     def _add_folders(self, image: Image) -> None:
-        """Make what shows the image's implied folders as they should be, if anything must."""
+        """Make the folders that show the image's implied folders as they should be, if needed."""
         chain = chain_key(layer.diff_id for layer in image.layers)
         if self._layout.folders_path(chain).is_dir():
             return
         if implied := ImpliedFolders(self._layout, image.layers):
             with self._layout.temporary_folder() as aside:
-                with new_layer_folder(aside / "folders"):
+                with _new_layer_folder(aside / "folders"):
                     implied.make(aside / "folders")
                 sync_filesystem(aside)
                 self._layout.adopt_folders(aside / "folders", chain)
 
     def _unpack(
         self, hashed: HashedSource, aside: Path, diff_id: str, *, even_if_there: bool = False
-    ) -> Unpacked | None:
+    ) -> _Unpacked | None:
         """Unpack a blob as it streams, to its end; only verify it if that layer is there."""
         with (
             contextlib.closing(ReadAhead(hashed)) as compressed,
             _unchanged(compressed),
             decompressed(compressed) as stream,
         ):
-            plain = HashedSource(stream, limit_bytes=LAYER_LIMIT_BYTES)
-            with contextlib.closing(ReadAhead(plain)) as ahead:
+            hashed_plain = HashedSource(stream)
+            with contextlib.closing(ReadAhead(hashed_plain)) as plain:
                 unpacked = None
                 if self.has_layer(diff_id) and not even_if_there:
-                    _drain(ahead)
+                    drain(plain)
                 else:
-                    # Whether all of it came is what the diff ID says.
-                    unpacked = Unpacked.make(ahead, aside, needs_end=False)
-            if plain.digest != diff_id:
-                raise LayerError(f"unpacks to {plain.digest}, but its image says {diff_id}")
+                    # The diff ID proves that all of it came.
+                    unpacked = _Unpacked.make(plain, aside, needs_end=False)
+            if hashed_plain.digest != diff_id:
+                raise LayerError(f"unpacks to {hashed_plain.digest}, but its image says {diff_id}")
             # What follows the compressed data belongs to the blob as well.
-            _drain(compressed)
+            drain(compressed)
         return unpacked
 
 
 @contextlib.contextmanager
+def _new_layer_folder(folder: Path) -> Iterator[int]:
+    """Make an empty folder that hands nothing down to what is made in it; gives a descriptor."""
+    folder.mkdir(mode=0o755)
+    with contextlib.suppress(OSError):
+        os.removexattr(folder, "system.posix_acl_default")
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        # Without a setgid bit from above either, which would give its group to everything.
+        os.fchmod(fd, 0o755)
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
 def _named(digest: str) -> Iterator[None]:
-    """Say of which blob it is that something is wrong."""
+    """Say in an error which blob is wrong."""
     try:
         yield
     except LayerError as error:
@@ -336,13 +351,13 @@ def _named(digest: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _unchanged(ahead: ReadAhead) -> Iterator[None]:
-    """What reading the source raised comes out as it was, not as an error in the layer."""
+def _unchanged(source: ReadAhead) -> Iterator[None]:
+    """Raise what reading the source raised as it was, not as an error in the layer."""
     try:
         yield
     except LayerError:
-        if isinstance(ahead.error, OSError):
-            raise ahead.error from None
+        if isinstance(source.error, OSError):
+            raise source.error from None
         raise
 
 
@@ -351,12 +366,7 @@ def _expect(found: str, wanted: str) -> None:
         raise LayerError(f"content of digest {found} was sent for it")
 
 
-def _drain(source: ByteSource) -> None:
-    while source.read(_DRAIN_BYTES):
-        pass
-
-
 def file_digest(path: Path) -> str:
-    """The digest of a file's content."""
+    """Return the digest of a file's content."""
     with path.open("rb") as file:
         return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
