@@ -1,4 +1,4 @@
-"""Images: a content-addressed store of layers, unpacked once, shared by all that stand on them."""
+"""Images: a content-addressed store of layers, unpacked once, shared by all images above them."""
 
 from __future__ import annotations
 

@@ -160,18 +160,18 @@ def _write_folder(contents: _Contents, target: Path) -> None:
     target = Path(os.path.realpath(target))  # a link stays, and leads to the layout
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise StoreError(f"{target} is there already: a layout is written into a new folder")
-    aside = target.with_name(f".{target.name[:200]}.{secrets.token_hex(6)}")
+    staging = target.with_name(f".{target.name[:200]}.{secrets.token_hex(6)}")
     try:
-        (aside / "blobs/sha256").mkdir(parents=True)
+        (staging / "blobs/sha256").mkdir(parents=True)
         for name, data in contents.documents.items():
-            (aside / name).write_bytes(data)
+            (staging / name).write_bytes(data)
         for digest in contents.blobs:
-            with (aside / blob_name(digest)).open("xb") as file:
+            with (staging / blob_name(digest)).open("xb") as file:
                 file.writelines(contents.blob(digest))
                 file.flush()
                 os.fsync(file.fileno())
-        aside.rename(target)
+        staging.rename(target)
     except BaseException:
-        if aside.exists():
-            remove_tree(aside)
+        if staging.exists():
+            remove_tree(staging)
         raise

@@ -1,7 +1,7 @@
 """Digests: names of content that the content itself proves.
 
 A digest is written `sha256:<64 hexadecimal digits>` (OCI image-spec, descriptor.md). Only sha256 is
-read and written here; the spec's sha512 is used by nobody.
+read and written here; nobody uses the specification's sha512.
 """
 
 from __future__ import annotations

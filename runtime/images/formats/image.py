@@ -21,7 +21,7 @@ class Layer:
         allocated_bytes: What the unpacked layer takes on disk.
         whiteouts: How many of its entries hide something below.
         overlay_xattr: Namespace of its opaque marks: `trusted.overlay`, or `user.overlay`, which
-            overlayfs heeds only with the mount option `userxattr`.
+            overlayfs reads only with the mount option `userxattr`.
     """
 
     digest: str

@@ -338,7 +338,7 @@ class _Unpacker:
             os.utime(name, ns=(mtime_ns, mtime_ns), dir_fd=parent, follow_symlinks=False)
             self._whiteouts.add(hidden)
         except FileExistsError:
-            # The same layer has it anew: a file hides what is below anyway, a folder needs a mark.
+            # The same layer has it again: a file hides what is below anyway, a folder needs a mark.
             if stat.S_ISDIR(os.lstat(name, dir_fd=parent).st_mode):
                 self._folders[hidden].xattrs[self._opaque_name] = b"y"
 

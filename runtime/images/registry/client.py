@@ -85,7 +85,7 @@ class RegistryClient:
                 kind = response.headers.get("Content-Type") or ""
                 return data, kind, response.headers.get("Docker-Content-Digest") or ""
 
-        data, kind, claimed = self.transport.trying(attempt)
+        data, kind, claimed = self.transport.retry(attempt)
         wanted = reference if is_digest(reference) else claimed
         if is_digest(wanted) and digest_of(data) != wanted:
             raise RegistryError(
@@ -102,7 +102,7 @@ class RegistryClient:
                 self.expect(response, (200, 404), self.name(repository, digest))
                 return response.status == 200
 
-        return self.transport.trying(attempt)
+        return self.transport.retry(attempt)
 
     def put_manifest(self, repository: str, reference: str, manifest: ImageManifest) -> None:
         """Store a manifest's exact bytes under a tag or its digest, or raise RegistryError."""
@@ -120,7 +120,7 @@ class RegistryClient:
                         f"{what}: the registry stored {stored} where {manifest.digest} was sent"
                     )
 
-        self.transport.trying(attempt)
+        self.transport.retry(attempt)
 
     def send(
         self,
@@ -222,7 +222,7 @@ class RegistryClient:
                     break
             raise RegistryError(f"{self.registry} is no registry that speaks version 2: {found}")
 
-        return self.transport.trying(attempt)
+        return self.transport.retry(attempt)
 
     def _ping(self, base: str) -> int:
         with self.transport.request("GET", f"{base}/v2/", {}) as response:

@@ -45,7 +45,7 @@ _WAIT_LIMIT_S = 60.0
 _CERTIFICATE_FOLDERS = ("/etc/containers/certs.d", "/etc/docker/certs.d")
 TRIES = 5
 _AS_IT_IS = {
-    # The rules above are stricter than urllib3's, and `trying` knows more: where a blob broke off,
+    # The rules above are stricter than urllib3's, and `retry` knows more: where a blob broke off,
     # how long to wait, and that a PATCH must not go out again before the server has said how far it
     # got.
     "redirect": False,
@@ -101,7 +101,7 @@ class Response:
     def release(self) -> None:
         """Give the connection back, or close it."""
         # What is left unread would be taken for the next answer. A little, such as the page that
-        # comes with a redirect, is quicker read than a new connection made.
+        # comes with a redirect, is faster read than a new connection made.
         left = self._raw.length_remaining
         if left is not None and left <= _DRAIN_BYTES:
             self._raw.drain_conn()
@@ -141,7 +141,7 @@ class Response:
             raise BrokenTransferError(f"{place(self.url)} answered {self.problem()}", wait_s=wait_s)
 
 
-class Patience:
+class RetryCounter:
     """Counts failures in a row; after another MiB of progress, in bytes, it starts again."""
 
     def __init__(self, progressed: Callable[[], int] = lambda: 0) -> None:
@@ -214,15 +214,15 @@ class Transport:
             url = target
         raise RegistryError(f"{place(url)} redirects more than {_REDIRECT_LIMIT} times")
 
-    def trying(self, attempt: Callable[[], _T], patience: Patience | None = None) -> _T:
+    def retry(self, attempt: Callable[[], _T], counter: RetryCounter | None = None) -> _T:
         """Repeat `attempt` after broken connections and answers that say to come later.
 
-        One `patience` may span several steps of one transfer.
+        One `counter` may span several steps of one transfer.
 
         Raises:
             RegistryError: It failed every time; says how the last time.
         """
-        patience = patience or Patience()
+        counter = counter or RetryCounter()
         while True:
             try:
                 return attempt()
@@ -231,7 +231,7 @@ class Transport:
                     raise RegistryError("stopped") from None
                 if wire.is_final(error):
                     raise RegistryError(wire.explain(error)) from error
-                failures = patience.failed()
+                failures = counter.failed()
                 if failures == TRIES:
                     text = f"{wire.explain(error)} (tried {TRIES} times)"
                     raise RegistryError(text) from error

@@ -8,7 +8,7 @@ from typing import NoReturn, Self
 from runtime.images.formats.digest import DOCUMENT_LIMIT_BYTES, digest_of
 from runtime.images.formats.schema import BlobDescriptor, printable
 from runtime.images.registry.client import RegistryClient
-from runtime.images.registry.connection import Patience, Response
+from runtime.images.registry.connection import Response, RetryCounter
 from runtime.images.registry.http import BrokenTransferError, RegistryError, place
 
 _BLOCK_BYTES = 1 << 17
@@ -43,7 +43,7 @@ class BlobStream:
         self._descriptor = descriptor
         self._response: Response | None = None
         self._done = 0
-        self._patience = Patience(lambda: self._done)
+        self._retries = RetryCounter(lambda: self._done)
 
     def __enter__(self) -> Self:
         return self
@@ -58,7 +58,7 @@ class BlobStream:
 
     def read(self, size: int, /) -> bytes:
         """Read up to `size` bytes, none only at the end; raise RegistryError for another length."""
-        data = self._client.transport.trying(lambda: self._read(size), self._patience)
+        data = self._client.transport.retry(lambda: self._read(size), self._retries)
         self._done += len(data)
         return data
 

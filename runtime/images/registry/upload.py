@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 from runtime.images.registry.client import Progress, RegistryClient
-from runtime.images.registry.connection import Patience, Response
+from runtime.images.registry.connection import Response, RetryCounter
 from runtime.images.registry.http import BrokenTransferError, RegistryError, join, origin, place
 
 CHUNK_BYTES = 16 << 20
@@ -91,10 +91,10 @@ class _Upload:
                 # Refused: it may be a repository that we must not see. Sending works as well.
                 return False
 
-        return self._client.transport.trying(attempt)
+        return self._client.transport.retry(attempt)
 
     def run(self) -> None:
-        self._client.transport.trying(self._attempt, Patience(lambda: self._done))
+        self._client.transport.retry(self._attempt, RetryCounter(lambda: self._done))
 
     def _post(self, query: str = "", also: tuple[str, ...] = ()) -> Response:
         path = f"/v2/{self._repository}/blobs/uploads/{query}"
@@ -153,7 +153,7 @@ class _Upload:
             return response
 
     def _ask_where(self) -> None:
-        """After a break: how far did it get? An upload that is not known any more begins anew."""
+        """After a break: how far did it get? An upload that the registry has lost starts again."""
         if not self._location:
             return
         with self._client.send("GET", self._location, self._repository, push=True) as response:

@@ -64,7 +64,7 @@ def rename_file(source: Path, target: Path) -> None:
 
 
 def rename_folder(folder: Path, target: Path) -> None:
-    """Rename, unless another writer was quicker."""
+    """Rename, unless another writer was faster."""
     try:
         rename_file(folder, target)
     except OSError:

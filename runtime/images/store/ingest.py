@@ -186,7 +186,7 @@ class Intake:
         return True
 
     def _is_sound(self, layer: BlobDescriptor) -> bool:
-        """Whether a blob is here, hashed anew; a damaged one is removed, to be fetched again."""
+        """Whether a blob is here, hashed again; a damaged one is removed, to be fetched again."""
         path = self._layout.blob_path(layer.digest)
         if not path.exists():
             return False

@@ -199,7 +199,7 @@ class StoreLayout:
         """Let the index be replaced even on a full disk, so that something can be removed.
 
         Meanwhile the records of layers are in memory alone. A process killed now leaves a store
-        whose layers have to be measured anew.
+        whose layers have to be measured again.
         """
         probe = self.root / "tmp" / "space"
         records: dict[Path, bytes] = {}
@@ -256,7 +256,7 @@ class StoreLayout:
     def adopt_layer(
         self, folder: Path, diff_id: str, record: dict[str, Any], implied: Iterable[bytes]
     ) -> None:
-        """Move an unpacked layer to its place, unless another writer was quicker.
+        """Move an unpacked layer to its place, unless another writer was faster.
 
         All of it is on the disk already (`sync_filesystem`): a layer that is there is complete.
         """
@@ -280,8 +280,8 @@ class StoreLayout:
         self._remove(self.folders_path(chain))
 
     def _remove(self, folder: Path) -> None:
-        with self.temporary_folder() as aside, contextlib.suppress(FileNotFoundError):
-            folder.rename(aside / "folder")
+        with self.temporary_folder() as staging, contextlib.suppress(FileNotFoundError):
+            folder.rename(staging / "folder")
 
     def _create(self) -> None:
         """Make the folders; only the owner may look in, since layers hold setuid programs."""

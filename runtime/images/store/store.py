@@ -107,7 +107,7 @@ class ImageStore:
             return read_history(self._layout.read_document(image.config_digest), image)
 
     def verify(self, progress: Callable[[str], None] = lambda _: None) -> tuple[Problem, ...]:
-        """Hash every blob, unpack every layer anew and compare; return what is wrong.
+        """Hash every blob, unpack every layer again and compare; return what is wrong.
 
         `progress` gets the name of each blob and layer before it is verified.
 

@@ -1,4 +1,4 @@
-"""Verifying a store: every blob hashed, every layer unpacked anew and compared.
+"""Verifying a store: every blob hashed, every layer unpacked again and compared.
 
 Nothing is believed that can be computed: a layer's folder is compared, to the last byte of
 content and the last extended attribute, with what its blob unpacks to today. That needs space for
@@ -131,14 +131,14 @@ class Verifier:
         for diff_id in sorted(self._layout.layers()):
             folder = self._layout.layer_path(diff_id)
             if not folder.is_dir():
-                # The record of a layer whose writer was killed before it came: collected some day.
+                # A writer was killed before its layer came: the next collection removes the record.
                 continue
             for digest in (*self._sources.get(diff_id, []), diff_id):
                 if digest not in self._bad_blobs and self._layout.blob_path(digest).exists():
                     progress(f"layer {diff_id}")
                     yield from self._layer(folder, diff_id, digest)
                     break
-            # Without a blob, an unnamed layer is collected some day; a named one is reported above.
+            # Without a blob, a collection removes an unnamed layer; a named one is reported above.
 
     def _layer(self, folder: Path, diff_id: str, digest: str) -> Iterator[Problem]:
         where = f"layer {diff_id}"

@@ -64,9 +64,9 @@ class _Unpacked:
     result: UnpackResult
 
     @classmethod
-    def make(cls, stream: ByteSource, aside: Path, *, needs_end: bool = True) -> _Unpacked:
+    def make(cls, stream: ByteSource, staging: Path, *, needs_end: bool = True) -> _Unpacked:
         options = UnpackOptions.for_this_user()
-        folder = aside / "layer"
+        folder = staging / "layer"
         with _new_layer_folder(folder) as folder_fd:
             return cls(folder, options, unpack(stream, folder_fd, options, needs_end=needs_end))
 
@@ -127,14 +127,14 @@ class Adder:
         """Keep a stream of known digest, and perhaps size; raise LayerError if it is another."""
         if self.has_blob(digest):
             return
-        with self._layout.temporary_folder() as aside, _named(digest):
-            with (aside / "blob").open("xb") as copy:
+        with self._layout.temporary_folder() as staging, _named(digest):
+            with (staging / "blob").open("xb") as copy:
                 hashed = HashedSource(source, copy=copy, size_bytes=size)
                 drain(hashed)
                 copy.flush()
                 os.fsync(copy.fileno())
             _expect(hashed.digest, digest)
-            self._layout.adopt_blob(aside / "blob", digest)
+            self._layout.adopt_blob(staging / "blob", digest)
 
     def add_layer(
         self,
@@ -160,10 +160,10 @@ class Adder:
         hexadecimal(diff_id)
         if self.has_blob(digest) and self.has_layer(diff_id):
             return
-        with self._layout.temporary_folder() as aside, _named(digest):
-            with (aside / "blob").open("xb") as copy:
+        with self._layout.temporary_folder() as staging, _named(digest):
+            with (staging / "blob").open("xb") as copy:
                 hashed = HashedSource(source, copy=copy, size_bytes=size, progress=progress)
-                unpacked = self._unpack(hashed, aside, diff_id)
+                unpacked = self._unpack(hashed, staging, diff_id)
                 _expect(hashed.digest, digest)
                 copy.flush()
                 if unpacked is None:
@@ -171,10 +171,10 @@ class Adder:
             if unpacked is not None:
                 unpacked.adopt(self._layout, diff_id)
             if not self.has_blob(digest):
-                self._layout.adopt_blob(aside / "blob", digest)
+                self._layout.adopt_blob(staging / "blob", digest)
 
     def unpack_blob(self, digest: str, diff_id: str, progress: Progress | None = None) -> None:
-        """Unpack a blob that is in the store, verified anew, unless that is done.
+        """Unpack a blob that is in the store, verified again, unless that is done.
 
         Raises:
             LayerError: It does not hash to its digest or its diff ID, is malformed or hostile.
@@ -200,9 +200,9 @@ class Adder:
         self, file: ByteSource, digest: str, diff_id: str, progress: Progress | None
     ) -> None:
         """Hash a blob and unpack it unless that layer is there."""
-        with self._layout.temporary_folder() as aside, _named(digest):
+        with self._layout.temporary_folder() as staging, _named(digest):
             hashed = HashedSource(file, progress=progress)
-            unpacked = self._unpack(hashed, aside, diff_id)
+            unpacked = self._unpack(hashed, staging, diff_id)
             _expect(hashed.digest, digest)
             if unpacked is not None:
                 unpacked.adopt(self._layout, diff_id)
@@ -215,13 +215,13 @@ class Adder:
         Raises:
             LayerError: It is something else, malformed or hostile; nothing of it is kept.
         """
-        with self._layout.temporary_folder() as aside, contextlib.ExitStack() as stack:
-            copy = stack.enter_context((aside / "blob").open("xb"))
+        with self._layout.temporary_folder() as staging, contextlib.ExitStack() as stack:
+            copy = stack.enter_context((staging / "blob").open("xb"))
             stream = stack.enter_context(decompressed(source))
             hashed = HashedSource(stream, copy=copy)
             plain = stack.enter_context(contextlib.closing(ReadAhead(hashed)))
             with _unchanged(plain):
-                unpacked = _Unpacked.make(plain, aside)
+                unpacked = _Unpacked.make(plain, staging)
             copy.flush()
             digest = hashed.digest
             if diff_id is not None:
@@ -231,7 +231,7 @@ class Adder:
             else:
                 unpacked.adopt(self._layout, digest)
             if not self.has_blob(digest):
-                self._layout.adopt_blob(aside / "blob", digest)
+                self._layout.adopt_blob(staging / "blob", digest)
         descriptor = {"mediaType": OCI_LAYER, "digest": digest, "size": hashed.size_bytes}
         return AddedLayer(descriptor, digest, unpacked.result.newest_ns)
 
@@ -242,8 +242,8 @@ class Adder:
         Raises:
             LayerError: It no longer hashes to its diff ID, or cannot be unpacked.
         """
-        with self._layout.open_blob(digest) as file, self._layout.temporary_folder() as aside:
-            unpacked = self._unpack(HashedSource(file), aside, diff_id, even_if_there=True)
+        with self._layout.open_blob(digest) as file, self._layout.temporary_folder() as staging:
+            unpacked = self._unpack(HashedSource(file), staging, diff_id, even_if_there=True)
             assert unpacked is not None
             yield unpacked.folder
 
@@ -296,14 +296,14 @@ class Adder:
         if self._layout.folders_path(chain).is_dir():
             return
         if implied := ImpliedFolders(self._layout, image.layers):
-            with self._layout.temporary_folder() as aside:
-                with _new_layer_folder(aside / "folders"):
-                    implied.make(aside / "folders")
-                sync_filesystem(aside)
-                self._layout.adopt_folders(aside / "folders", chain)
+            with self._layout.temporary_folder() as staging:
+                with _new_layer_folder(staging / "folders"):
+                    implied.make(staging / "folders")
+                sync_filesystem(staging)
+                self._layout.adopt_folders(staging / "folders", chain)
 
     def _unpack(
-        self, hashed: HashedSource, aside: Path, diff_id: str, *, even_if_there: bool = False
+        self, hashed: HashedSource, staging: Path, diff_id: str, *, even_if_there: bool = False
     ) -> _Unpacked | None:
         """Unpack a blob as it streams, to its end; only verify it if that layer is there."""
         with (
@@ -318,7 +318,7 @@ class Adder:
                     drain(plain)
                 else:
                     # The diff ID proves that all of it came.
-                    unpacked = _Unpacked.make(plain, aside, needs_end=False)
+                    unpacked = _Unpacked.make(plain, staging, needs_end=False)
             if hashed_plain.digest != diff_id:
                 raise LayerError(f"unpacks to {hashed_plain.digest}, but its image says {diff_id}")
             # What follows the compressed data belongs to the blob as well.

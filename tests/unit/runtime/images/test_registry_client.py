@@ -330,7 +330,7 @@ def test_a_server_that_does_not_speak_http(tmp_path: Path, lines: bytes) -> None
         client = make_client("127.0.0.1:1", tmp_path)
         port = server.server_address[1]
         with pytest.raises(RegistryError, match=r"the server does not speak HTTP.*tried 5 times"):
-            client.transport.trying(
+            client.transport.retry(
                 lambda: client.transport.request("GET", f"http://127.0.0.1:{port}/", {})
             )
         server.shutdown()
