@@ -30,7 +30,7 @@ from harness.analysis.limits import (
     what_is_missing,
 )
 from harness.model import BASELINE, ArmRecord, Budget, Scenario
-from harness.model.comparability import ARM_CONDITIONS, Asker, facts_for, host_class
+from harness.model.comparability import ARM_CLASS_FACTS, host_class
 from harness.model.metrics import METRICS, Metric, Unit, static_value, trial_value
 from harness.model.units import spell
 from harness.records import Run
@@ -104,7 +104,7 @@ def comparability(run: Run, baseline: Run, scenario: str, arm: str) -> str | Non
     if records[0] is None or records[1] is None:
         which = "baseline" if records[0] is None else "run"
         return f"the {which} has no arm {arm} in scenario {scenario}; measure that arm in both"
-    for fact in facts_for(Asker.CHECK, ARM_CONDITIONS):
+    for fact in ARM_CLASS_FACTS:
         values = [record.facts.get(fact) for record in records if record is not None]
         if values[0] != values[1]:
             return (

@@ -9,7 +9,7 @@ Arms that repeat another one (A/A) are left out: they are the same thing under a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from harness import stats
 from harness.model import ArmRecord, CacheState, RunInfo
-from harness.model.comparability import ARM_CONDITIONS, Asker, facts_for, host_class
+from harness.model.comparability import ARM_CLASS_FACTS, host_class
 from harness.model.errors import RecordError
 from harness.model.metrics import METRICS, Metric, static_value
 from harness.stats.changes import SHORTEST
@@ -275,8 +275,7 @@ def _rows_of(counted: pd.DataFrame, record: ArmRecord) -> pd.DataFrame:
 
 
 def _setting(info: RunInfo, record: ArmRecord) -> str:
-    names = facts_for(Asker.HISTORY, ARM_CONDITIONS)
-    facts: Iterator[str | None] = (record.facts.get(name) for name in names)
+    facts = (record.facts.get(name) for name in ARM_CLASS_FACTS)
     cold = "cold" if record.arm.cache is CacheState.COLD else None
     return "-".join(filter(None, (host_class(info.environment), *facts, cold)))
 

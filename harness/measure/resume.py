@@ -11,13 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.model import ArmRecord, Milestone, RunInfo, Slot, Trial
-from harness.model.comparability import (
-    ARM_CONDITIONS,
-    HOST_CONDITIONS,
-    Asker,
-    facts_for,
-    same_memory,
-)
+from harness.model.comparability import ARM_FACTS, HOST_FACTS, same_memory
 from harness.model.errors import RecordError
 from harness.records import Run
 
@@ -115,7 +109,7 @@ def refuse_another_host(resumption: Resumption, facts: Mapping[str, object]) -> 
         RecordError: They differ; names the first fact that does.
     """
     before = resumption.run.info.environment
-    for name in facts_for(Asker.RESUME, HOST_CONDITIONS):
+    for name in HOST_FACTS:
         if name in before and name in facts and before[name] != facts[name]:
             what = f"the host's {name.replace('_', ' ')}"
             raise _differs(resumption.directory, what, before[name], facts[name])
@@ -132,7 +126,7 @@ def refuse_another_arm(resumption: Resumption, record: ArmRecord) -> None:
     """
     before = resumption.record_of(record.scenario, record.arm.name)
     assert before is not None
-    for name in facts_for(Asker.RESUME, ARM_CONDITIONS):
+    for name in ARM_FACTS:
         then, now = before.facts.get(name), record.facts.get(name)
         if then != now:
             what = f"{record.scenario}, {record.arm.name}: the {name.replace('_', ' ')}"

@@ -19,7 +19,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from harness.model.diagnostics import Diagnostic
 from harness.model.network import Network
-from harness.model.values import Arm, DiskPart, Milestone, Reading, Scenario
+from harness.model.scenario import Arm, Scenario
+from harness.model.trial import DiskPart, Milestone, Reading
 
 Progress = Callable[[str], None]
 """Told, in a few words, what a slow preparation is doing now."""

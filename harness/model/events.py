@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.model.backend import Availability
-from harness.model.values import ArmRecord, RunInfo, Trial
+from harness.model.run import ArmRecord, RunInfo
+from harness.model.trial import Trial
 
 
 @dataclass(frozen=True, slots=True)

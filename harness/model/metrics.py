@@ -14,7 +14,8 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
-from harness.model.values import ArmRecord, DiskPart, Meter, Milestone, Outcome, Trial
+from harness.model.run import ArmRecord
+from harness.model.trial import DiskPart, Meter, Milestone, Outcome, Trial
 
 _V_co = TypeVar("_V_co", covariant=True)
 

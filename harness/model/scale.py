@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from harness.model.values import CacheState, ReadinessKind, Scale, Scenario
+from harness.model.scenario import CacheState, ReadinessKind, Scale, Scenario
 
 MOST_ADDRESSES = 65_532
 """Places in the private network (`harness.lab`): a /16 without its own addresses."""

@@ -12,23 +12,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from harness.model.metrics import Unit
-from runtime import parse_size
-
-__all__ = [
-    "SCALES",
-    "SIZES",
-    "TIMES",
-    "Scales",
-    "count",
-    "digits",
-    "format_duration",
-    "parse_duration",
-    "parse_percent",
-    "parse_size",
-    "quantity",
-    "spell",
-    "unit_of",
-]
+from runtime import parse_size as parse_size  # noqa: PLC0414 - exported from here
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ns|us|ms|s|m|min|h)")
 _DURATION_NS = {
