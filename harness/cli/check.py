@@ -139,9 +139,7 @@ def _against(
         raise click.UsageError(f"--against: {message}, the folder with the Containerfile")
     loaded = tuple(load_scenario(name) for name in dict.fromkeys(scenarios))
     with conducted(blocks=blocks) as conduct:
-        return check_against(
-            loaded, against, context=context, arms=arms, within=within, conduct=conduct
-        )
+        return check_against(loaded, against, context=context, arms=arms, within=within, **conduct)
 
 
 def _refuse_half_a_pair(

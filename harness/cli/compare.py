@@ -127,7 +127,7 @@ def compare(sides: tuple[str, ...], formats: tuple[tuple[str, str], ...], **type
     the margin. Exit code: 0 B is no worse, 1 it is worse, 2 the question was wrong, 3 it cannot be
     told; then it is said what would be needed.
     """
-    from harness.experiment.compare import compare_revisions, compare_sides
+    from harness.experiment.compare import compare, compare_revisions
     from harness.scenario import load_scenario
 
     revision, context = typed["revision"], typed["context"]
@@ -147,17 +147,17 @@ def compare(sides: tuple[str, ...], formats: tuple[tuple[str, str], ...], **type
         if revision is not None:
             judgement = compare_revisions(
                 scenarios,
-                revision,
+                *revision,
                 context=context,
                 arm=arm,
                 metrics=metrics,
                 within=within,
-                conduct=conduct,
+                **conduct,
             )
         else:
             first, second = sides
-            judgement = compare_sides(
-                scenarios, (first, second), arm=arm, metrics=metrics, within=within, conduct=conduct
+            judgement = compare(
+                scenarios, first, second, arm=arm, metrics=metrics, within=within, **conduct
             )
     return emit(judgement, formats)
 

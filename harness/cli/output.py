@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import click
 
@@ -53,24 +53,23 @@ def _parsed(
 
 
 @contextlib.contextmanager
-def conducted(**settings: Any) -> Iterator[Conduct]:
+def conducted(**settings: Unpack[Conduct]) -> Iterator[Conduct]:
     """How a comparison is taken from the command line: its progress goes to the standard error.
 
     Args:
         settings: Further fields of `Conduct`.
     """
     from harness.cli.progress import listener_for, make_console
-    from harness.experiment.compare import Conduct
     from harness.measure.interruption import Interrupted
 
     try:
         with listener_for(make_console(stderr=True)) as listener:
-            yield Conduct(
-                listener=listener,
-                notify=lambda sentence: click.echo(sentence, err=True),
-                command=typed_command(),
+            yield {
+                "listener": listener,
+                "notify": lambda sentence: click.echo(sentence, err=True),
+                "command": typed_command(),
                 **settings,
-            )
+            }
     except Interrupted as error:
         click.echo(f"steelyard: {error}; there is no verdict", err=True)
         raise

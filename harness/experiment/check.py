@@ -14,23 +14,25 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Unpack
 
 from harness.analysis.check import BASELINE_METRICS
 from harness.analysis.check import check as judge_records
 from harness.analysis.compare import Question, questions_on
 from harness.analysis.judgement import Judgement
-from harness.analysis.limits import Allowance
+from harness.analysis.limits import Allowance, Rule
 from harness.backends import get_backend
-from harness.experiment.compare import ALONE, Conduct, judge
+from harness.experiment.compare import Conduct, checked, judge
 from harness.experiment.revisions import WORKING_TREE
-from harness.experiment.run import RESULTS
+from harness.experiment.run import RESULTS, sequence_of
 from harness.experiment.sides import (
+    Notify,
     Sides,
     Two,
     interruptible,
     not_the_images_own,
     revision_images,
+    unnoticed,
 )
 from harness.measure.prepare import LocalArms
 from harness.model import BASELINE, Scenario
@@ -39,9 +41,6 @@ from harness.records import Run, find_runs, read_info
 from harness.scenario import load_scenario
 from harness.scenario.overrides import reference_arm, select_arms
 from harness.scenario.pairing import BEFORE_AND_NOW, PairedScenario, with_images
-
-if TYPE_CHECKING:
-    from harness.analysis.limits import Rule
 
 _ONLY_A_REVISION = re.compile(r"HEAD\b.*|.*[~^].*|.*@\{.*", re.DOTALL)
 """No image is called so (OCI distribution: reference names are in lower case, without these)."""
@@ -95,13 +94,13 @@ def is_surely_a_revision(name: str) -> bool:
 
 
 def check_against(
-    scenarios: Sequence[Scenario],
+    scenarios: Scenario | Sequence[Scenario],
     before: str,
     *,
-    context: Path | None = None,
+    context: Path | str | None = None,
     arms: Sequence[str] = (),
     within: float = 0.05,
-    conduct: Conduct = ALONE,
+    **conduct: Unpack[Conduct],
 ) -> Judgement:
     """Say whether what there is now is within what is allowed of what was before.
 
@@ -114,16 +113,21 @@ def check_against(
         context: A folder with a Containerfile in a git repository; what is now is its working tree.
         arms: Which arms; none: those with budgets of a baseline, else the one of an A/A comparison.
         within: How much more is allowed of a metric without such a budget.
-        conduct: How it is taken.
+        conduct: How the run is taken, as `compare`.
 
     Raises:
-        HarnessError: The scenario, an arm, an image or a revision cannot be had.
+        ScenarioError: A scenario is wrong, or an arm means nothing.
+        ValueError: An argument is out of its range.
+        HarnessError: An arm, an image or a revision cannot be had.
         Interrupted: By a signal; what was measured is recorded, and there is no verdict.
     """
-    chosen = [_chosen(scenario, arms) for scenario in scenarios]
+    asked = checked(scenarios, (), within, conduct)
+    chosen = [_chosen(scenario, sequence_of(arms)) for scenario in asked]
     for scenario in chosen:
         _in_pairs(scenario, (before, None))  # what is wrong with it is said before the work
-    with interruptible(), _sides(chosen, before, context, conduct) as sides:
+    folder = None if context is None else Path(context)
+    notify = conduct.get("notify", unnoticed)
+    with interruptible(), _sides(chosen, before, folder, notify) as sides:
         questions = [
             question for paired in sides.scenarios for question in questions_of(paired, within)
         ]
@@ -142,14 +146,14 @@ def _chosen(scenario: Scenario, choices: Sequence[str]) -> Scenario:
 
 @contextlib.contextmanager
 def _sides(
-    scenarios: Sequence[Scenario], before: str, context: Path | None, conduct: Conduct
+    scenarios: Sequence[Scenario], before: str, context: Path | None, notify: Notify
 ) -> Iterator[Sides]:
     """Both sides, for as long as what was made for them is there."""
     with contextlib.ExitStack() as stack:
         images: tuple[str | None, str | None] = before, None
         names: Two = before, _own_images(scenarios)
         if context is not None:
-            making = revision_images(context, (before, WORKING_TREE), conduct.notify)
+            making = revision_images(context, (before, WORKING_TREE), notify)
             images, names = stack.enter_context(making)
         paired = tuple(_in_pairs(each, images) for each in scenarios)
         cautions = [_not_judged(scenarios)]

@@ -9,9 +9,8 @@ check_against       what was before and what is now         ┘   (harness.exper
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TypedDict, Unpack
 
 from harness.analysis.compare import (
     DEFAULT_METRICS,
@@ -23,59 +22,49 @@ from harness.analysis.compare import (
 from harness.analysis.judgement import Judgement
 from harness.analysis.limits import Margin
 from harness.backends import get_backend
-from harness.experiment.assessment import assess
-from harness.experiment.images import ensure_image
-from harness.experiment.run import drawn, new_directory, recording, run_id_for, unheard
-from harness.experiment.sides import Notify, Sides, Two, images_of, interruptible, workers_of
+from harness.experiment.run import (
+    drawn,
+    new_directory,
+    recording,
+    refuse_numbers,
+    run_id_for,
+    sequence_of,
+    take,
+    unheard,
+)
+from harness.experiment.sides import (
+    Notify,
+    Sides,
+    images_of,
+    interruptible,
+    unnoticed,
+    workers_of,
+)
 from harness.measure.prepare import LocalArms
 from harness.measure.request import Request
 from harness.measure.schedule import DEFAULT_WARMUP_BLOCKS
 from harness.model import Scenario
+from harness.model.events import Listener
 from harness.model.version import VERSION
-from harness.records import read_run
+from harness.records import Run, read_run
 from harness.scenario.pairing import with_sides
-from harness.scenario.validate import require_valid
-
-if TYPE_CHECKING:
-    from harness.model.events import Listener
-    from harness.records import Run
+from harness.scenario.validate import require_metrics, require_valid
 
 _TIME_LIMIT_NS = 600_000_000_000
 """Where neither a number of blocks nor a time is given."""
 
 
-def _silent(sentence: str) -> None:
-    """Nobody reads it."""
+class Conduct(TypedDict, total=False):
+    """How a comparison is taken, whatever is compared: the last keyword arguments of `compare`."""
 
-
-@dataclass(frozen=True, slots=True)
-class Conduct:
-    """How a comparison is taken, whatever is compared.
-
-    Attributes:
-        blocks: Trials of each arm at most; None: as many as a comparison may take. The run ends as
-            soon as all is decided.
-        time_limit_ns: What they may take in all; None: no limit if `blocks` is given, else 10 min.
-        warmup_blocks: Blocks before those.
-        seed: Of the order of trials; None: drawn.
-        directory: Folder of the run; None: one in `results/`.
-        listener: Told each event of the run.
-        notify: Given sentences for the user: what is being made, what the verdict does not cover.
-        command: argv that the records name.
-    """
-
-    blocks: int | None = None
-    time_limit_ns: int | None = None
-    warmup_blocks: int = DEFAULT_WARMUP_BLOCKS
-    seed: int | None = None
-    directory: Path | None = None
-    listener: Listener = unheard
-    notify: Notify = _silent
-    command: Sequence[str] = ()
-
-
-ALONE = Conduct()
-"""Nobody listens, and nothing is limited but by the defaults."""
+    blocks: int | None
+    time_limit_ns: int | None
+    warmup_blocks: int
+    seed: int | None
+    directory: Path | str | None
+    listener: Listener
+    notify: Notify
+    command: Sequence[str]
 
 
 def compare(
@@ -86,11 +75,7 @@ def compare(
     arm: str | None = None,
     metrics: Sequence[str] = (),
     within: float = 0.05,
-    blocks: int | None = None,
-    time_limit_ns: int | None = None,
-    seed: int | None = None,
-    directory: Path | str | None = None,
-    listener: Listener = unheard,
+    **conduct: Unpack[Conduct],
 ) -> Judgement:
     """Say whether the candidate is worse than the reference: one run with both, interleaved.
 
@@ -102,95 +87,98 @@ def compare(
         arm: Which arm of the scenarios; None: `container`, or the first that knows the settings.
         metrics: Keys of `METRICS`; none: `ready`, `disk`, `disk-shared`.
         within: Relative differences up to this count as none: 0.05 is 5 %.
-        blocks: Trials of each at most; the run ends as soon as all is decided.
-        time_limit_ns: What the trials may take in all; None: no limit with `blocks`, else 10 min.
-        seed: Of the order of trials; None: drawn.
-        directory: Folder of the run, new or empty; None: one in `results/` of the current folder.
-        listener: Told each event of the run, see `harness.model.events`.
+        conduct: How the run is taken, all of it optional.
+            `blocks`: trials of each at most; the run ends as soon as all is decided.
+            `time_limit_ns`: for all trials; default: no limit with `blocks`, else 10 min.
+            `warmup_blocks`: blocks before those, recorded and not counted.
+            `seed`: of the order of trials; default: drawn.
+            `directory`: of the run, new or empty; default: one in `results/` of the current folder.
+            `listener`: called with each event, see `harness.model.events`.
+            `notify`: called with sentences on what is made, and on what the verdict does not cover.
+            `command`: argv that the records name as what took the run.
 
     Returns:
         A finding for each metric of each pair of arms, with its interval and what it rests on.
 
     Raises:
         ScenarioError: A side, the arm or a scenario means nothing.
+        ValueError: An argument is out of its range, or no metric is called so.
         HarnessError: An arm, an image or a folder cannot be had.
         Interrupted: By a signal; what was measured is recorded, and there is no verdict.
     """
-    asked = (scenarios,) if isinstance(scenarios, Scenario) else tuple(scenarios)
-    conduct = Conduct(
-        blocks=blocks,
-        time_limit_ns=time_limit_ns,
-        seed=seed,
-        directory=None if directory is None else Path(directory),
-        listener=listener,
-    )
-    return compare_sides(
-        asked, (reference, candidate), arm=arm, metrics=metrics, within=within, conduct=conduct
-    )
-
-
-def compare_sides(
-    scenarios: Sequence[Scenario],
-    sides: Two,
-    *,
-    arm: str | None = None,
-    metrics: Sequence[str] = (),
-    within: float = 0.05,
-    conduct: Conduct = ALONE,
-) -> Judgement:
-    """`compare`, with all that can be said about how it is taken.
-
-    Args:
-        scenarios: In which both are started.
-        sides: A and B, as `compare` takes them.
-        arm: As `compare`.
-        metrics: As `compare`.
-        within: As `compare`.
-        conduct: How it is taken.
-    """
-    require_valid(scenarios)
-    paired = tuple(with_sides(scenario, arm, *sides) for scenario in scenarios)
+    asked = checked(scenarios, metrics, within, conduct)
+    paired = tuple(with_sides(scenario, arm, reference, candidate) for scenario in asked)
     with interruptible():
-        return _judged(Sides(paired, LocalArms(get_backend), sides), metrics, within, conduct)
+        sides = Sides(paired, LocalArms(get_backend), (reference, candidate))
+        return _judged(sides, metrics, within, conduct)
 
 
 def compare_revisions(
-    scenarios: Sequence[Scenario],
-    revisions: Two,
+    scenarios: Scenario | Sequence[Scenario],
+    reference: str,
+    candidate: str,
     *,
-    context: Path | None = None,
+    context: Path | str | None = None,
     arm: str | None = None,
     metrics: Sequence[str] = (),
     within: float = 0.05,
-    conduct: Conduct = ALONE,
+    **conduct: Unpack[Conduct],
 ) -> Judgement:
-    """Say whether the second revision is worse than the first.
+    """Say whether the second of two revisions is worse than the first.
 
     Args:
         scenarios: In which both are started.
-        revisions: As git names them; `.` is the working tree.
+        reference: A, as git names it; `.` is the working tree.
+        candidate: B, the same.
         context: A folder with a Containerfile in a git repository, whose image is compared; None:
             Steelyard itself, each revision in a process of its own.
         arm: As `compare`.
         metrics: As `compare`.
         within: As `compare`.
-        conduct: How it is taken.
+        conduct: As `compare`.
 
     Raises:
         PrepareError: There is no repository, no such revision, or an image cannot be built.
-        ScenarioError, HarnessError, Interrupted: As `compare`.
+        ScenarioError, ValueError, HarnessError, Interrupted: As `compare`.
     """
+    asked = checked(scenarios, metrics, within, conduct)
+    revisions = reference, candidate
     if context is None:
-        making = workers_of(scenarios, revisions, arm)
+        making = workers_of(asked, revisions, arm)
     else:
-        making = images_of(scenarios, revisions, arm, context, conduct.notify)
+        making = images_of(asked, revisions, arm, Path(context), conduct.get("notify", unnoticed))
     with interruptible(), making as sides:
         return _judged(sides, metrics, within, conduct)
 
 
+def checked(
+    scenarios: Scenario | Sequence[Scenario],
+    metrics: Sequence[str],
+    within: float,
+    conduct: Conduct,
+) -> tuple[Scenario, ...]:
+    """Refuse what cannot be compared, before anything is made for it.
+
+    Raises:
+        ScenarioError: A scenario is wrong.
+        ValueError: An argument is out of its range, or no metric is called so.
+    """
+    require_metrics(sequence_of(metrics))
+    refuse_numbers(
+        blocks=conduct.get("blocks"),
+        time_limit_ns=conduct.get("time_limit_ns"),
+        warmup_blocks=conduct.get("warmup_blocks", 0),
+        within=within,
+    )
+    asked = sequence_of(scenarios)
+    require_valid(asked)
+    return asked
+
+
 def _judged(sides: Sides, metrics: Sequence[str], within: float, conduct: Conduct) -> Judgement:
+    chosen: tuple[str, ...] = sequence_of(metrics)
     pairs = [pair for paired in sides.scenarios for pair in paired.pairs]
-    questions = questions_on(pairs, metrics or DEFAULT_METRICS, Margin(within), asked=bool(metrics))
+    questions = questions_on(pairs, chosen or DEFAULT_METRICS, Margin(within), asked=bool(chosen))
     first, second = sides.names
     return judge(sides, questions, f"is B ({second}) worse than A ({first})?", conduct)
 
@@ -202,52 +190,44 @@ def judge(sides: Sides, questions: Sequence[Question], asked: str, conduct: Cond
         sides: What is compared.
         questions: What is asked of their metrics.
         asked: The question in one line.
-        conduct: How it is taken.
-
-    Raises:
-        Interrupted: By a signal; what was measured is recorded.
-        HarnessError: An arm cannot be had.
+        conduct: How it is taken; `checked` has seen it.
     """
-    from harness import environment
-    from harness.measure.runner import Runner
-    from harness.measure.stopping import Decided, rule_of
+    from harness.measure.stopping import Decided
     from harness.report import write_report
 
+    notify, typed = conduct.get("notify", unnoticed), conduct.get("directory")
     for caution in sides.cautions:
-        conduct.notify(f"steelyard: {caution}")
-    most, limit_ns = conduct.blocks or DEFAULT_MOST_BLOCKS, conduct.time_limit_ns
-    if limit_ns is None and conduct.blocks is None:
-        limit_ns = _TIME_LIMIT_NS
+        notify(f"steelyard: {caution}")
+    blocks, time_limit_ns = conduct.get("blocks"), conduct.get("time_limit_ns")
+    if time_limit_ns is None and blocks is None:
+        time_limit_ns = _TIME_LIMIT_NS
+    most = blocks or DEFAULT_MOST_BLOCKS
     comparer = Comparer(questions, most)
-    directory = conduct.directory or new_directory()
+    folder = new_directory() if typed is None else Path(typed)
     scenarios = tuple(paired.scenario for paired in sides.scenarios)
     request = Request(
         scenarios=scenarios,
         blocks=most,
-        warmup_blocks=conduct.warmup_blocks,
-        seed=drawn(conduct.seed),
-        time_limit_ns=limit_ns,
+        warmup_blocks=conduct.get("warmup_blocks", DEFAULT_WARMUP_BLOCKS),
+        seed=drawn(conduct.get("seed")),
+        time_limit_ns=time_limit_ns,
         required_arms=frozenset(arm.name for scenario in scenarios for arm in scenario.arms),
-        command=tuple(conduct.command),
-        run_id=run_id_for(directory),
+        command=tuple(conduct.get("command", ())),
+        run_id=run_id_for(folder),
         steelyard=VERSION,
         pairs=tuple(pair for paired in sides.scenarios for pair in paired.pairs),
     )
-    with recording(directory) as writer:
-        captured = environment.capture()
-        Runner(
+    with recording(folder) as writer:
+        take(
             request,
-            sides.source,
-            captured,
             writer,
-            conduct.listener,
-            ensure_image,
-            rule=rule_of(request, Decided(comparer.is_decided)),
-            assess=assess,
-        ).run()
-    run = read_run(directory)
-    write_report(run, directory)
-    return comparer.judgement(asked, run.trials, run.info.arms, _facts(run, sides, directory))
+            conduct.get("listener", unheard),
+            sides.source,
+            Decided(comparer.is_decided),
+        )
+    run = read_run(folder)
+    write_report(run, folder)
+    return comparer.judgement(asked, run.trials, run.info.arms, _facts(run, sides, folder))
 
 
 def _facts(run: Run, sides: Sides, directory: Path) -> dict[str, str]:

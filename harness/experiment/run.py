@@ -4,8 +4,7 @@
                   │  resume() enters here with the records of an interrupted run
                   └ noise floors of this host: recalled before, remembered after
 
-`steelyard run`, `steelyard check --run` and the library call this; none of them reads what another
-printed, or looks which folder is new.
+`steelyard run`, `steelyard check --run` and the library call this.
 """
 
 from __future__ import annotations
@@ -13,12 +12,12 @@ from __future__ import annotations
 import contextlib
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from harness import stats
 from harness.analysis import noise
@@ -28,6 +27,7 @@ from harness.measure.request import Request
 from harness.measure.resume import Resumption, refuse_unless_resumable
 from harness.model import NoiseFloor, RunInfo, Scenario
 from harness.model.comparability import host_class
+from harness.model.errors import PrepareError
 from harness.model.version import VERSION
 from harness.records import (
     HOOKS_FILE,
@@ -39,12 +39,16 @@ from harness.records import (
     read_run,
 )
 from harness.scenario.overrides import reference_arm, select_arms, with_twin
-from harness.scenario.validate import require_valid
+from harness.scenario.validate import require_metrics, require_valid
 from runtime import cache_home
 
 if TYPE_CHECKING:
     from harness.environment import Environment
+    from harness.measure.prepare import ArmSource
+    from harness.measure.stopping import StoppingRule
     from harness.model.events import Event, Listener
+
+_T = TypeVar("_T")
 
 RESULTS = Path("results")
 """Where runs go that nobody gave a folder: below the current one."""
@@ -56,6 +60,35 @@ _UNMEASURED = frozenset({"fake", "null"})
 
 def unheard(event: Event) -> None:
     """Nobody listens."""
+
+
+def sequence_of(things: _T | Sequence[_T]) -> tuple[_T, ...]:
+    """Take one thing, or a string, for a sequence that holds it alone."""
+    if isinstance(things, str) or not isinstance(things, Sequence):
+        return (things,)
+    return tuple(things)
+
+
+def refuse_numbers(
+    *,
+    blocks: int | None = None,
+    time_limit_ns: int | None = None,
+    warmup_blocks: int = 0,
+    within: float = 0.0,
+) -> None:
+    """Refuse what no run can be taken with.
+
+    Raises:
+        ValueError: Names the argument.
+    """
+    if blocks is not None and blocks < 1:
+        raise ValueError(f"blocks is {blocks}; take at least 1, or None for as many as fit")
+    if time_limit_ns is not None and time_limit_ns < 1:
+        raise ValueError(f"time_limit_ns is {time_limit_ns}; give nanoseconds above 0, or None")
+    if warmup_blocks < 0:
+        raise ValueError(f"warmup_blocks is {warmup_blocks}; take 0 or more")
+    if not within >= 0:
+        raise ValueError(f"within is {within}; give a share of 0 or more, like 0.05 for 5 %")
 
 
 def drawn(seed: int | None) -> int:
@@ -88,7 +121,7 @@ def run(
     Args:
         scenarios: What is asked, each with the arms to take.
         arms: Only these: names of the scenarios' arms, or `[NAME=]BACKEND[,OPTION=VALUE…]`.
-        blocks: Trials of every arm; None: as many as fit the time limit.
+        blocks: Trials of every arm, from 1; None: as many as fit the time limit.
         until: Metric -> relative half-width of the 95 % interval of every median (0.02 is 2 %): the
             run ends when all are that narrow.
         time_limit_ns: What the trials may take in all; None: no limit if `blocks` is given, else
@@ -107,7 +140,8 @@ def run(
         The run as it is in the records.
 
     Raises:
-        ScenarioError: An arm or a scenario means nothing.
+        ScenarioError: An arm or a scenario is wrong; `problems` holds all that is.
+        ValueError: A number is out of its range, or `until` names no metric.
         BackendUnavailableError: A required arm cannot run here.
         PrepareError: A required arm, or an image, cannot be prepared.
         HookFailedError: A command of the scenario failed; after one of `cleanup` all trials are in
@@ -116,17 +150,19 @@ def run(
         HarnessError: No arm can run.
         Interrupted: By a signal; what was measured is recorded, and all that was made is gone.
     """
-    asked = [scenarios] if isinstance(scenarios, Scenario) else list(scenarios)
-    if arms:
-        asked = [select_arms(scenario, arms) for scenario in asked]
+    refuse_numbers(blocks=blocks, time_limit_ns=time_limit_ns, warmup_blocks=warmup_blocks)
+    require_metrics(tuple(until), of_trials=True)
+    asked = sequence_of(scenarios)
     require_valid(asked)
+    if arms:
+        asked = tuple(select_arms(scenario, sequence_of(arms)) for scenario in asked)
     if time_limit_ns is None and blocks is None:
         time_limit_ns = schedule.DEFAULT_TIME_LIMIT_NS
     most = schedule.UNTIL_MOST_BLOCKS if until else schedule.DEFAULT_MOST_BLOCKS
     directory = new_directory() if directory is None else Path(directory)
     names = {arm.name for scenario in asked for arm in scenario.arms}
     request = Request(
-        scenarios=tuple(asked),
+        scenarios=asked,
         blocks=blocks or most,
         warmup_blocks=warmup_blocks,
         seed=drawn(seed),
@@ -138,17 +174,23 @@ def run(
         until=until,
     )
     with recording(directory) as writer:
-        _take(request, writer, listener, repeat)
+        _take_noted(request, writer, listener, repeat)
     return read_run(directory)
 
 
-def resume(directory: Path, *, listener: Listener = unheard) -> Run:
+def resume(directory: Path | str, *, listener: Listener = unheard) -> Run:
     """Go on with an interrupted run, as it was asked for.
 
+    Args:
+        directory: Folder of the run.
+        listener: Told each event as it happens, see `harness.model.events`.
+
     Raises:
-        RecordError: It ended as it should, or its host, version, image or kernel is another now.
+        RecordError: It ended as it should, or its host, version, image or kernel is another now, or
+            another process writes to it.
         Others: As `run`.
     """
+    directory = Path(directory)
     with RunWriter.resume(directory) as writer:
         resumption = Resumption(without_assessment(read_run(directory)), directory)
         refuse_unless_resumable(resumption, VERSION)
@@ -167,33 +209,74 @@ def resume(directory: Path, *, listener: Listener = unheard) -> Run:
             noise=info.noise,
             resumption=resumption,
         )
-        _take(request, writer, listener, repeat=False)
+        _take_noted(request, writer, listener, repeat=False)
     return read_run(directory)
 
 
-def _take(request: Request, writer: RunWriter, listener: Listener, repeat: bool | None) -> None:
+def _take_noted(
+    request: Request, writer: RunWriter, listener: Listener, repeat: bool | None
+) -> None:
+    """Take a run with what is known of this host's noise, and keep what it shows of it."""
     from harness import environment
     from harness.backends import get_backend
-    from harness.experiment.images import ensure_image
     from harness.measure.prepare import LocalArms
+
+    folder = cache_home() / "noise"
+    captured = environment.capture()
+    if request.resumption is None:
+        request = with_noise(request, repeat, folder, captured)
+    info = take(request, writer, listener, LocalArms(get_backend), captured=captured)
+    measured = tuple(floor for floor in info.noise if floor.run_id == info.run_id)
+    if measured:
+        noise.remember(folder, host_class(info.environment), measured)
+
+
+def take(
+    request: Request,
+    writer: RunWriter,
+    listener: Listener,
+    source: ArmSource,
+    *rules: StoppingRule,
+    captured: Environment | None = None,
+) -> RunInfo:
+    """Take the trials of a run.
+
+    Args:
+        request: What is asked for.
+        writer: Of its records.
+        listener: Told each event.
+        source: Where arms come from.
+        rules: What ends it besides its request.
+        captured: This host; None: it is looked at now.
+    """
+    from harness import environment
     from harness.measure.runner import Runner
     from harness.measure.stopping import rule_of
 
-    captured = environment.capture()
-    folder = cache_home() / "noise"
-    if request.resumption is None:
-        request = with_noise(request, repeat, folder, captured)
-    info = Runner(
+    return Runner(
         request,
-        LocalArms(get_backend),
-        captured,
+        source,
+        captured or environment.capture(),
         writer,
         listener,
         ensure_image,
-        rule=rule_of(request),
+        rule=rule_of(request, *rules),
         assess=assess,
     ).run()
-    _remember_noise(info, folder)
+
+
+def ensure_image(reference: str, progress: Callable[[str], None]) -> None:
+    """Have an image in the store: one that comes with Steelyard is made if it is not there yet.
+
+    Raises:
+        PrepareError: There is no such image, or it cannot be made.
+    """
+    import runtime
+
+    try:
+        runtime.ensure_image(reference, progress=progress)
+    except runtime.ContainerError as error:
+        raise PrepareError(str(error)) from error
 
 
 def run_id_for(directory: Path) -> str:
@@ -209,8 +292,8 @@ def with_noise(
 
     Args:
         request: As asked.
-        repeat: Whether each scenario gets an arm that repeats another; None: only where no noise
-            floor is known, or one of few pairs, and where there are blocks enough to find one.
+        repeat: As `run`: None adds twins where no noise floor is known, or one of few pairs, and
+            where there are blocks enough to find one.
         folder: Where noise floors are kept.
         environment: This host.
     """
@@ -232,13 +315,6 @@ def with_noise(
             with_twin(scenario) if (is_due if repeat is None else repeat) else scenario
         )
     return replace(request, scenarios=tuple(scenarios), noise=tuple(known))
-
-
-def _remember_noise(info: RunInfo, folder: Path) -> None:
-    """Keep what this run has shown of the host's noise, for later runs on it."""
-    measured = tuple(floor for floor in info.noise if floor.run_id == info.run_id)
-    if measured:
-        noise.remember(folder, host_class(info.environment), measured)
 
 
 @contextlib.contextmanager

@@ -1,8 +1,8 @@
 """What a comparison compares, made for as long as it lasts.
 
 A folder of a repository at two revisions becomes two folders, two images built from them, or two
-workers that take trials. All of it is gone when its context ends; a signal is no way around that,
-see `interruptible`.
+workers that take trials. All of it is gone when its context ends, by a signal too, see
+`interruptible`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 import harness.model.version
 from harness.backends import get_backend
-from harness.experiment.images import temporary_folder, temporary_image
 from harness.experiment.remote import RemoteArms, worker
 from harness.experiment.revisions import (
     compile_extensions,
@@ -37,6 +36,10 @@ Two = tuple[str, str]
 """Something of A and of B."""
 Notify = Callable[[str], None]
 """Given a sentence for the user: what is being made, or what a verdict does not cover."""
+
+
+def unnoticed(sentence: str) -> None:
+    """Nobody reads it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +64,23 @@ def interruptible() -> Iterator[None]:
     """Every signal to end is an exception, so that what was made for a comparison is removed."""
     with Interruption() as interruption, interruption.safe():
         yield
+
+
+@contextlib.contextmanager
+def temporary_folder(name: str) -> Iterator[Path]:
+    """A folder below this process's session: gone afterwards.
+
+    If the process is killed, `steelyard doctor --clean` finds it like an instance that was left.
+    """
+    from runtime import Session
+    from runtime.linux.files import remove_tree
+
+    session = Session.current()
+    folder = session.new_instance_directory(session.next_name(name))
+    try:
+        yield folder
+    finally:
+        remove_tree(folder)
 
 
 @contextlib.contextmanager
@@ -99,14 +119,31 @@ def revision_images(folder: Path, revisions: Two, notify: Notify) -> Iterator[tu
 
 @contextlib.contextmanager
 def _image(tree: Path, folder: Path, name: str, notify: Notify) -> Iterator[str]:
-    """The image of a copy of a folder; what is wrong with it is said of the folder itself."""
-    with contextlib.ExitStack() as stack:
-        try:
-            image = stack.enter_context(temporary_image(tree, notify))
-        except PrepareError as error:
-            where = str(error).replace(str(tree), str(folder))
-            raise PrepareError(f"{name}: {where}") from error
-        yield image
+    """Build the image of a copy of a folder, without a name, gone afterwards; yields its digest.
+
+    An image that was there before, because equal inputs give the same, stays.
+
+    Raises:
+        PrepareError: It cannot be built; says so of the folder itself.
+    """
+    import runtime
+
+    store = runtime.ImageStore.default()
+    known = {image.digest for image in store.images()}
+    # What RUN prints belongs to the progress, not to the result.
+    request = runtime.BuildRequest(tree, output=(2, 2), epoch_s=0)
+    try:
+        image = runtime.build_image(request, store=store, progress=notify)
+    except runtime.ContainerError as error:
+        where = str(error).replace(str(tree), str(folder))
+        raise PrepareError(f"{name}: {where}") from error
+    try:
+        yield image.digest
+    finally:
+        if image.digest not in known:
+            # Somebody may have it in use, or removed it: then it is theirs.
+            with contextlib.suppress(runtime.ContainerError):
+                store.remove(image.digest, keep=runtime.kept_images)
 
 
 def not_the_images_own(scenarios: Sequence[Scenario]) -> str:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 GetBackend = Callable[[str], Backend]
 """How arms come by backends: `harness.backends.get_backend`."""
 EnsureImage = Callable[[str, Progress], None]
-"""How a run comes by images: `harness.experiment.images.ensure_image`. Raises PrepareError."""
+"""How a run comes by images: `harness.experiment.run.ensure_image`. Raises PrepareError."""
 Take = Callable[[Slot], Trial]
 """Takes the trial of one slot."""
 Grow = Callable[[Slot, "GrowthListener", Collection[Trial]], None]

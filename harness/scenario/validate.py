@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from harness.backends import BACKENDS, known_names
 from harness.model import Readiness, ReadinessKind, Scenario
 from harness.model.errors import ScenarioError
+from harness.model.metrics import METRICS
 from harness.model.scale import scale_problems
 from harness.model.suggestions import did_you_mean
 from harness.scenario.parse import ARM_NAME, ARM_NAME_RULE, option_problems
@@ -33,6 +34,22 @@ def require_valid(scenarios: Sequence[Scenario]) -> None:
         problems.append("there is no scenario to run; name at least one")
     if problems:
         raise ScenarioError(tuple(problems))
+
+
+def require_metrics(names: Sequence[str], *, of_trials: bool = False) -> None:
+    """Refuse names of no metric.
+
+    Args:
+        names: Of metrics.
+        of_trials: Whether a metric of the arm alone will not do.
+
+    Raises:
+        ValueError: One of them is none.
+    """
+    known = [name for name, metric in METRICS.items() if not (of_trials and metric.is_static)]
+    for name in names:
+        if name not in known:
+            raise ValueError(f"no metric is called {name!r}; {did_you_mean(name, known)}")
 
 
 def _problems(scenario: Scenario) -> Iterator[str]:
