@@ -13,150 +13,111 @@ nothing that is not asked for.
 
 from __future__ import annotations
 
+# ruff: noqa: I001 - the names of a module in one list
+
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-_EXPORTS = {
-    # Asking.
-    "Scenario": "harness.model",
-    "Workload": "harness.model",
-    "Readiness": "harness.model",
-    "ReadinessKind": "harness.model",
-    "Limits": "harness.model",
-    "Arm": "harness.model",
-    "CacheState": "harness.model",
-    "Hooks": "harness.model",
-    "Scale": "harness.model",
-    "Budget": "harness.model",
-    "load_scenario": "harness.scenario",
-    "shipped_scenarios": "harness.scenario",
-    # Measuring.
-    "run": "harness.experiment.run",
-    "resume": "harness.experiment.run",
-    # What was measured.
-    "Run": "harness.records",
-    "RunInfo": "harness.model",
-    "Trial": "harness.model",
-    "Outcome": "harness.model",
-    "Milestone": "harness.model",
-    "Meter": "harness.model",
-    "METRICS": "harness.model.metrics",
-    "read_run": "harness.records",
-    "find_runs": "harness.records",
-    # Judging.
-    "check": "harness.experiment.check",
-    "check_against": "harness.experiment.check",
-    "compare": "harness.experiment.compare",
-    "compare_revisions": "harness.experiment.compare",
-    "Judgement": "harness.analysis.judgement",
-    "Finding": "harness.analysis.judgement",
-    "Verdict": "harness.analysis.judgement",
-    # Showing.
-    "write_report": "harness.report",
-    "render_judgement": "harness.report.judgement",
-    # The host.
-    "examine_host": "harness.experiment.doctor",
-    # What can go wrong.
-    "HarnessError": "harness.model.errors",
-    "ScenarioError": "harness.model.errors",
-    "RecordError": "harness.model.errors",
-    "PrepareError": "harness.model.errors",
-    "BackendUnavailableError": "harness.model.errors",
-    "Interrupted": "harness.measure.interruption",
-}
-
-__all__ = [
-    "METRICS",
-    "Arm",
-    "BackendUnavailableError",
-    "Budget",
-    "CacheState",
-    "Finding",
-    "HarnessError",
-    "Hooks",
-    "Interrupted",
-    "Judgement",
-    "Limits",
-    "Meter",
-    "Milestone",
-    "Outcome",
-    "PrepareError",
-    "Readiness",
-    "ReadinessKind",
-    "RecordError",
-    "Run",
-    "RunInfo",
-    "Scale",
-    "Scenario",
-    "ScenarioError",
-    "Trial",
-    "Verdict",
-    "Workload",
-    "__version__",
-    "check",
-    "check_against",
-    "compare",
-    "compare_revisions",
-    "examine_host",
-    "find_runs",
-    "load_scenario",
-    "read_run",
-    "render_judgement",
-    "resume",
-    "run",
-    "shipped_scenarios",
-    "write_report",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name == "__version__":
-        from harness.model.version import VERSION
-
-        return VERSION
-    try:
-        module = _EXPORTS[name]
-    except KeyError:
-        raise AttributeError(f"module 'harness' has no attribute {name!r}") from None
-    value = getattr(import_module(module), name)
-    globals()[name] = value
-    return value
-
-
 if TYPE_CHECKING:
-    from harness.analysis.judgement import Finding, Judgement, Verdict
-    from harness.experiment.check import check, check_against
-    from harness.experiment.compare import compare, compare_revisions
-    from harness.experiment.doctor import examine_host
-    from harness.experiment.run import resume, run
-    from harness.measure.interruption import Interrupted
+    __version__: str
+    from harness.analysis.judgement import (
+        Finding as Finding,
+        Judgement as Judgement,
+        Verdict as Verdict,
+    )
+    from harness.experiment.check import check as check, check_against as check_against
+    from harness.experiment.compare import (
+        compare as compare,
+        compare_revisions as compare_revisions,
+    )
+    from harness.experiment.doctor import examine_host as examine_host
+    from harness.experiment.run import resume as resume, run as run
+    from harness.measure.interruption import Interrupted as Interrupted
     from harness.model import (
-        Arm,
-        Budget,
-        CacheState,
-        Hooks,
-        Limits,
-        Meter,
-        Milestone,
-        Outcome,
-        Readiness,
-        ReadinessKind,
-        RunInfo,
-        Scale,
-        Scenario,
-        Trial,
-        Workload,
+        Arm as Arm,
+        Budget as Budget,
+        CacheState as CacheState,
+        Hooks as Hooks,
+        Limits as Limits,
+        Meter as Meter,
+        Milestone as Milestone,
+        Outcome as Outcome,
+        Readiness as Readiness,
+        ReadinessKind as ReadinessKind,
+        RunInfo as RunInfo,
+        Scale as Scale,
+        Scenario as Scenario,
+        Trial as Trial,
+        Workload as Workload,
     )
     from harness.model.errors import (
-        BackendUnavailableError,
-        HarnessError,
-        PrepareError,
-        RecordError,
-        ScenarioError,
+        BackendUnavailableError as BackendUnavailableError,
+        HarnessError as HarnessError,
+        PrepareError as PrepareError,
+        RecordError as RecordError,
+        ScenarioError as ScenarioError,
     )
-    from harness.model.metrics import METRICS
-    from harness.model.version import VERSION as __version__  # noqa: N811
-    from harness.records import Run, find_runs, read_run
-    from harness.report import write_report
-    from harness.report.judgement import render_judgement
-    from harness.scenario import load_scenario, shipped_scenarios
+    from harness.model.metrics import METRICS as METRICS
+    from harness.records import Run as Run, find_runs as find_runs, read_run as read_run
+    from harness.report import write_report as write_report
+    from harness.report.judgement import render_judgement as render_judgement
+    from harness.scenario import (
+        load_scenario as load_scenario,
+        shipped_scenarios as shipped_scenarios,
+    )
+else:
+    # Hidden from type checkers, for which a module with `__getattr__` has every name there is.
+    _EXPORTS = {
+        "harness.analysis.judgement": ("Finding", "Judgement", "Verdict"),
+        "harness.experiment.check": ("check", "check_against"),
+        "harness.experiment.compare": ("compare", "compare_revisions"),
+        "harness.experiment.doctor": ("examine_host",),
+        "harness.experiment.run": ("resume", "run"),
+        "harness.measure.interruption": ("Interrupted",),
+        "harness.model": (
+            "Arm",
+            "Budget",
+            "CacheState",
+            "Hooks",
+            "Limits",
+            "Meter",
+            "Milestone",
+            "Outcome",
+            "Readiness",
+            "ReadinessKind",
+            "RunInfo",
+            "Scale",
+            "Scenario",
+            "Trial",
+            "Workload",
+        ),
+        "harness.model.errors": (
+            "BackendUnavailableError",
+            "HarnessError",
+            "PrepareError",
+            "RecordError",
+            "ScenarioError",
+        ),
+        "harness.model.metrics": ("METRICS",),
+        "harness.records": ("Run", "find_runs", "read_run"),
+        "harness.report": ("write_report",),
+        "harness.report.judgement": ("render_judgement",),
+        "harness.scenario": ("load_scenario", "shipped_scenarios"),
+    }
+    _HOMES = {name: module for module, names in _EXPORTS.items() for name in names}
+
+    __all__ = sorted((*_HOMES, "__version__"))  # noqa: PLE0605 - a list, which linters do not see
+
+    def __getattr__(name: str) -> Any:
+        if name == "__version__":
+            from harness.model.version import VERSION
+
+            return VERSION
+        if name not in _HOMES:
+            raise AttributeError(f"module 'harness' has no attribute {name!r}")
+        value = getattr(import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+
+    def __dir__() -> list[str]:
+        return sorted({*__all__, *globals()})

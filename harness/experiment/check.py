@@ -84,8 +84,7 @@ def newest_run(results: Path = RESULTS) -> Path:
         # The sides of a comparison have no budgets: it was judged when it was taken.
         if path.name[:1].isdecimal() and not read_info(path).paired:
             return path
-    message = f"{results} holds no run; name one, or take one by --run SCENARIO"
-    raise RecordError(message)
+    raise RecordError(f"{results} holds no run; name one, or take one by --run SCENARIO")
 
 
 def is_surely_a_revision(name: str) -> bool:

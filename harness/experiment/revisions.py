@@ -103,8 +103,7 @@ def export(revision: Revision, folder: Path, target: Path) -> None:
     if git.returncode or unpacked.returncode:
         said = (complaint or unpacked.stderr.strip()).splitlines()
         reason = said[-1] if said else "without a word"
-        message = f"{inside or '.'} cannot be had at revision {revision.typed}: {reason}"
-        raise PrepareError(message)
+        raise PrepareError(f"{inside or '.'} cannot be had at revision {revision.typed}: {reason}")
 
 
 def compile_extensions(tree: Path) -> None:

@@ -171,8 +171,7 @@ def trial_value(metric: str, trial: Trial, record: ArmRecord | None = None) -> f
     """
     known = METRICS[metric]
     if known.is_static:
-        message = f"{metric} is no metric of a trial"
-        raise ValueError(message)
+        raise ValueError(f"{metric} is no metric of a trial")
     value = known.of(_OfTrial(trial, record))
     if known.is_milestone and trial.outcome is not Outcome.OK:
         return math.inf if metric == "ready" or math.isnan(value) else value
@@ -183,8 +182,7 @@ def static_value(metric: str, record: ArmRecord) -> float:
     """A static metric of an arm, in its unit."""
     made_of = METRICS[metric].made_of
     if not METRICS[metric].is_static or not callable(made_of):
-        message = f"{metric} is no metric of an arm"
-        raise ValueError(message)
+        raise ValueError(f"{metric} is no metric of an arm")
     return float(made_of(record))
 
 

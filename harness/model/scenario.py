@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import MappingProxyType
@@ -50,6 +50,12 @@ class Readiness:
         return self.kind in (ReadinessKind.TCP, ReadinessKind.HTTP)
 
 
+def _argv(command: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(command, str):
+        raise TypeError(f"a command is a list of words, like ['echo', 'hello'], not {command!r}")
+    return tuple(command)
+
+
 @dataclass(frozen=True, slots=True)
 class Workload:
     """What runs inside the box.
@@ -68,7 +74,7 @@ class Workload:
 
     def __post_init__(self) -> None:
         """Take a list for a tuple."""
-        object.__setattr__(self, "command", tuple(self.command))
+        object.__setattr__(self, "command", _argv(self.command))
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +126,12 @@ class Arm:
     repeats: str | None = None
 
     def __post_init__(self) -> None:
-        """Name the backend after the arm where none is given."""
+        """Name the backend after the arm where none is given; take the state's name for it."""
         object.__setattr__(self, "backend", self.backend or self.name)
+        if self.cache in tuple(CacheState):
+            object.__setattr__(self, "cache", CacheState(self.cache))
+        if self.command is not None:
+            object.__setattr__(self, "command", _argv(self.command))
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +164,11 @@ class Scale:
     instances: tuple[int, ...]
     together: tuple[int, ...] = ()
     most: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+
+    def __post_init__(self) -> None:
+        """Take lists for tuples."""
+        object.__setattr__(self, "instances", tuple(self.instances))
+        object.__setattr__(self, "together", tuple(self.together))
 
 
 BASELINE = "baseline"
@@ -217,6 +232,11 @@ class Scenario:
     hooks: Hooks = Hooks()
     scale: Scale | None = None
     budgets: tuple[Budget, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Take lists for tuples."""
+        object.__setattr__(self, "arms", tuple(self.arms))
+        object.__setattr__(self, "budgets", tuple(self.budgets))
 
     def for_arm(self, arm: Arm) -> Scenario:
         """The scenario as one arm asks it: with its own image and command where it has them."""

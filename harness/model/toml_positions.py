@@ -7,10 +7,14 @@ anything, only skip values correctly (strings of all four kinds, brackets, comme
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Sequence
 
-_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
-_ESCAPES = {'"""': True, '"': True, "'''": False, "'": False}
+# Up to two quotes before the closing three belong to the content of a multi-line string.
+_STRING = r"""\"{3}(?:\\.|[^\\])*?\"{3,5}|'{3}.*?'{3,5}|"(?:\\.|[^"\\])*"|'[^']*'"""
+_BLANK = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
+_KEY_PART = re.compile(rf"[ \t]*({_STRING}|[A-Za-z0-9_-]+|[.=\]])", re.DOTALL)
+_IN_VALUE = re.compile(rf"{_STRING}|#[^\n]*|[\[\]{{}}\n]", re.DOTALL)
 Path = tuple[str | int, ...]
 
 
@@ -33,7 +37,7 @@ class KeyLines:
 
     def _scan(self) -> None:
         table: Path = ()
-        while self._skip_blank():
+        while self._take(_BLANK).end() < len(self._text):
             line = self._text.count("\n", 0, self._at) + 1
             if self._text[self._at] == "[":
                 table = self._take_header(line)
@@ -43,6 +47,12 @@ class KeyLines:
                 path = (*path, part)
                 self._lines.setdefault(path, line)
             self._skip_value()
+
+    def _take(self, pattern: re.Pattern[str]) -> re.Match[str]:
+        match = pattern.match(self._text, self._at)
+        assert match is not None
+        self._at = match.end()
+        return match
 
     def _take_header(self, line: int) -> Path:
         is_array = self._text.startswith("[[", self._at)
@@ -66,74 +76,18 @@ class KeyLines:
     def _take_key(self, end: str) -> list[str]:
         """The parts of a dotted key; leaves the position after `end`."""
         parts: list[str] = []
-        while True:
-            self._skip_spaces()
-            character = self._text[self._at]
-            if character == end:
-                self._at += 1
-                return parts
-            if character == ".":
-                self._at += 1
-            elif character in "\"'":
-                start = self._at
-                self._skip_string()
-                parts.append(_unquoted(self._text[start : self._at]))
-            else:
-                match = _BARE_KEY.match(self._text, self._at)
-                assert match is not None
-                parts.append(match.group())
-                self._at = match.end()
+        while (part := self._take(_KEY_PART)[1]) != end:
+            if part[0] in "\"'":
+                parts.append(tomllib.loads(f"key = {part}")["key"])
+            elif part != ".":
+                parts.append(part)
+        return parts
 
     def _skip_value(self) -> None:
-        """Past the value and its line's end."""
         depth = 0
-        while self._at < len(self._text):
-            character = self._text[self._at]
-            if character in "\"'":
-                self._skip_string()
-                continue
-            if character == "#":
-                self._skip_comment()
-                continue
-            if character == "\n" and depth == 0:
+        for match in _IN_VALUE.finditer(self._text, self._at):
+            if match[0] == "\n" and depth == 0:
+                self._at = match.start()
                 return
-            depth += (character in "[{") - (character in "]}")
-            self._at += 1
-
-    def _skip_string(self) -> None:
-        quote = next(q for q in _ESCAPES if self._text.startswith(q, self._at))
-        escapes = _ESCAPES[quote]
-        self._at += len(quote)
-        while not self._text.startswith(quote, self._at):
-            self._at += 2 if escapes and self._text[self._at] == "\\" else 1
-        self._at += len(quote)
-        # Up to two more quotes may belong to the content of a multi-line string.
-        while len(quote) == 3 and self._text.startswith(quote[0], self._at):
-            self._at += 1
-
-    def _skip_comment(self) -> None:
-        end = self._text.find("\n", self._at)
-        self._at = len(self._text) if end < 0 else end
-
-    def _skip_spaces(self) -> None:
-        while self._at < len(self._text) and self._text[self._at] in " \t":
-            self._at += 1
-
-    def _skip_blank(self) -> bool:
-        """To the next statement; False at the end of the text."""
-        while self._at < len(self._text):
-            if self._text[self._at] == "#":
-                self._skip_comment()
-            elif self._text[self._at] in " \t\r\n":
-                self._at += 1
-            else:
-                return True
-        return False
-
-
-def _unquoted(key: str) -> str:
-    import tomllib
-
-    value = tomllib.loads(f"key = {key}")["key"]
-    assert isinstance(value, str)
-    return value
+            depth += (match[0] in "[{") - (match[0] in "]}")
+        self._at = len(self._text)

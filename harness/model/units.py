@@ -38,8 +38,7 @@ def parse_duration(text: str) -> int:
         raise ValueError(message)
     duration = round(float(match.group(1)) * _DURATION_NS[match.group(2)])
     if duration <= 0:
-        message = f"{text!r} is nothing; write a duration above 0"
-        raise ValueError(message)
+        raise ValueError(f"{text!r} is nothing; write a duration above 0")
     return duration
 
 
@@ -54,8 +53,7 @@ def parse_percent(text: str) -> float:
     except ValueError:
         value = -1.0
     if not 0 <= value < 100:
-        message = f"{text!r} is no percentage; write it like 5%"
-        raise ValueError(message)
+        raise ValueError(f"{text!r} is no percentage; write it like 5%")
     return value
 
 

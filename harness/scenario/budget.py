@@ -18,7 +18,7 @@ from typing import Any
 
 from harness.model import BASELINE, Budget
 from harness.model.metrics import METRICS, Metric, Unit
-from harness.model.suggestions import did_you_mean
+from harness.model.suggestions import did_you_mean, unknown
 from harness.model.toml_positions import KeyLines
 from harness.model.units import parse_duration, parse_size
 
@@ -64,7 +64,7 @@ def _of_arm(
     for name, values in table.items():
         field: Field = ("budget", arm, name)
         if name not in METRICS:
-            yield field, f"no metric is called {name!r}; {did_you_mean(name, tuple(METRICS))}"
+            yield field, unknown("metric", name, tuple(METRICS))
             continue
         for value in values if isinstance(values, list) else [values]:
             try:
@@ -89,8 +89,7 @@ def _amount(
             raise ValueError(message)
         times, of = value["times"], value["of"]
         if isinstance(times, bool) or not isinstance(times, int | float) or not times > 0:
-            message = f"times should be a number above 0, is {times!r}"
-            raise ValueError(message)
+            raise ValueError(f"times should be a number above 0, is {times!r}")
         known = (BASELINE, *(name for name in arms if name != arm))
         if of not in known:
             message = f"of should be another arm or {BASELINE!r}; {did_you_mean(str(of), known)}"
@@ -111,5 +110,4 @@ def _absolute(metric: Metric, value: object) -> float:
         Unit.BYTES: "a size like '64KiB'",
         Unit.COUNT: "a number",
     }[metric.unit]
-    message = f"should be {wanted}, or {{ times = …, of = … }}, is {value!r}"
-    raise ValueError(message)
+    raise ValueError(f"should be {wanted}, or {{ times = …, of = … }}, is {value!r}")

@@ -16,7 +16,7 @@ from harness.backends import BACKENDS, known_names
 from harness.model import Arm, CacheState, Hooks, Scale, Scenario
 from harness.model.errors import ScenarioError
 from harness.model.scale import scale_problems
-from harness.model.suggestions import did_you_mean
+from harness.model.suggestions import did_you_mean, unknown
 from harness.model.toml_positions import KeyLines
 from harness.scenario.parse import (
     ARM_NAME,
@@ -129,13 +129,10 @@ def _arm_from_choice(choice: str, known: Sequence[str]) -> Arm:
         name, rest = choice.partition(",")[0], choice
     backend, *settings = _split_settings(rest)
     if not ARM_NAME.fullmatch(name):
-        message = f"{name!r} cannot name an arm; {ARM_NAME_RULE}"
-        raise ValueError(message)
+        raise ValueError(f"{name!r} cannot name an arm; {ARM_NAME_RULE}")
     if backend not in BACKENDS:
         names = sorted({*known_names(), *known})
-        hint = did_you_mean(backend, names)
-        message = f"no arm or backend is called {backend!r}; {hint}"
-        raise ValueError(message)
+        raise ValueError(unknown("arm or backend", backend, names))
     return _without_problems(_arm(name, backend, _parsed(settings)))
 
 
@@ -161,8 +158,7 @@ def _parsed(settings: Iterable[str]) -> dict[str, Any]:
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals or not key:
-            message = f"{setting!r} is no option; write OPTION=VALUE"
-            raise ValueError(message)
+            raise ValueError(f"{setting!r} is no option; write OPTION=VALUE")
         options[key] = _toml_value(value)
     return options
 
@@ -195,12 +191,10 @@ def _arm(name: str, backend: str, settings: dict[str, Any]) -> Arm:
     cache, image = settings.pop("cache", CacheState.WARM), settings.pop("image", None)
     command = settings.pop("command", None)
     if cache not in list(CacheState):
-        hint = did_you_mean(str(cache), [state.value for state in CacheState])
-        message = f"cache: no state of the cache is called {cache!r}; {hint}"
-        raise ValueError(message)
+        what = unknown("state of the cache", cache, list(CacheState))
+        raise ValueError(f"cache: {what}")
     if image is not None and (not isinstance(image, str) or not image):
-        message = f"image: should be a reference, is {image!r}"
-        raise ValueError(message)
+        raise ValueError(f"image: should be a reference, is {image!r}")
     if command is not None:
         words = command if isinstance(command, list) else [command]
         if not words or not all(isinstance(word, str) and word for word in words):

@@ -34,7 +34,7 @@ together = [1, 2, 4]                          # optional
 most = { vm-micro = 4 }                       # optional
 ```
 
-The structure is checked by pydantic, which is imported only here and only when a file is read.
+pydantic checks the structure; it is imported only when a file is read.
 """
 
 from __future__ import annotations
@@ -60,17 +60,15 @@ from harness.model import (
     Workload,
 )
 from harness.model.errors import ScenarioError
-from harness.model.suggestions import did_you_mean
+from harness.model.suggestions import did_you_mean, unknown
 from harness.model.toml_positions import KeyLines
 from harness.scenario.budget import read_budgets
 
 if TYPE_CHECKING:
     from harness.scenario.schema import ScenarioFile
 
-ARM_NAME = _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
-ARM_NAME_RULE = _NAME_RULE = (
-    "use lower-case letters, digits, '.', '_' and '-', beginning with a letter or digit"
-)
+ARM_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
+ARM_NAME_RULE = "use lower-case letters, digits, '.', '_' and '-', beginning with a letter or digit"
 _Problem = tuple[tuple[str | int, ...], str]
 
 _ARM_KEYS = frozenset({"backend", "cache", "image", "command"})
@@ -101,13 +99,12 @@ def find_scenario(name: str) -> Path:
         if not path.is_file():
             raise ScenarioError((f"{name}: no such scenario file; check the path",))
         return path
-    folders = (Path("scenarios"), _shipped_folder())
+    folders = Path("scenarios"), _shipped_folder()
     for folder in folders:
         if (candidate := folder / f"{name}.toml").is_file():
             return candidate
     known = sorted({file.stem for folder in folders for file in folder.glob("*.toml")})
-    hint = did_you_mean(name, known)
-    raise ScenarioError((f"{name}: no such scenario; {hint}",))
+    raise ScenarioError((f"{name}: no such scenario; {did_you_mean(name, known)}",))
 
 
 def load_scenario(name: str | Path) -> Scenario:
@@ -143,8 +140,10 @@ def parse_scenario(source: str, path: Path) -> Scenario:
     except tomllib.TOMLDecodeError as error:
         raise ScenarioError((_syntax_problem(error, source, path),)) from error
     problems: list[_Problem] = []
-    if not _NAME.fullmatch(path.stem):
-        problems.append(((), f"the file's name {path.stem!r} cannot name a scenario; {_NAME_RULE}"))
+    if not ARM_NAME.fullmatch(path.stem):
+        problems.append(
+            ((), f"the file's name {path.stem!r} cannot name a scenario; {ARM_NAME_RULE}")
+        )
     problems += _normalise_arms(document)
     checked = _check(document, problems)
     if isinstance(document.get("readiness"), dict):
@@ -228,12 +227,11 @@ def _normalise_arms(document: dict[str, Any]) -> list[_Problem]:
         if not isinstance(table, dict):
             continue
         field: tuple[str | int, ...] = ("arms", name)
-        if not _NAME.fullmatch(name):
-            problems.append((field, f"{name!r} cannot name an arm; {_NAME_RULE}"))
+        if not ARM_NAME.fullmatch(name):
+            problems.append((field, f"{name!r} cannot name an arm; {ARM_NAME_RULE}"))
         backend = table.setdefault("backend", name)
         if isinstance(backend, str) and backend not in BACKENDS:
-            hint = did_you_mean(backend, known_names())
-            problems.append((field, f"no backend is called {backend!r}; {hint}"))
+            problems.append((field, unknown("backend", backend, known_names())))
     return problems
 
 
@@ -280,51 +278,28 @@ def _problems_of_arms(document: Mapping[str, Any]) -> Iterator[_Problem]:
             yield ("scale", "most", name), f"no arm has that name; {hint}"
 
 
-def _arms(checked: ScenarioFile) -> tuple[Arm, ...]:
-    return tuple(
-        Arm(
-            name=name,
-            backend=arm.backend,
-            options=MappingProxyType(dict(arm.model_extra or {})),
-            cache=CacheState(arm.cache),
-            image=arm.image,
-            command=None if arm.command is None else tuple(arm.command),
-        )
-        for name, arm in checked.arms.items()
-    )
-
-
 def _build(checked: ScenarioFile, source: str, path: Path) -> Scenario:
-    workload, readiness, limits = checked.workload, checked.readiness, checked.limits
     return Scenario(
         name=path.stem,
         question=checked.question,
         image=checked.image,
-        workload=Workload(
-            command=tuple(workload.command),
-            environment=MappingProxyType(dict(workload.environment)),
-            user=workload.user,
-            working_directory=workload.working_directory,
+        workload=Workload(**checked.workload.model_dump()),
+        readiness=Readiness(**checked.readiness.model_dump()),
+        limits=Limits(checked.limits.memory, checked.limits.cpus, checked.limits.pids),
+        arms=tuple(
+            Arm(
+                name=name,
+                backend=arm.backend,
+                options=MappingProxyType(dict(arm.model_extra or {})),
+                cache=CacheState(arm.cache),
+                image=arm.image,
+                command=None if arm.command is None else tuple(arm.command),
+            )
+            for name, arm in checked.arms.items()
         ),
-        readiness=Readiness(
-            kind=ReadinessKind(readiness.kind),
-            output=readiness.output,
-            exit_code=readiness.exit_code,
-            port=readiness.port,
-            path=readiness.path,
-            status=readiness.status,
-        ),
-        limits=Limits(limits.memory, limits.cpus, limits.pids),
-        arms=_arms(checked),
         timeout_ns=int(checked.timeout),  # a duration's text has become nanoseconds
         source=source,
         path=str(path),
         hooks=Hooks(**checked.hooks.model_dump()),
-        scale=None
-        if checked.scale is None
-        else Scale(
-            instances=tuple(checked.scale.instances),
-            together=tuple(checked.scale.together),
-            most=MappingProxyType(dict(checked.scale.most)),
-        ),
+        scale=None if checked.scale is None else Scale(**checked.scale.model_dump()),
     )

@@ -6,13 +6,14 @@ Imported by `harness.scenario` when a file is read, and by nothing else: pydanti
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from enum import StrEnum
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from harness.model import DEFAULT_TIMEOUT_NS, CacheState, ReadinessKind
-from harness.model.suggestions import did_you_mean
+from harness.model.suggestions import did_you_mean, unknown
 from harness.model.units import parse_duration, parse_size
 
 DEFAULT_TIMEOUT = f"{DEFAULT_TIMEOUT_NS // 10**9}s"
@@ -32,21 +33,20 @@ def _size(value: Any) -> int:
         return value
     if isinstance(value, str):
         return parse_size(value)
-    message = f"should be a size like '256M', is {value!r}"
-    raise ValueError(message)
+    raise ValueError(f"should be a size like '256M', is {value!r}")
 
 
 def _absolute(value: str) -> str:
     if not value.startswith("/"):
-        message = f"{value!r} is not an absolute path; begin it with /"
-        raise ValueError(message)
+        raise ValueError(f"{value!r} is not an absolute path; begin it with /")
     return value
 
 
 def _without_space(value: str) -> str:
     if any(character <= " " for character in value):
-        message = f"{value!r} holds a space or a control character; write it as %20 and the like"
-        raise ValueError(message)
+        raise ValueError(
+            f"{value!r} holds a space or a control character; write it as %20 and the like"
+        )
     return value
 
 
@@ -54,34 +54,24 @@ def _pattern(value: str) -> str:
     try:
         re.compile(value)
     except re.error as error:
-        message = f"{value!r} is not a regular expression: {error}"
-        raise ValueError(message) from error
+        raise ValueError(f"{value!r} is not a regular expression: {error}") from error
     return value
 
 
-def _kind(value: str) -> str:
-    names = [kind.value for kind in ReadinessKind]
-    if value not in names:
-        message = f"no readiness is called {value!r}; {did_you_mean(value, names)}"
-        raise ValueError(message)
-    return value
+def _one_of(noun: str, names: type[StrEnum]) -> AfterValidator:
+    def check(value: str) -> str:
+        if value not in tuple(names):
+            raise ValueError(unknown(noun, value, tuple(names)))
+        return value
 
-
-def _cache(value: str) -> str:
-    names = [state.value for state in CacheState]
-    if value not in names:
-        message = f"no state of the cache is called {value!r}; {did_you_mean(value, names)}"
-        raise ValueError(message)
-    return value
+    return AfterValidator(check)
 
 
 def _rising(values: list[int]) -> list[int]:
     if any(value < 1 for value in values):
-        message = f"should hold numbers of instances from 1 up, is {values}"
-        raise ValueError(message)
+        raise ValueError(f"should hold numbers of instances from 1 up, is {values}")
     if values != sorted(set(values)):
-        message = f"should rise, each number once, is {values}"
-        raise ValueError(message)
+        raise ValueError(f"should rise, each number once, is {values}")
     return values
 
 
@@ -105,7 +95,7 @@ class WorkloadTable(_Table):
 class ReadinessTable(_Table):
     """`[readiness]`; which key goes with which kind is checked by `harness.scenario`."""
 
-    kind: Annotated[str, AfterValidator(_kind)]
+    kind: Annotated[str, _one_of("readiness", ReadinessKind)]
     output: Annotated[_Text, AfterValidator(_pattern)] | None = None
     exit_code: Annotated[int, Field(ge=0, le=255)] = 0
     port: Annotated[int, Field(ge=1, le=65535)] | None = None
@@ -144,7 +134,7 @@ class ArmTable(BaseModel):
     model_config = ConfigDict(strict=True, extra="allow")
 
     backend: _Text
-    cache: Annotated[str, AfterValidator(_cache)] = CacheState.WARM.value
+    cache: Annotated[str, _one_of("state of the cache", CacheState)] = CacheState.WARM.value
     image: _Text | None = None
     command: Annotated[list[_Text], Field(min_length=1)] | None = None
 
@@ -179,16 +169,19 @@ _TABLES: Mapping[tuple[str | int, ...], type[BaseModel]] = {
 
 def problems_of(error: ValidationError) -> list[tuple[tuple[str | int, ...], str]]:
     """Pydantic's errors in our words: (field, what is wrong and what to do)."""
-    return [_told(item) for item in error.errors(include_url=False)]
+    return [_problem(item) for item in error.errors(include_url=False)]
 
 
-def _told(item: Mapping[str, Any]) -> tuple[tuple[str | int, ...], str]:
+def _problem(item: Mapping[str, Any]) -> tuple[tuple[str | int, ...], str]:
     field: tuple[str | int, ...] = item["loc"]
     kind, value = item["type"], item["input"]
     if kind == "missing":
         return field, "is missing; add it"
     if kind == "extra_forbidden":
-        return field, f"unknown key; {did_you_mean(str(field[-1]), _keys(field[:-1]))}"
+        return (
+            field,
+            f"unknown key; {did_you_mean(str(field[-1]), tuple(_TABLES[field[:-1]].model_fields))}",
+        )
     if kind in _TYPES:
         return field, f"should be {_TYPES[kind]}, is {value!r}"
     if kind == "value_error":
@@ -197,7 +190,3 @@ def _told(item: Mapping[str, Any]) -> tuple[tuple[str | int, ...], str]:
         return field, "is empty; write something"
     what = item["msg"].removeprefix("Input ").rstrip(".")
     return field, f"{what}, is {value!r}"
-
-
-def _keys(table: tuple[str | int, ...]) -> Sequence[str]:
-    return tuple(_TABLES[table].model_fields)

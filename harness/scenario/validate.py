@@ -10,7 +10,7 @@ from harness.model import Readiness, ReadinessKind, Scenario
 from harness.model.errors import ScenarioError
 from harness.model.metrics import METRICS
 from harness.model.scale import scale_problems
-from harness.model.suggestions import did_you_mean
+from harness.model.suggestions import unknown
 from harness.scenario.parse import ARM_NAME, ARM_NAME_RULE, option_problems
 
 
@@ -49,7 +49,7 @@ def require_metrics(names: Sequence[str], *, of_trials: bool = False) -> None:
     known = [name for name, metric in METRICS.items() if not (of_trials and metric.is_static)]
     for name in names:
         if name not in known:
-            raise ValueError(f"no metric is called {name!r}; {did_you_mean(name, known)}")
+            raise ValueError(unknown("metric", name, known))
 
 
 def _problems(scenario: Scenario) -> Iterator[str]:
@@ -71,8 +71,7 @@ def _problems(scenario: Scenario) -> Iterator[str]:
             yield f"arms: the arm {arm.name!r} comes twice; name it once"
         seen.add(arm.name)
         if arm.backend not in BACKENDS:
-            hint = did_you_mean(arm.backend, known_names())
-            yield f"arms: no backend is called {arm.backend!r}; {hint}"
+            yield f"arms: {unknown('backend', arm.backend, known_names())}"
             continue
         for key, what in option_problems(arm):
             yield f"arms.{arm.name}{'' if key is None else f'.{key}'}: {what}"
@@ -82,8 +81,7 @@ def _problems(scenario: Scenario) -> Iterator[str]:
 def _readiness_problems(readiness: Readiness) -> Iterator[str]:
     kind = readiness.kind
     if kind not in list(ReadinessKind):
-        names = [known.value for known in ReadinessKind]
-        yield f"readiness: no readiness is called {kind!r}; {did_you_mean(str(kind), names)}"
+        yield f"readiness: {unknown('readiness', kind, tuple(ReadinessKind))}"
         return
     if readiness.needs_network and not 1 <= (readiness.port or 0) <= 65_535:
         yield f"readiness.port: is {readiness.port}; readiness {kind!r} needs one, 1 to 65535"
