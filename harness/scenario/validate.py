@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from harness.backends import BACKENDS, known_names
-from harness.model import Readiness, ReadinessKind, Scenario
+from harness.model import Arm, CacheState, Readiness, ReadinessKind, Scenario
 from harness.model.errors import ScenarioError
 from harness.model.metrics import METRICS
 from harness.model.scale import scale_problems
@@ -57,34 +57,46 @@ def _problems(scenario: Scenario) -> Iterator[str]:
         yield f"name: {scenario.name!r} cannot name a scenario; {ARM_NAME_RULE}"
     if not scenario.image:
         yield "image: is empty; name an image"
-    if scenario.timeout_ns <= 0:
-        yield f"timeout_ns: {scenario.timeout_ns} is nothing; give a time above 0"
+    yield from _number_problems(scenario)
     yield from _readiness_problems(scenario.readiness)
-    yield from _limit_problems(scenario)
     if not scenario.arms:
         yield f"arms: holds no arm; name at least one of {', '.join(known_names())}"
     seen: set[str] = set()
-    for arm in scenario.arms:
-        if not ARM_NAME.fullmatch(arm.name):
-            yield f"arms: {arm.name!r} cannot name an arm; {ARM_NAME_RULE}"
+    arms: Sequence[object] = scenario.arms
+    for arm in arms:
+        if not isinstance(arm, Arm):
+            yield f"arms: should hold only values of Arm, and holds {arm!r}"
+            continue
         if arm.name in seen:
             yield f"arms: the arm {arm.name!r} comes twice; name it once"
         seen.add(arm.name)
-        if arm.backend not in BACKENDS:
-            yield f"arms: {unknown('backend', arm.backend, known_names())}"
-            continue
-        for key, what in option_problems(arm):
-            yield f"arms.{arm.name}{'' if key is None else f'.{key}'}: {what}"
-    yield from scale_problems(scenario) if scenario.scale is not None else ()
+        yield from _arm_problems(arm)
+    for budget in scenario.budgets:
+        if budget.metric not in METRICS:
+            yield f"budgets: {unknown('metric', budget.metric, tuple(METRICS))}"
+    yield from scale_problems(scenario) if len(seen) == len(arms) else ()
+
+
+def _arm_problems(arm: Arm) -> Iterator[str]:
+    if not ARM_NAME.fullmatch(arm.name):
+        yield f"arms: {arm.name!r} cannot name an arm; {ARM_NAME_RULE}"
+    if arm.cache not in (states := tuple(CacheState)):
+        yield f"arms.{arm.name}.cache: {unknown('state of the cache', arm.cache, states)}"
+    if arm.backend not in BACKENDS:
+        yield f"arms: {unknown('backend', arm.backend, known_names())}"
+        return
+    for key, what in option_problems(arm):
+        yield f"arms.{arm.name}{'' if key is None else f'.{key}'}: {what}"
 
 
 def _readiness_problems(readiness: Readiness) -> Iterator[str]:
     kind = readiness.kind
-    if kind not in list(ReadinessKind):
+    port: object = readiness.port
+    if kind not in tuple(ReadinessKind):
         yield f"readiness: {unknown('readiness', kind, tuple(ReadinessKind))}"
         return
-    if readiness.needs_network and not 1 <= (readiness.port or 0) <= 65_535:
-        yield f"readiness.port: is {readiness.port}; readiness {kind!r} needs one, 1 to 65535"
+    if readiness.needs_network and not (isinstance(port, int) and 1 <= port <= 65_535):
+        yield f"readiness.port: is {port!r}; readiness {kind!r} needs one, 1 to 65535"
     if kind is ReadinessKind.OUTPUT and not readiness.output:
         yield "readiness.output: is missing; readiness 'output' needs it"
     if readiness.output is not None:
@@ -94,12 +106,17 @@ def _readiness_problems(readiness: Readiness) -> Iterator[str]:
             yield f"readiness.output: {readiness.output!r} is not a regular expression: {error}"
 
 
-def _limit_problems(scenario: Scenario) -> Iterator[str]:
+def _number_problems(scenario: Scenario) -> Iterator[str]:
     limits = scenario.limits
-    for name, value in (
-        ("memory_bytes", limits.memory_bytes),
-        ("cpus", limits.cpus),
-        ("pids", limits.pids),
-    ):
-        if value is not None and value <= 0:
-            yield f"limits.{name}: {value} is nothing; give a number above 0, or leave it out"
+    numbers: tuple[tuple[str, object, str], ...] = (
+        ("timeout_ns", scenario.timeout_ns, "a time above 0"),
+        ("limits.memory_bytes", limits.memory_bytes, "a number above 0, or leave it out"),
+        ("limits.cpus", limits.cpus, "a number above 0, or leave it out"),
+        ("limits.pids", limits.pids, "a number above 0, or leave it out"),
+    )
+    for name, value, wanted in numbers:
+        kinds = int | float if name == "limits.cpus" else int
+        if value is not None and not isinstance(value, kinds):
+            yield f"{name}: {value!r} is no number in that unit; give {wanted}"
+        elif value is not None and not value > 0:
+            yield f"{name}: {value} is nothing; give {wanted}"
