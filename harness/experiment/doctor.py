@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from harness.backends import BACKENDS, NOT_FOR_COMPARISON, get_backend
@@ -56,7 +57,7 @@ class LeftoverFinding:
 
 @dataclass(frozen=True, slots=True)
 class Examination:
-    """All that was found.
+    """What the doctor finds.
 
     Attributes:
         arms: In the order of the backends.
@@ -86,7 +87,7 @@ def examine_host(*, clean: bool, progress: Callable[[str], None] = lambda _: Non
 
     Args:
         clean: Also remove the leftovers.
-        progress: Told what is being tried.
+        progress: Called with what is being tried.
     """
     import runtime
 
@@ -97,7 +98,9 @@ def examine_host(*, clean: bool, progress: Callable[[str], None] = lambda _: Non
         if name not in NOT_FOR_COMPARISON:
             progress(f"arm {name}")
             arms.append(ArmFinding(name, get_backend(name).availability()))
-    missing = _missing()
+    # A compiler is needed only where the native launcher is yet to be built.
+    is_built = runtime.default_launcher() is runtime.Launcher.NATIVE
+    missing = missing_needs(("run",) if is_built else ("run", "build"))
     return Examination(
         arms=tuple(arms),
         features=tuple(_features()),
@@ -106,14 +109,6 @@ def examine_host(*, clean: bool, progress: Callable[[str], None] = lambda _: Non
         missing=missing,
         install=install_line(missing),
     )
-
-
-def _missing() -> tuple[Need, ...]:
-    """Programs; a compiler is one of them only where the native launcher is yet to be built."""
-    import runtime
-
-    is_built = runtime.default_launcher() is runtime.Launcher.NATIVE
-    return missing_needs(("run",) if is_built else ("run", "build"))
 
 
 def _leftovers(*, clean: bool) -> Iterator[LeftoverFinding]:
@@ -130,7 +125,7 @@ def _leftovers(*, clean: bool) -> Iterator[LeftoverFinding]:
         for leftover in runtime.find_leftovers()
     ]
     found += [
-        ("temporary file", str(path), "", _remover(path))
+        ("temporary file", str(path), "", partial(_remove, path))
         for path in stale_files(runtime.cache_home(), time.time())
     ]
     unfinished: set[str] = set()
@@ -154,8 +149,8 @@ def _leftovers(*, clean: bool) -> Iterator[LeftoverFinding]:
 def stale_files(cache: Path, now_s: float) -> list[Path]:
     """Files and folders in the cache that were begun aside and never renamed into place.
 
-    Whoever writes into the cache writes to a name that begins with `.` or ends in `.tmp` or
-    `.part`, in the same folder, and renames. One that is still there after an hour was abandoned.
+    What writes into the cache writes to a name that begins with `.` or ends in `.tmp` or `.part`,
+    in the same folder, and renames. One that is still there after an hour was abandoned.
     """
     stale: list[Path] = []
     for folder, directories, files in os.walk(cache):
@@ -173,20 +168,16 @@ def stale_files(cache: Path, now_s: float) -> list[Path]:
     return sorted(stale)
 
 
-def _remover(path: Path) -> Callable[[], None]:
-    def remove() -> None:
-        from runtime.linux.files import remove_tree
+def _remove(path: Path) -> None:
+    from runtime.linux.files import remove_tree
 
-        if path.is_dir() and not path.is_symlink():
-            remove_tree(path)
-        else:
-            path.unlink(missing_ok=True)
-
-    return remove
+    if path.is_dir() and not path.is_symlink():
+        remove_tree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _features() -> Iterator[FeatureFinding]:
-    """What the arms build upon."""
     import runtime
     from harness.environment import MissingError, filesystem_of
     from runtime.linux.cgroup_mounts import find_layout

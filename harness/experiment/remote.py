@@ -12,8 +12,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from time import monotonic_ns
 from types import MappingProxyType
@@ -64,8 +64,10 @@ class Worker:
             process_group=0,
         )
         try:
-            hello = self._answer()
-            self._refuse_strangers(Path(str(hello.get("file"))), tree)
+            file = Path(str(self._answer().get("file")))
+            if not file.resolve().is_relative_to(tree.resolve()):
+                message = f"the worker of revision {revision} runs {file}"
+                raise PrepareError(f"{message}; take that out of Python's path")  # noqa: TRY301
         except BaseException:
             self.close()
             raise
@@ -109,11 +111,6 @@ class Worker:
         finally:
             self._errors.close()
 
-    def _refuse_strangers(self, file: Path, tree: Path) -> None:
-        if not file.resolve().is_relative_to(tree.resolve()):
-            message = f"the worker of revision {self.revision} runs {file}"
-            raise PrepareError(f"{message}; take that out of Python's path")
-
     def _answer(self) -> Mapping[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
@@ -128,16 +125,6 @@ class Worker:
         said = self._errors.read().decode(errors="replace").strip().splitlines()
         message = f"the worker of revision {self.revision} has ended"
         return PrepareError(f"{message}: {said[-1] if said else 'without a word'}")
-
-
-@contextlib.contextmanager
-def worker(tree: Path, revision: str) -> Iterator[Worker]:
-    """A worker, for as long as it is needed."""
-    process = Worker(tree, revision)
-    try:
-        yield process
-    finally:
-        process.close()
 
 
 class RemoteArms:
@@ -184,16 +171,9 @@ class RemoteArms:
         )
 
         def take(slot: Slot) -> Trial:
-            question = {
-                "do": "trial",
-                "scenario": slot.scenario,
-                "arm": slot.arm,
-                "block": slot.block,
-                "position": slot.position,
-            }
             # The worker removes the instance of an interrupted trial when it is closed.
             with interruption.safe():
-                answer = process.ask(question)
+                answer = process.ask({"do": "trial", **asdict(slot)})
             trial: Trial = _decoded(Trial, answer["trial"], process.revision)
             return trial
 
@@ -206,5 +186,5 @@ def _decoded(kind: type[_T], document: object, revision: str) -> _T:
         return decode(kind, document, "")
     except ShapeError as error:
         message = f"revision {revision} records what this Steelyard does not know"
-        what = f"{error.field}: {error.problem}"
-        raise HarnessError(f"{message} ({what}); compare from the newer of the two") from error
+        where = f"({error.field}: {error.problem})"
+        raise HarnessError(f"{message} {where}; compare from the newer of the two") from error

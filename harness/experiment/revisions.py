@@ -6,13 +6,13 @@ list of worktrees stay as they are. `.` is the working tree as it is now, withou
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import stat
 import subprocess
 import sysconfig
 import tomllib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,8 +39,8 @@ class Revision:
     subject: str
 
     @property
-    def told(self) -> str:
-        """For a judgement: `HEAD~1 (3f2a91c0b7de, Pull and push)`."""
+    def title(self) -> str:
+        """Name it in a judgement: `HEAD~1 (3f2a91c0b7de, Pull and push)`."""
         if not self.commit:
             return "the working tree"
         return f"{self.typed} ({self.commit[:12]}, {self.subject})"
@@ -63,10 +63,8 @@ def find_revision(repository: Path, typed: str) -> Revision:
     """
     if typed == WORKING_TREE:
         return Revision(repository, typed, "", "")
-    wanted = f"{typed}^{{commit}}"
-    commit = _git(
-        repository, "rev-parse", "--verify", "--quiet", "--end-of-options", wanted
-    ).strip()
+    quiet = ("--verify", "--quiet", "--end-of-options")
+    commit = _git(repository, "rev-parse", *quiet, f"{typed}^{{commit}}").strip()
     subject = _git(repository, "show", "--no-patch", "--format=%s", commit).strip()
     return Revision(repository, typed, commit, subject)
 
@@ -140,7 +138,7 @@ def _copy_working_tree(folder: Path, target: Path) -> None:
         source, copy = folder / name, target / name
         if not source.exists() and not source.is_symlink():
             continue  # deleted, and not yet committed
-        if name not in known and any(map(_is_run, _between(source, folder))):
+        if name not in known and _is_in_a_run(source, folder):
             continue
         if source.is_dir() and not source.is_symlink():
             # A repository of its own: git-archive(1) gives back no more than its folder.
@@ -154,16 +152,9 @@ def _copy_working_tree(folder: Path, target: Path) -> None:
         os.chmod(directory, 0o755)  # noqa: S103 - what git gives back, whatever the umask here
 
 
-def _is_run(folder: Path) -> bool:
-    return (folder / RUN_FILE).exists() and (folder / TRIALS_FILE).exists()
-
-
-def _between(source: Path, folder: Path) -> Iterator[Path]:
-    """Yield the folders of a file, up to but without `folder`."""
-    for up in source.parents:
-        if up == folder:
-            return
-        yield up
+def _is_in_a_run(source: Path, folder: Path) -> bool:
+    below = itertools.takewhile(lambda up: up != folder, source.parents)
+    return any((up / RUN_FILE).exists() and (up / TRIALS_FILE).exists() for up in below)
 
 
 def _git(folder: Path, *arguments: str) -> str:

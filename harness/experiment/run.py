@@ -133,7 +133,7 @@ def run(
         required: Whether an arm that cannot run here is an error; otherwise it is left out, with a
             reason in the events. None: only arms named by `arms` are required.
         directory: Folder of the run, new or empty; None: one in `results/` of the current folder.
-        listener: Told each event as it happens, see `harness.model.events`.
+        listener: Called with each event as it happens, see `harness.model.events`.
         command: argv that the records name as what took the run.
 
     Returns:
@@ -183,7 +183,7 @@ def resume(directory: Path | str, *, listener: Listener = unheard) -> Run:
 
     Args:
         directory: Folder of the run.
-        listener: Told each event as it happens, see `harness.model.events`.
+        listener: Called with each event as it happens, see `harness.model.events`.
 
     Raises:
         RecordError: It ended as it should, or its host, version, image or kernel is another now, or
@@ -244,7 +244,7 @@ def take(
     Args:
         request: What is asked for.
         writer: Of its records.
-        listener: Told each event.
+        listener: Called with each event.
         source: Where arms come from.
         rules: What ends it besides its request.
         captured: This host; None: it is looked at now.

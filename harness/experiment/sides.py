@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import harness.model.version
 from harness.backends import get_backend
-from harness.experiment.remote import RemoteArms, worker
+from harness.experiment.remote import RemoteArms, Worker
 from harness.experiment.revisions import (
     compile_extensions,
     export,
@@ -92,13 +92,10 @@ def revision_folders(folder: Path, revisions: Two) -> Iterator[tuple[tuple[Path,
     """
     repository = repository_of(folder)
     first, second = (find_revision(repository, name) for name in revisions)
-    with contextlib.ExitStack() as stack:
-        trees = []
-        for revision in (first, second):
-            tree = stack.enter_context(temporary_folder("revision"))
-            export(revision, folder, tree)
-            trees.append(tree)
-        yield (trees[0], trees[1]), (first.told, second.told)
+    with temporary_folder("revision") as one, temporary_folder("revision") as other:
+        export(first, folder, one)
+        export(second, folder, other)
+        yield (one, other), (first.title, second.title)
 
 
 @contextlib.contextmanager
@@ -108,12 +105,11 @@ def revision_images(folder: Path, revisions: Two, notify: Notify) -> Iterator[tu
     Raises:
         PrepareError: As `revision_folders`, or an image cannot be built.
     """
-    with contextlib.ExitStack() as stack:
-        trees, names = stack.enter_context(revision_folders(folder, revisions))
-        first, second = (
-            stack.enter_context(_image(tree, folder, name, notify))
-            for tree, name in zip(trees, names, strict=True)
-        )
+    with (
+        revision_folders(folder, revisions) as (trees, names),
+        _image(trees[0], folder, names[0], notify) as first,
+        _image(trees[1], folder, names[1], notify) as second,
+    ):
         yield (first, second), names
 
 
@@ -200,7 +196,7 @@ def workers_of(
         processes = []
         for tree, name in zip(trees, names, strict=True):
             compile_extensions(tree)
-            processes.append(stack.enter_context(worker(tree, name)))
+            processes.append(stack.enter_context(contextlib.closing(Worker(tree, name))))
         paired = tuple(with_twins(scenario, arm) for scenario in scenarios)
         workers = {
             name: process

@@ -23,7 +23,7 @@ from harness.model.scenario import Arm, Scenario
 from harness.model.trial import DiskPart, Milestone, Reading
 
 Progress = Callable[[str], None]
-"""Told, in a few words, what a slow preparation is doing now."""
+"""Called with a few words on what a slow preparation does now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class Instance(Protocol):
         output: What the workload printed.
         exit: How it ended, once it has.
         address: IPv4 address in the lab, when it has one.
-        diagnostics: Doubts that came up with this instance.
+        diagnostics: Warnings about this instance.
     """
 
     milestones_ns: dict[Milestone, int]
@@ -154,7 +154,7 @@ class PreparedArm(Protocol):
 
     Attributes:
         facts: What will run; kept in the records.
-        diagnostics: Doubts about the arm.
+        diagnostics: Warnings about the arm.
     """
 
     facts: Mapping[str, str]
@@ -213,7 +213,7 @@ class Backend(Protocol):
             scenario: The question.
             arm: Which arm of it this is, with its options.
             lab: The private network, when the scenario's readiness needs one; else None.
-            progress: Told what is being done.
+            progress: Called with what is being done.
 
         Raises:
             BackendUnavailableError: This host cannot run the arm.

@@ -1,9 +1,8 @@
-"""The doubts that travel with the samples: an enumeration, with what to do about each.
+"""The warnings that travel with the samples, and what to do about each.
 
-Whoever sees something that makes a figure less than it seems attaches a `Diagnostic` to the trial,
-the arm or the run; the report prints it with its remedy. A code's value is stable in records; the
-order is that of the report: what spoils a comparison as a whole comes first, what surrounds every
-run on such a host last.
+What weakens a figure is attached as a `Diagnostic` to the trial, the arm or the run; the report
+prints it with its remedy. The order of the codes is that of the report: what spoils a comparison
+as a whole comes first, what surrounds every run on such a host last.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from types import MappingProxyType
 
 
 class DiagnosticCode(StrEnum):
-    """An enumerated doubt; the value is stable in records. The remedy is in `REMEDIES`."""
+    """A kind of warning; the value is stable in records. The remedy is in `REMEDIES`."""
 
     # What was compared.
     RESPONSE_DIFFERS = "response-differs"
@@ -151,12 +150,12 @@ REMEDIES: Mapping[DiagnosticCode, str] = MappingProxyType(
 
 @dataclass(frozen=True, slots=True, order=True)
 class Diagnostic:
-    """A doubt about a trial or a run: data, so that it travels with the samples."""
+    """A warning about a trial, an arm or a run."""
 
     code: DiagnosticCode
     detail: str = ""
 
     @property
     def remedy(self) -> str:
-        """What the doubt means for the reader and what to do about it."""
+        """Say what it means for the reader and what to do about it."""
         return REMEDIES[self.code]

@@ -1,7 +1,7 @@
 """What can go wrong while measuring, as one small tree.
 
 ```
-HarnessError                 anything a user can be told in one sentence
+HarnessError                 anything that one sentence explains to a user
 ├── ScenarioError            a scenario file is wrong: every error of the file, with line and field
 ├── RecordError              a run folder cannot be read or written
 ├── BackendUnavailableError  this host cannot run that arm: the reason and the remedy
@@ -13,14 +13,14 @@ HarnessError                 anything a user can be told in one sentence
     └── UnexpectedExitError  the workload ended before, or otherwise than, it should
 ```
 
-The library raises, the command line prints. Every class carries its evidence as attributes.
+The library raises, the command line prints. Every class has the facts as attributes.
 """
 
 from __future__ import annotations
 
 
 class HarnessError(Exception):
-    """A problem that can be told in one sentence: what was wrong, where, and what to do."""
+    """A problem in one sentence: what was wrong, where, and what to do."""
 
 
 class ScenarioError(HarnessError):

@@ -1,4 +1,4 @@
-"""What a run tells while it goes on. The runner prints nothing; whoever listens may."""
+"""The events that a run reports while it goes on; the runner prints nothing."""
 
 from __future__ import annotations
 

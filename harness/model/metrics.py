@@ -28,7 +28,7 @@ class Unit(StrEnum):
     COUNT = "count"
 
 
-class Source(Protocol[_V_co]):
+class MetricSource(Protocol[_V_co]):
     """What metrics are made of: numbers of one trial, or columns of many. NaN is "not known"."""
 
     def at(self, milestone: Milestone) -> _V_co:
@@ -61,7 +61,7 @@ class Metric:
         name: As users spell it: `ready`, `pss`.
         unit: Of its values.
         title: For tables and axes.
-        made_of: A milestone, a meter, or what computes it of a `Source`; of a static one: of an
+        made_of: A milestone, a meter, or what computes it of a `MetricSource`; of a static one: of an
             `ArmRecord`.
         is_static: It belongs to the arm (`ArmRecord`) and not to a trial: one value a run.
         is_exact: Equal inputs give equal values, so that any difference is real: disk, mostly.
@@ -89,7 +89,7 @@ class Metric:
         """Whether a trial that failed before it is longer than all that reached it."""
         return isinstance(self.made_of, Milestone)
 
-    def of(self, source: Source[_V_co]) -> _V_co:
+    def of(self, source: MetricSource[_V_co]) -> _V_co:
         """Its value, or its column, nothing censored."""
         if isinstance(self.made_of, Milestone):
             return source.at(self.made_of)
@@ -167,7 +167,7 @@ def trial_value(metric: str, trial: Trial, record: ArmRecord | None = None) -> f
 
     Returns:
         In the metric's unit. NaN where the trial does not have it. Infinity where a trial failed
-        before it had it, and for `ready` wherever a trial failed: a bound, not a result.
+        before it had it, and for `ready` in every failed trial: a bound, not a result.
     """
     known = METRICS[metric]
     if known.is_static:
@@ -199,7 +199,7 @@ def initial_bytes(record: ArmRecord | None) -> float:
 
 
 class _OfTrial:
-    """One trial as a `Source`."""
+    """One trial as a `MetricSource`."""
 
     __slots__ = ("_record", "_trial")
 

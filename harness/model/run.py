@@ -71,7 +71,7 @@ class ArmRecord:
         prepare_ns: Time that making the image, disk and so on took in this run.
         disk: The static parts that all instances share.
         facts: What ran: `accelerator`, `kernel`, `qemu`, `argv`, `plan_sha256`, `launcher`, …
-        diagnostics: Doubts about the arm.
+        diagnostics: Warnings about the arm.
         initial_disk: What an instance owns on disk before it has run: what `disk` of a trial has
             beyond it grew until ready; None where an older writer did not say.
     """
@@ -105,7 +105,7 @@ class RunInfo:
         environment: Facts about the host; each either a JSON scalar or None with a reason in
             `environment_missing`.
         environment_missing: Fact name -> why it could not be had.
-        diagnostics: Doubts about the run as a whole.
+        diagnostics: Warnings about the run as a whole.
         interrupted: Whether it was ended by the user, or by an error, before all was done.
         until: Metric name -> relative width of its interval at which the run could stop.
         noise: The noise floors of this host that are known: measured in this run, or before.

@@ -52,7 +52,7 @@ class DiskPart:
         apparent_bytes: Sum of `st_size`; holes count (stat(2)).
         allocated_bytes: Sum of `st_blocks` × 512; hard links counted once, holes not at all.
         reflinked_bytes: Allocated bytes whose extents are shared with other files by reflink
-            (FIEMAP_EXTENT_SHARED, ioctl_fiemap); None where the filesystem cannot tell.
+            (FIEMAP_EXTENT_SHARED, ioctl_fiemap); None where the filesystem does not say.
     """
 
     name: str
@@ -162,7 +162,7 @@ class Trial:
         output_sha256: Digest of everything the workload printed until ready.
         response_sha256: Digest of the body served to the prober, for `http`.
         disk: What this instance owned on disk just after it was ready (exclusive parts only).
-        diagnostics: Doubts about this trial.
+        diagnostics: Warnings about this trial.
         readings: What the meters said.
         alive: Instances of the same arm that lived already when this one was requested.
         together: How many instances were requested at the same time, this one included.

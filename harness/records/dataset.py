@@ -205,7 +205,7 @@ def _frame(
 
 
 class _OfColumns:
-    """The columns of a run's trials as a `Source`."""
+    """The columns of a run's trials as a `MetricSource`."""
 
     def __init__(
         self, packed: Packed, info: RunInfo, parts: Mapping[tuple[str, Sharing, str], Floats]

@@ -1,23 +1,13 @@
 """Scenario files: read, checked, changed by options, and put in pairs."""
 
-from __future__ import annotations
+# ruff: noqa: I001 - the names of a module in one list
 
 from harness.scenario.parse import (
-    ARM_NAME,
-    ARM_NAME_RULE,
-    find_scenario,
-    load_scenario,
-    option_problems,
-    parse_scenario,
-    shipped_scenarios,
+    ARM_NAME as ARM_NAME,
+    ARM_NAME_RULE as ARM_NAME_RULE,
+    find_scenario as find_scenario,
+    load_scenario as load_scenario,
+    option_problems as option_problems,
+    parse_scenario as parse_scenario,
+    shipped_scenarios as shipped_scenarios,
 )
-
-__all__ = [
-    "ARM_NAME",
-    "ARM_NAME_RULE",
-    "find_scenario",
-    "load_scenario",
-    "option_problems",
-    "parse_scenario",
-    "shipped_scenarios",
-]

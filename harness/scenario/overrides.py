@@ -133,7 +133,7 @@ def _arm_from_choice(choice: str, known: Sequence[str]) -> Arm:
     if backend not in BACKENDS:
         names = sorted({*known_names(), *known})
         raise ValueError(unknown("arm or backend", backend, names))
-    return _without_problems(_arm(name, backend, _parsed(settings)))
+    return _arm(name, backend, _parsed(settings))
 
 
 def changed_arm(arm: Arm, settings: str) -> Arm:
@@ -150,7 +150,7 @@ def changed_arm(arm: Arm, settings: str) -> Arm:
     command = None if arm.command is None else list(arm.command)
     own = {"cache": arm.cache, "image": arm.image, "command": command}
     kept = {key: value for key, value in own.items() if value is not None}
-    return _without_problems(_arm(arm.name, arm.backend, {**arm.options, **kept, **changes}))
+    return _arm(arm.name, arm.backend, {**arm.options, **kept, **changes})
 
 
 def _parsed(settings: Iterable[str]) -> dict[str, Any]:
@@ -161,13 +161,6 @@ def _parsed(settings: Iterable[str]) -> dict[str, Any]:
             raise ValueError(f"{setting!r} is no option; write OPTION=VALUE")
         options[key] = _toml_value(value)
     return options
-
-
-def _without_problems(arm: Arm) -> Arm:
-    problems = [f"{key}: {what}" if key else what for key, what in option_problems(arm)]
-    if problems:
-        raise ValueError("\n".join(problems))
-    return arm
 
 
 def _split_settings(text: str) -> Iterator[str]:
@@ -187,7 +180,11 @@ def _split_settings(text: str) -> Iterator[str]:
 
 
 def _arm(name: str, backend: str, settings: dict[str, Any]) -> Arm:
-    """Take out what is an arm's own; the rest are the backend's options."""
+    """Take out what is an arm's own; the rest are the backend's options.
+
+    Raises:
+        ValueError: A setting means nothing; has a line for each problem.
+    """
     cache, image = settings.pop("cache", CacheState.WARM), settings.pop("image", None)
     command = settings.pop("command", None)
     if cache not in list(CacheState):
@@ -201,7 +198,11 @@ def _arm(name: str, backend: str, settings: dict[str, Any]) -> Arm:
             message = f'command: should be a list like ["echo","hello"], is {command!r}'
             raise ValueError(message)
         command = tuple(words)
-    return Arm(name, backend, MappingProxyType(settings), CacheState(cache), image, command)
+    arm = Arm(name, backend, MappingProxyType(settings), CacheState(cache), image, command)
+    problems = [f"{key}: {what}" if key else what for key, what in option_problems(arm)]
+    if problems:
+        raise ValueError("\n".join(problems))
+    return arm
 
 
 def _toml_value(text: str) -> Any:
@@ -258,12 +259,7 @@ def _like(scale: Scale | None, originals: Mapping[str, str]) -> Scale | None:
 
 
 def with_hooks(scenario: Scenario, given: Mapping[str, str | None]) -> Scenario:
-    """The scenario with the commands that were given in place of its own.
-
-    Args:
-        scenario: As read.
-        given: Name of a field of `Hooks` -> command; None keeps the scenario's.
-    """
+    """Replace the commands of some fields of `Hooks`; None keeps the scenario's."""
     changes = {name: command for name, command in given.items() if command is not None}
     hooks: Hooks = replace(scenario.hooks, **changes)
     return replace(scenario, hooks=hooks)

@@ -50,7 +50,7 @@ def with_sides(scenario: Scenario, arm: str | None, first: str, second: str) -> 
     Raises:
         ScenarioError: One of them means nothing, or instances grow in this scenario.
     """
-    base = _base(scenario, arm, (first, second))
+    base = compared_arm(scenario, arm, (first, second))
     arms, problems = [], []
     for side in (first, second):
         try:
@@ -72,7 +72,10 @@ def with_images(
 ) -> PairedScenario:
     """The scenario with each of some arms twice, each time with another image; None: its own."""
     before, now = images
-    pairs = [(_with_image(arm, before), _with_image(arm, now)) for arm in arms]
+    pairs = [
+        (replace(arm, image=before or arm.image), replace(arm, image=now or arm.image))
+        for arm in arms
+    ]
     return in_pairs(scenario, pairs, suffixes)
 
 
@@ -111,22 +114,14 @@ def in_pairs(
     )
 
 
-def compared_arm(scenario: Scenario, arm: str | None) -> Arm:
-    """The arm to be compared: the one that was typed, or the one that an A/A comparison takes."""
-    return _base(scenario, arm, ("", ""))
-
-
-def _with_image(arm: Arm, image: str | None) -> Arm:
-    return arm if image is None else replace(arm, image=image)
-
-
 def _refuse_growth(scenario: Scenario) -> None:
     if scenario.scale is not None:
         message = f"{scenario.path}: has a [scale]: a footprint of many instances has no pairs"
         raise ScenarioError((f"{message}; compare in a scenario without",))
 
 
-def _base(scenario: Scenario, arm: str | None, sides: tuple[str, str]) -> Arm:
+def compared_arm(scenario: Scenario, arm: str | None, sides: tuple[str, ...] = ()) -> Arm:
+    """Return the typed arm, or the first that knows the settings of both sides: `with_sides`."""
     _refuse_growth(scenario)
     if arm is not None:
         return select_arms(scenario, [arm]).arms[0]
