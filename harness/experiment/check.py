@@ -2,9 +2,6 @@
 
 check           records in hand: budgets of the scenarios, and an earlier run
 check_against   a new paired run: what was before against what is now, needs no earlier run
-
---against IMAGE                   that image against the scenario's own
---context DIR --against REV       the image of a folder at a revision against its working tree
 """
 
 from __future__ import annotations
@@ -74,7 +71,7 @@ def _with_budgets_of_today(scenario: Scenario) -> Scenario:
 
 
 def newest_run(results: Path = RESULTS) -> Path:
-    """The folder of the newest run that is no comparison.
+    """Find the folder of the newest run that is no comparison.
 
     Raises:
         RecordError: There is none.
@@ -150,7 +147,8 @@ def _sides(
     """Both sides, for as long as what was made for them is there."""
     with contextlib.ExitStack() as stack:
         images: tuple[str | None, str | None] = before, None
-        names: Two = before, _own_images(scenarios)
+        own = (each.for_arm(arm).image for each in scenarios for arm in each.arms)
+        names: Two = before, ", ".join(dict.fromkeys(own))
         if context is not None:
             making = revision_images(context, (before, WORKING_TREE), notify)
             images, names = stack.enter_context(making)
@@ -179,13 +177,8 @@ def _not_judged(scenarios: Sequence[Scenario]) -> str:
     return f"{many}: not judged here, but by a `check --run` without --against"
 
 
-def _own_images(scenarios: Sequence[Scenario]) -> str:
-    found = (each.for_arm(arm).image for each in scenarios for arm in each.arms)
-    return ", ".join(dict.fromkeys(found))
-
-
 def questions_of(paired: PairedScenario, within: float) -> tuple[Question, ...]:
-    """What is asked of a scenario whose arms are in pairs.
+    """Ask of each pair its budgets of the baseline, or the usual metrics.
 
     Args:
         paired: With its budgets; each arm is judged by its own of the baseline.

@@ -37,19 +37,19 @@ class Need:
 
 
 def read_needs() -> tuple[Need, ...]:
-    """The table, in its order."""
+    """Read the table, in its order."""
     table = files("harness.experiment").joinpath("needs.txt").read_text(encoding="ascii")
     lines = table.splitlines()
     return tuple(Need(*line.split(maxsplit=3)) for line in lines if not line.startswith("#"))
 
 
 def missing_needs(kinds: Sequence[str]) -> tuple[Need, ...]:
-    """Those needs of some kinds that this machine does not meet."""
+    """List the needs of some kinds that this machine does not meet."""
     return tuple(need for need in read_needs() if need.kind in kinds and not need.is_met)
 
 
 def install_line(missing: Sequence[Need]) -> str:
-    """What to type to install all that is missing; empty if nothing is."""
+    """Say how to install all that is missing; empty if nothing is."""
     packages = " ".join(dict.fromkeys(need.package for need in missing))
     if not packages:
         return ""

@@ -92,12 +92,12 @@ def refuse_numbers(
 
 
 def drawn(seed: int | None) -> int:
-    """The seed of an order of trials, or a new one."""
+    """Draw the seed of an order of trials where none is given."""
     return secrets.randbelow(2**31) if seed is None else seed
 
 
 def new_directory() -> Path:
-    """The folder of a new run in `RESULTS`, named by its identifier; it is not made yet."""
+    """Name the folder of a new run in `RESULTS` by its identifier; it is not made yet."""
     return RESULTS / new_run_id(datetime.now(UTC))
 
 
@@ -216,7 +216,7 @@ def resume(directory: Path | str, *, listener: Listener = unheard) -> Run:
 def _take_noted(
     request: Request, writer: RunWriter, listener: Listener, repeat: bool | None
 ) -> None:
-    """Take a run with what is known of this host's noise, and keep what it shows of it."""
+    """Take a run with what is known of this host's noise, and keep what it shows of that."""
     from harness import environment
     from harness.backends import get_backend
     from harness.measure.prepare import LocalArms
@@ -280,15 +280,14 @@ def ensure_image(reference: str, progress: Callable[[str], None]) -> None:
 
 
 def run_id_for(directory: Path) -> str:
-    """The identifier of a run in a folder: the folder's name where that is one of ours."""
-    name = directory.name
-    return name if directory.parent == RESULTS else new_run_id(datetime.now(UTC))
+    """Name a run as its folder where that is one of `new_directory`, else anew."""
+    return directory.name if directory.parent == RESULTS else new_directory().name
 
 
 def with_noise(
     request: Request, repeat: bool | None, folder: Path, environment: Environment
 ) -> Request:
-    """The request with the noise floors that are known here, and with twins where they are due.
+    """Add the noise floors that are known here to a request, and twins where they are due.
 
     Args:
         request: As asked.
@@ -319,7 +318,7 @@ def with_noise(
 
 @contextlib.contextmanager
 def recording(directory: Path) -> Iterator[RunWriter]:
-    """A writer of a new run's folder, which is removed if the run fails before it has a trial."""
+    """Write a new run's folder, and remove it if the run fails before it has a trial."""
     existed = directory.exists()
     with RunWriter(directory) as writer:
         try:

@@ -1,13 +1,12 @@
 """The protocols between the runner and a way to run a workload in isolation.
 
-A backend is asked once whether it can work here, then prepares an arm (image, disk, kernel: timed
-apart), then launches instances one after another. The runner drives an instance through
+A backend says once whether it can work here, prepares an arm (image, disk, kernel: timed apart),
+and launches instances one after another. The runner drives each through
 
     launch -> pump until ready -> disk_parts -> stop -> remove
 
-and never needs to know what kind of box it is. An instance does no work in threads: it has file
-descriptors, and `pump` waits on them, so everything is stamped by the thread that saw it.
-All stamps are absolute `time.monotonic_ns()` values; the runner subtracts t0.
+An instance does no work in threads: `pump` waits on its file descriptors, so that the thread that
+saw something stamps it, by absolute `time.monotonic_ns()`; the runner subtracts t0.
 """
 
 from __future__ import annotations
@@ -83,14 +82,11 @@ class Accounting:
 
 
 class Output:
-    """Everything the workload has printed so far (stdout and stderr in one stream), stamped.
-
-    Attributes:
-        chunks: Pairs of (arrival stamp in ns, bytes), in order.
-    """
+    """What the workload has printed so far: stdout and stderr in one stream."""
 
     def __init__(self) -> None:
         self.chunks: list[tuple[int, bytes]] = []
+        """(arrival stamp in ns, bytes), in order."""
 
     def append(self, data: bytes, at_ns: int) -> None:
         """Add what arrived at `at_ns`."""
@@ -98,7 +94,7 @@ class Output:
 
     @property
     def data(self) -> bytes:
-        """All of it."""
+        """Join all chunks."""
         return b"".join(chunk for _, chunk in self.chunks)
 
 
@@ -133,10 +129,10 @@ class Instance(Protocol):
         """
 
     def disk_parts(self) -> tuple[DiskPart, ...]:
-        """What this instance alone has on disk now."""
+        """List what this instance alone has on disk now."""
 
     def accounting(self) -> Accounting:
-        """Where its use of the host can be read; valid until `stop`."""
+        """Say where its use of the host can be read; valid until `stop`."""
 
     def stop(self, timeout_ns: int) -> None:
         """End the workload and the box, at the latest by force; stamps `stopped`. Idempotent."""
@@ -145,7 +141,7 @@ class Instance(Protocol):
         """Take away everything that the instance had on the host; stamps `removed`. Idempotent."""
 
     def console_tail(self) -> str:
-        """The last lines of the console or of the output, for a post-mortem."""
+        """Return the last lines of the console or of the output, for a post-mortem."""
 
 
 @runtime_checkable
@@ -161,16 +157,15 @@ class PreparedArm(Protocol):
     diagnostics: tuple[Diagnostic, ...]
 
     def disk_parts(self) -> tuple[DiskPart, ...]:
-        """The static parts, shared by all instances of the arm."""
+        """List the static parts, shared by all instances of the arm."""
 
     def initial_disk_parts(self) -> tuple[DiskPart, ...]:
-        """What an instance owns before it has run, measured on one that is made for it and gone."""
+        """List what an instance owns before it has run, measured on one that is made for it."""
 
     def image_paths(self) -> tuple[Path, ...]:
-        """Files, and folders of files, that starting an instance may read and that are its image.
+        """List the files and folders of the image that starting an instance may read.
 
-        A container's layers; a machine's kernel, initramfs and backing file. What belongs to the
-        host's own programs (QEMU, libraries) is not among them.
+        A container's layers; a machine's kernel, initramfs and backing file; not QEMU itself.
         """
 
     def launch(self, name: str) -> Instance:
@@ -199,7 +194,7 @@ class Backend(Protocol):
     options: Mapping[str, str]
 
     def check_options(self, options: Mapping[str, Any]) -> tuple[str, ...]:
-        """What is wrong with an arm's options, a sentence each; asks nothing of the host."""
+        """List what is wrong with an arm's options, a sentence each; asks nothing of the host."""
 
     def availability(self) -> Availability:
         """Find out, by doing, whether this backend works here. May take seconds; never raises."""

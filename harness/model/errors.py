@@ -1,17 +1,4 @@
-"""What can go wrong while measuring, as one small tree.
-
-```
-HarnessError                 anything that one sentence explains to a user
-├── ScenarioError            a scenario file is wrong: every error of the file, with line and field
-├── RecordError              a run folder cannot be read or written
-├── BackendUnavailableError  this host cannot run that arm: the reason and the remedy
-├── PrepareError             the image, kernel or disk of an arm could not be made
-├── MeterError               a value cannot be had here: why
-└── InstanceError            one instance did not do what a trial needs
-    ├── LaunchFailedError    it never came up
-    ├── ReadinessTimeoutError  it came up and was not ready in time
-    └── UnexpectedExitError  the workload ended before, or otherwise than, it should
-```
+"""What can go wrong while measuring, as one small tree below `HarnessError`.
 
 The library raises, the command line prints. Every class has the facts as attributes.
 """

@@ -37,10 +37,7 @@ class HookStarted:
 
 @dataclass(frozen=True, slots=True)
 class ArmPreparing:
-    """An arm is being prepared; `message` says in a few words what is done right now.
-
-    While the image that several arms share is made, `arm` is `image`.
-    """
+    """An arm, or the `image` of several, is being prepared; `message` says what is done now."""
 
     scenario: str
     arm: str
@@ -99,12 +96,7 @@ class BlockStarted:
 
 @dataclass(frozen=True, slots=True)
 class BlockFinished:
-    """A block is over.
-
-    Attributes:
-        block: Its number.
-        took_ns: By the clock.
-    """
+    """A block is over; it took so long by the clock."""
 
     block: int
     took_ns: int

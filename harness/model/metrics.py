@@ -61,7 +61,7 @@ class Metric:
         name: As users spell it: `ready`, `pss`.
         unit: Of its values.
         title: For tables and axes.
-        made_of: A milestone, a meter, or what computes it of a `MetricSource`; of a static one: of an
+        made_of: A milestone, a meter, or a function of a `MetricSource`; of a static one: of an
             `ArmRecord`.
         is_static: It belongs to the arm (`ArmRecord`) and not to a trial: one value a run.
         is_exact: Equal inputs give equal values, so that any difference is real: disk, mostly.

@@ -1,4 +1,4 @@
-"""What a scale scenario asks of each arm, and what makes one impossible: pure."""
+"""What a scale scenario asks of each arm, and what makes one impossible."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Stages:
 
 
 def stages(scale: Scale, arm: str, *, warmup: bool = False) -> Stages:
-    """The stages of an arm: both lists cut at what `most` allows it, which becomes their last.
+    """Cut both lists at what `most` allows an arm, which becomes their last.
 
     In a block that does not count one instance is enough: it fills the caches as well.
     """
@@ -52,12 +52,9 @@ def _cut(numbers: Sequence[int], most: int | None) -> tuple[int, ...]:
 
 
 def scale_problems(scenario: Scenario) -> list[str]:
-    """What makes a scenario with `[scale]` impossible; nothing is without `[scale]`.
+    """List what makes a `[scale]` impossible: sentences that begin with a field, `scale: …`.
 
     That the lists rise and that `most` names arms is a matter of the file's shape, checked there.
-
-    Returns:
-        Sentences, each beginning with its field: `readiness.kind: …`.
     """
     return [] if scenario.scale is None else list(_problems(scenario, scenario.scale))
 

@@ -1,15 +1,4 @@
-"""The `[budget]` tables of a scenario file -> `Budget` values, or what is wrong with them.
-
-```toml
-[budget.container]
-ready = "8ms"                                      # the median at most that
-disk = "64KiB"
-pss = { times = 1.1, of = "baseline" }             # at most 1.1 times the baseline's
-
-[budget.vm-micro]
-ready = [{ times = 0.8, of = "vm-classic" }, "3s"] # several of one metric
-```
-"""
+"""Reads the `[budget]` tables of a scenario file; see scenarios/README.md."""
 
 from __future__ import annotations
 
@@ -28,11 +17,7 @@ Field = tuple[str | int, ...]
 def read_budgets(
     document: Mapping[str, Any], lines: KeyLines
 ) -> tuple[tuple[Budget, ...], list[tuple[Field, str]]]:
-    """The budgets of a scenario file.
-
-    Args:
-        document: The whole file, its `arms` a table of tables.
-        lines: Where its keys stand.
+    """Read the budgets of a whole file, whose `arms` are a table of tables.
 
     Returns:
         The budgets in the order of the file, and a problem (field, sentence) for each that is none.

@@ -1,7 +1,6 @@
 """What the command line changes in a scenario: its arms, the state of the cache, the growth.
 
-Every function takes a scenario and gives a new one, or every problem at once. Pure, but for the
-backends that are asked whether they know an option.
+Every function takes a scenario and gives a new one, or every problem at once.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from harness.scenario.parse import (
 
 @dataclass(frozen=True, slots=True)
 class Overrides:
-    """What is to be otherwise than in the file.
+    """Changes to a scenario file.
 
     Attributes:
         arms: Only these; none: those of the file.
@@ -51,12 +50,12 @@ COLD_SUFFIX = "-cold"
 
 
 def load_scenarios(names: Sequence[str], overrides: Overrides) -> tuple[Scenario, ...]:
-    """All named scenarios, changed as asked, or every problem of all of them at once.
+    """Load all named scenarios and change them, or report every problem of all of them at once.
 
     Args:
         names: Paths, and names of those that are shipped; none: all shipped ones, but for those in
             which many instances live at once: growth takes long, and is asked for.
-        overrides: What is to be otherwise.
+        overrides: The changes.
 
     Raises:
         ScenarioError: A scenario is not there, or is wrong, or cannot be changed as asked.
@@ -94,7 +93,7 @@ def _overridden(scenario: Scenario, overrides: Overrides) -> Scenario:
 
 
 def select_arms(scenario: Scenario, choices: Sequence[str]) -> Scenario:
-    """The scenario with only the chosen arms, in that order.
+    """Take only the chosen arms, in that order.
 
     Args:
         scenario: As read.
@@ -137,11 +136,7 @@ def _arm_from_choice(choice: str, known: Sequence[str]) -> Arm:
 
 
 def changed_arm(arm: Arm, settings: str) -> Arm:
-    """The arm with settings in place of its own.
-
-    Args:
-        arm: As the scenario has it, or as chosen.
-        settings: `OPTION=VALUE[,OPTION=VALUE…]`; `image`, `command` and `cache` are options too.
+    """Replace settings of an arm: `OPTION=VALUE[,…]`, with `image`, `command`, `cache` among them.
 
     Raises:
         ValueError: A setting means nothing; has a line for each problem.
@@ -214,12 +209,9 @@ def _toml_value(text: str) -> Any:
 
 
 def with_cache(scenario: Scenario, choice: str) -> Scenario:
-    """The scenario with its arms' page cache warm, cold, or each arm with either.
+    """Set the page cache of every arm: `warm`, `cold`, or `both`.
 
-    Args:
-        scenario: As read, with the chosen arms.
-        choice: `warm` or `cold` for every arm; with `both`, each arm that is warm gets a twin
-            `NAME-cold` behind it.
+    With `both`, each arm that is warm gets a twin `NAME-cold` behind it.
 
     Raises:
         ScenarioError: The name of a cold twin is another arm's already.
@@ -251,7 +243,6 @@ def with_cache(scenario: Scenario, choice: str) -> Scenario:
 
 
 def _like(scale: Scale | None, originals: Mapping[str, str]) -> Scale | None:
-    """The growth with each new arm held to the limit of the arm that it was made from."""
     if scale is None:
         return None
     more = {new: scale.most[old] for new, old in originals.items() if old in scale.most}
@@ -266,7 +257,7 @@ def with_hooks(scenario: Scenario, given: Mapping[str, str | None]) -> Scenario:
 
 
 def with_scale(scenario: Scenario, largest: int | None, most: Mapping[str, int]) -> Scenario:
-    """The scenario with instances growing up to `largest`, and up to `most` in single arms.
+    """Let instances grow up to `largest`, and up to `most` in single arms.
 
     Args:
         scenario: With its final arms.
@@ -300,21 +291,18 @@ def with_scale(scenario: Scenario, largest: int | None, most: Mapping[str, int])
 
 
 def doubling(largest: int) -> tuple[int, ...]:
-    """1, 2, 4, … below `largest`, and `largest`."""
-    numbers = [1]
-    while numbers[-1] * 2 < largest:
-        numbers.append(numbers[-1] * 2)
-    return tuple(dict.fromkeys((*numbers, largest)))
+    """List 1, 2, 4, … below `largest`, and `largest`."""
+    return (*(1 << power for power in range((largest - 1).bit_length())), largest)
 
 
 def reference_arm(scenario: Scenario) -> Arm:
-    """The arm that an A/A comparison repeats: the first `container`, else the first."""
+    """Return the arm that an A/A comparison repeats: the first `container`, else the first."""
     containers = (arm for arm in scenario.arms if arm.backend == "container")
     return next(containers, scenario.arms[0])
 
 
 def with_twin(scenario: Scenario) -> Scenario:
-    """The scenario with its reference arm once more, under another name, as the last arm.
+    """Add the reference arm once more, under another name, as the last arm.
 
     Unchanged where an arm repeats another already, where the name is taken, and where instances
     grow: a footprint of many has no pairs to compare.
@@ -328,7 +316,7 @@ def with_twin(scenario: Scenario) -> Scenario:
 
 
 def impossible_growth(scenario: Scenario) -> tuple[str, ...]:
-    """What makes a scenario with `[scale]` impossible, as sentences with file, line and field."""
+    """List what makes a `[scale]` impossible, as sentences with file, line and field."""
     lines = KeyLines(scenario.source)
     return tuple(
         f"{scenario.path}:{lines.find(tuple(problem.partition(': ')[0].split('.')))}: {problem}"

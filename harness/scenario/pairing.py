@@ -38,7 +38,7 @@ class PairedScenario:
 
 
 def with_sides(scenario: Scenario, arm: str | None, first: str, second: str) -> PairedScenario:
-    """The scenario with two arms, of which the second is to be held against the first.
+    """Take two arms, of which the second is held against the first.
 
     Args:
         scenario: As read.
@@ -70,7 +70,7 @@ def with_images(
     images: tuple[str | None, str | None],
     suffixes: tuple[str, str] = SUFFIXES,
 ) -> PairedScenario:
-    """The scenario with each of some arms twice, each time with another image; None: its own."""
+    """Take each of some arms twice, each time with another image; None: its own."""
     before, now = images
     pairs = [
         (replace(arm, image=before or arm.image), replace(arm, image=now or arm.image))
@@ -80,7 +80,7 @@ def with_images(
 
 
 def with_twins(scenario: Scenario, arm: str | None) -> PairedScenario:
-    """The scenario with one arm twice, the same both times."""
+    """Take one arm twice, the same both times."""
     base = compared_arm(scenario, arm)
     return in_pairs(scenario, [(base, base)])
 
@@ -90,7 +90,7 @@ def in_pairs(
     pairs: Sequence[tuple[Arm, Arm]],
     suffixes: tuple[str, str] = SUFFIXES,
 ) -> PairedScenario:
-    """The scenario with only these arms, the two of a pair behind each other and named as such.
+    """Take only these arms, the two of a pair behind each other and named as such.
 
     Raises:
         ScenarioError: Instances grow in this scenario, or two arms would have one name.

@@ -1,40 +1,7 @@
 """A scenario file -> `Scenario`, or every error of the file at once, each with line and field.
 
-```toml
-question = "What does a box cost around a web server in Python?"
-image = "debian-python"
-timeout = "60s"
-arms = ["process", "container", "vm-micro"]   # or tables, see below
-
-[workload]
-command = ["python3", "-m", "http.server", "8000"]
-environment = { PYTHONUNBUFFERED = "1" }      # optional, as are user and working_directory
-
-[readiness]
-kind = "http"                                 # exit, output, tcp or http
-port = 8000
-
-[limits]                                      # all optional
-memory = "256M"
-cpus = 1
-pids = 128
-
-[arms.cold]                                   # instead of the list of arms
-backend = "vm-micro"                          # default: the table's name
-cache = "cold"                                # default: "warm"
-image = "other:2"                             # instead of the scenario's, as is command
-vcpus = 2                                     # all other keys are the backend's options
-
-[hooks]                                       # shell commands, all optional
-setup = "make image"                          # also prepare, conclude, cleanup
-
-[scale]                                       # many instances at once, instead of one
-instances = [1, 2, 4, 8]
-together = [1, 2, 4]                          # optional
-most = { vm-micro = 4 }                       # optional
-```
-
-pydantic checks the structure; it is imported only when a file is read.
+scenarios/README.md says what a file may hold. pydantic checks the structure; it is imported only
+when a file is read.
 """
 
 from __future__ import annotations
@@ -49,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.backends import BACKENDS, get_backend, known_names
 from harness.model import (
+    ARM_SETTINGS,
     Arm,
     CacheState,
     Hooks,
@@ -71,7 +39,7 @@ ARM_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")
 ARM_NAME_RULE = "use lower-case letters, digits, '.', '_' and '-', beginning with a letter or digit"
 _Problem = tuple[tuple[str | int, ...], str]
 
-_ARM_KEYS = frozenset({"backend", "cache", "image", "command"})
+_ARM_KEYS = frozenset({"backend", *ARM_SETTINGS})
 """Keys of an arm's table that are the arm's own; all others are its backend's options."""
 
 # Which keys of [readiness] mean something for which kind, and which of them must be there.
@@ -84,12 +52,12 @@ _READINESS_KEYS: Mapping[ReadinessKind, tuple[frozenset[str], frozenset[str]]] =
 
 
 def shipped_scenarios() -> tuple[Path, ...]:
-    """The scenario files that come with Steelyard, by name."""
+    """List the scenario files that come with Steelyard, by name."""
     return tuple(sorted(_shipped_folder().glob("*.toml")))
 
 
 def find_scenario(name: str) -> Path:
-    """The file that `name` means: a path, or the stem of a file in a `scenarios` folder.
+    """Find the file that `name` means: a path, or the stem of a file in a `scenarios` folder.
 
     Raises:
         ScenarioError: There is no such file; says what there is.
@@ -135,6 +103,10 @@ def parse_scenario(source: str, path: Path) -> Scenario:
     Raises:
         ScenarioError: Everything that is wrong with it.
     """
+    from pydantic import ValidationError
+
+    from harness.scenario import schema
+
     try:
         document = tomllib.loads(source)
     except tomllib.TOMLDecodeError as error:
@@ -145,7 +117,11 @@ def parse_scenario(source: str, path: Path) -> Scenario:
             ((), f"the file's name {path.stem!r} cannot name a scenario; {ARM_NAME_RULE}")
         )
     problems += _normalise_arms(document)
-    checked = _check(document, problems)
+    checked = None
+    try:
+        checked = schema.ScenarioFile.model_validate(document)
+    except ValidationError as error:
+        problems += schema.problems_of(error)
     if isinstance(document.get("readiness"), dict):
         problems += _readiness_problems(document["readiness"])
     problems += _problems_of_arms(document)
@@ -166,7 +142,7 @@ def parse_scenario(source: str, path: Path) -> Scenario:
 
 
 def option_problems(arm: Arm) -> list[tuple[str | None, str]]:
-    """What is wrong with an arm's options, by its backend's own word.
+    """Ask an arm's backend for what is wrong with its options.
 
     Returns:
         For each problem the option that it is about (None: several, or none) and a sentence.
@@ -233,18 +209,6 @@ def _normalise_arms(document: dict[str, Any]) -> list[_Problem]:
         if isinstance(backend, str) and backend not in BACKENDS:
             problems.append((field, unknown("backend", backend, known_names())))
     return problems
-
-
-def _check(document: dict[str, Any], problems: list[_Problem]) -> ScenarioFile | None:
-    from pydantic import ValidationError
-
-    from harness.scenario.schema import ScenarioFile, problems_of
-
-    try:
-        return ScenarioFile.model_validate(document)
-    except ValidationError as error:
-        problems += problems_of(error)
-        return None
 
 
 def _readiness_problems(table: Mapping[str, Any]) -> Iterator[_Problem]:

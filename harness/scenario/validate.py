@@ -1,4 +1,4 @@
-"""What is wrong with a scenario that was made in Python: the rules of files, without lines."""
+"""Checks a scenario that was made in Python: the rules of files, without lines."""
 
 from __future__ import annotations
 
