@@ -87,15 +87,15 @@ def compare(
         arm: Which arm of the scenarios; None: `container`, or the first that knows the settings.
         metrics: Keys of `METRICS`; none: `ready`, `disk`, `disk-shared`.
         within: Relative differences up to this count as none: 0.05 is 5 %.
-        conduct: How the run is taken, all of it optional.
-            `blocks`: trials of each at most; the run ends as soon as all is decided.
-            `time_limit_ns`: for all trials; default: no limit with `blocks`, else 10 min.
-            `warmup_blocks`: blocks before those, recorded and not counted.
-            `seed`: of the order of trials; default: drawn.
-            `directory`: of the run, new or empty; default: one in `results/` of the current folder.
-            `listener`: called with each event, see `harness.model.events`.
-            `notify`: called with sentences on what is made, and on what the verdict does not cover.
-            `command`: argv that the records name as what took the run.
+        conduct: How the run is taken, by the keywords that follow; all may be left out.
+        blocks: Trials of each at most; the run ends as soon as all is decided.
+        time_limit_ns: What the trials may take in all; None: no limit with `blocks`, else 10 min.
+        warmup_blocks: Blocks before those, recorded and not counted.
+        seed: Of the order of trials; None: drawn.
+        directory: Folder of the run, new or empty; None: one in `results/` of the current folder.
+        listener: Called with each event of the run, see `harness.model.events`.
+        notify: Called with sentences: what is being made, what the verdict does not cover.
+        command: argv that the records name as what took the run.
 
     Returns:
         A finding for each metric of each pair of arms, with its interval and what it rests on.

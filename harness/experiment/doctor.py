@@ -82,7 +82,11 @@ class Examination:
         return usable and all(leftover.removed for leftover in self.leftovers)
 
 
-def examine_host(*, clean: bool, progress: Callable[[str], None] = lambda _: None) -> Examination:
+def _unheard(message: str) -> None:
+    """Nobody listens."""
+
+
+def examine_host(*, clean: bool = False, progress: Callable[[str], None] = _unheard) -> Examination:
     """Look at everything; may take seconds, since an accelerator is tried by booting a guest.
 
     Args:
