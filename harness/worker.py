@@ -1,9 +1,8 @@
 """Takes trials for another process: `python -m harness.worker`, one JSON object a line.
 
 Two revisions of Steelyard cannot be loaded into one process, so `steelyard compare --revision`
-starts one such worker from a copy of each, and only one of them works at a time. A worker takes
-whole trials, so every milestone counts from its own t0. It answers on its standard output; what
-anything else prints goes to the standard error.
+starts a worker from a copy of each, and only one of them works at a time. A worker takes whole
+trials, so every milestone counts from its own t0. Standard output has the answers alone.
 
     -> {"do": "prepare", "scenario": {…}, "arm": "container-a"}
     <- {"progress": "…"} …      {"record": {…}}
@@ -11,8 +10,7 @@ anything else prints goes to the standard error.
     <- {"trial": {…}}
     <- {"error": "…"} to either
 
-It ends in order when its input ends or a signal says so: arms are closed, the instance
-under way is removed.
+At the end of its input, or by a signal, arms are closed and the instance under way is removed.
 """
 
 from __future__ import annotations
@@ -40,7 +38,7 @@ if TYPE_CHECKING:
 
 
 class _Worker:
-    """The arms that were prepared, and the answers."""
+    """Keeps the prepared arms, and answers."""
 
     def __init__(self, answers: IO[str], stack: contextlib.ExitStack) -> None:
         self.interruption = stack.enter_context(Interruption())
@@ -51,12 +49,12 @@ class _Worker:
         self._arms: dict[tuple[str, str], ReadyArm] = {}
 
     def answer(self, **content: object) -> None:
-        """One line."""
+        """Write one line."""
         self._answers.write(json.dumps(content, separators=(",", ":")) + "\n")
         self._answers.flush()
 
     def handle(self, asked: Mapping[str, Any]) -> None:
-        """One request."""
+        """Handle one request."""
         try:
             if asked["do"] == "prepare":
                 scenario = decode(Scenario, asked["scenario"], "")
@@ -71,16 +69,15 @@ class _Worker:
         arm = next(arm for arm in scenario.arms if arm.name == name)
         self._source.require_usable(arm.backend, self.interruption)
         lab = self._find_lab() if scenario.readiness.needs_network else None
-        ready = self._source.prepare(scenario, arm, lab, self._progress, self.interruption)
+        ready = self._source.prepare(
+            scenario, arm, lab, lambda message: self.answer(progress=message), self.interruption
+        )
         self._stack.callback(ready.close)
         self._arms[scenario.name, name] = ready
         # What preparing left in memory stays; collecting before each trial need not look at it.
         gc.collect()
         gc.freeze()
         return ready.record
-
-    def _progress(self, message: str) -> None:
-        self.answer(progress=message)
 
     def _find_lab(self) -> Lab:
         if self._lab is None:

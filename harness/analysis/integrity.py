@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def flaws(data: RunData) -> tuple[Diagnostic, ...]:
     """Doubt records that a run which ended properly cannot have left like that."""
-    told = [*data.flaws, *_repeated(data.frame), *_lost(data)]
+    told = [*data.problems, *_repeated(data.frame), *_lost(data)]
     return tuple(Diagnostic(DiagnosticCode.RECORDS, sentence) for sentence in told)
 
 

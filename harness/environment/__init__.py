@@ -26,7 +26,7 @@ class Environment:
     Attributes:
         facts: Name -> value; None where it could not be had.
         missing: Name -> why not.
-        diagnostics: Doubts that the facts give rise to.
+        diagnostics: Warnings that follow from the facts.
     """
 
     facts: Mapping[str, Value | None]
@@ -39,16 +39,14 @@ def capture() -> Environment:
     facts: dict[str, Value | None] = {}
     missing: dict[str, str] = {}
     for fact in REGISTRY.values():
+        facts[fact.name] = None
         try:
-            value = fact.read()
+            facts[fact.name] = fact.kind(fact.read())
         except MissingError as error:
-            facts[fact.name], missing[fact.name] = None, str(error)
+            missing[fact.name] = str(error)
         except OSError as error:
             place = f"{error.filename}: " if error.filename else ""
-            reason = f"{place}{(error.strerror or str(error)).lower()}"
-            facts[fact.name], missing[fact.name] = None, reason
+            missing[fact.name] = f"{place}{(error.strerror or str(error)).lower()}"
         except (ValueError, IndexError, KeyError, RuntimeError) as error:
-            facts[fact.name], missing[fact.name] = None, f"unexpected content: {error}"
-        else:
-            facts[fact.name] = fact.kind(value)
+            missing[fact.name] = f"unexpected content: {error}"
     return Environment(MappingProxyType(facts), MappingProxyType(missing), host_diagnostics(facts))

@@ -6,6 +6,7 @@ import contextlib
 import os
 import platform
 import time
+import timeit
 
 import psutil
 
@@ -14,14 +15,12 @@ from harness.environment.registry import MissingError, cpuinfo, fact, meminfo, p
 _CPUS = "/sys/devices/system/cpu"
 
 
-@fact("architecture", str)
-def _architecture() -> str:
-    return platform.machine()
+fact("architecture", str)(platform.machine)
 
 
 @fact("hypervisor", str)
 def _hypervisor() -> str:
-    """Which machine this host is itself a guest of; `none` on bare metal."""
+    """Name the hypervisor of which this host is a guest; `none` on bare metal."""
     if "hypervisor" not in cpuinfo("flags").split():
         return "none"
     for path in ("/sys/hypervisor/type", "/sys/class/dmi/id/sys_vendor"):
@@ -31,21 +30,13 @@ def _hypervisor() -> str:
     return "unknown: the CPU says there is one, and nothing says which"
 
 
-@fact("cpu_model", str)
-def _cpu_model() -> str:
-    return cpuinfo("model name")
+fact("cpu_model", str)(lambda: cpuinfo("model name"))
 
 
-@fact("cpus", int)
-def _cpus() -> int:
-    """CPUs that this process may use, which is what a measurement has."""
-    return len(os.sched_getaffinity(0))
-
-
-@fact("cpus_online", int)
-def _cpus_online() -> int:
-    """Not `os.cpu_count`, which from Python 3.13 on says what PYTHON_CPU_COUNT says."""
-    return psutil.cpu_count() or len(os.sched_getaffinity(0))
+# CPUs that this process may use, which is what a measurement has.
+fact("cpus", int)(lambda: len(os.sched_getaffinity(0)))
+# Not `os.cpu_count`, which from Python 3.13 on says what PYTHON_CPU_COUNT says.
+fact("cpus_online", int)(lambda: psutil.cpu_count() or len(os.sched_getaffinity(0)))
 
 
 @fact("cpu_cores", int)
@@ -89,46 +80,20 @@ def _thermal_throttle_events() -> int:
     return events + sum(packages.values())
 
 
-@fact("clock_source", str)
-def _clock_source() -> str:
-    return text("/sys/devices/system/clocksource/clocksource0/current_clocksource")
+fact("clock_source", str)(
+    lambda: text("/sys/devices/system/clocksource/clocksource0/current_clocksource")
+)
 
 
 @fact("clock_read_ns", int, "ns")
 def _clock_read_ns() -> int:
-    """What one reading of the clock takes here, Python's share included: the best of ten rounds."""
-    rounds = 100
-    best = []
-    for _ in range(10):
-        begun_ns = time.monotonic_ns()
-        for _ in range(rounds):
-            time.monotonic_ns()
-        best.append((time.monotonic_ns() - begun_ns) // rounds)
-    return min(best)
+    """Time one reading of the clock, Python's share included: the best of ten rounds."""
+    return round(min(timeit.repeat(time.monotonic_ns, number=100, repeat=10)) / 100 * 1e9)
 
 
-@fact("memory_bytes", int, "bytes")
-def _memory_bytes() -> int:
-    return psutil.virtual_memory().total
-
-
-@fact("memory_available_bytes", int, "bytes")
-def _memory_available_bytes() -> int:
-    """What psutil estimates where the kernel does not say, which was before Linux 3.14."""
-    return psutil.virtual_memory().available
-
-
-@fact("swap_bytes", int, "bytes")
-def _swap_bytes() -> int:
-    return meminfo("SwapTotal")
-
-
-@fact("swap_used_bytes", int, "bytes")
-def _swap_used_bytes() -> int:
-    return meminfo("SwapTotal") - meminfo("SwapFree")
-
-
-@fact("load_1min", float)
-def _load() -> float:
-    """What psutil has is this very function."""
-    return os.getloadavg()[0]
+fact("memory_bytes", int, "bytes")(lambda: psutil.virtual_memory().total)
+# What psutil estimates where the kernel does not say, which was before Linux 3.14.
+fact("memory_available_bytes", int, "bytes")(lambda: psutil.virtual_memory().available)
+fact("swap_bytes", int, "bytes")(lambda: meminfo("SwapTotal"))
+fact("swap_used_bytes", int, "bytes")(lambda: meminfo("SwapTotal") - meminfo("SwapFree"))
+fact("load_1min", float)(lambda: os.getloadavg()[0])

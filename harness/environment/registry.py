@@ -62,7 +62,7 @@ def procfs(path: str = "") -> Iterator[None]:
 def fact(
     name: str, kind: type[Value], unit: str = ""
 ) -> Callable[[Callable[[], Value]], Callable[[], Value]]:
-    """Register a function as the way to read the fact `name`, psutil's /proc being below `ROOT`."""
+    """Register a function that reads the fact `name`, with psutil's /proc below `ROOT`."""
 
     def register(read: Callable[[], Value]) -> Callable[[], Value]:
         assert name not in REGISTRY
@@ -73,52 +73,49 @@ def fact(
 
 
 def place(path: str) -> Path:
-    """Where the file is that a real host has at the absolute `path`."""
+    """Map an absolute path of a real host to its place below `ROOT`."""
     return ROOT / path.lstrip("/")
 
 
 def text(path: str) -> str:
-    """What is in a file, without the white space around it."""
+    """Read a file, without the white space around its content."""
     return place(path).read_text(encoding="utf-8", errors="replace").strip()
 
 
 def cpuinfo(field: str) -> str:
-    """A field of the first CPU in /proc/cpuinfo."""
-    match = re.search(rf"^{re.escape(field)}\s*: (.*)$", text("/proc/cpuinfo"), re.MULTILINE)
-    if match is None:
-        message = f"/proc/cpuinfo has no {field!r}"
-        raise MissingError(message)
-    return match.group(1).strip()
+    """Read a field of the first CPU in /proc/cpuinfo."""
+    return _field("/proc/cpuinfo", field, r"\s*: (.*)$").strip()
 
 
 def meminfo(field: str) -> int:
-    """A field of /proc/meminfo, in bytes; for what psutil takes from elsewhere if it is not there.
+    """Read a field of /proc/meminfo, in bytes.
 
-    Its `swap_memory` asks sysinfo(2) then, and warns on stderr without /proc/vmstat; here a fact
-    that the host does not tell has a reason instead.
+    Where it is missing, psutil's `swap_memory` asks sysinfo(2), and warns on stderr without
+    /proc/vmstat; here the fact has a reason instead.
     """
-    match = re.search(rf"^{field}:\s+(\d+) kB$", text("/proc/meminfo"), re.MULTILINE)
+    return int(_field("/proc/meminfo", field, r":\s+(\d+) kB$")) * 1024
+
+
+def _field(path: str, field: str, rest: str) -> str:
+    match = re.search(f"^{re.escape(field)}{rest}", text(path), re.MULTILINE)
     if match is None:
-        message = f"/proc/meminfo has no {field!r}"
-        raise MissingError(message)
-    return int(match.group(1)) * 1024
+        raise MissingError(f"{path} has no {field!r}")
+    return match.group(1)
 
 
 def unescape(field: str) -> str:
-    r"""A path as mountinfo has it, with its `\040` for a space undone, and so on (proc(5))."""
+    r"""Undo the escapes in a path of mountinfo, such as `\040` for a space (proc(5))."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)
 
 
 def output(*command: str) -> str:
-    """What a program prints."""
+    """Run a program and return what it prints."""
     if shutil.which(command[0]) is None:
-        message = f"{command[0]} is not installed"
-        raise MissingError(message)
+        raise MissingError(f"{command[0]} is not installed")
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=_COMMAND_TIMEOUT_S, check=True
         )
     except subprocess.SubprocessError as error:
-        message = f"{command[0]} failed: {error}"
-        raise MissingError(message) from error
+        raise MissingError(f"{command[0]} failed: {error}") from error
     return done.stdout.strip()

@@ -11,57 +11,44 @@ from harness.environment.registry import MissingError, fact, place, text, unesca
 _CPUS = "/sys/devices/system/cpu"
 
 
-@fact("smt", bool)
-def _smt() -> bool:
-    return text(f"{_CPUS}/smt/active") == "1"
+fact("smt", bool)(lambda: text(f"{_CPUS}/smt/active") == "1")
 
 
 def _of_all_cpus(file: str) -> str:
-    """What a cpufreq file says, over all CPUs: one word, or several with commas."""
+    """Read a cpufreq file of all CPUs: one word, or several with commas."""
     paths = place(_CPUS).glob(f"cpu[0-9]*/cpufreq/{file}")
     if not (words := {path.read_text().strip() for path in paths}):
         raise MissingError("this kernel does not set the CPUs' frequency (no cpufreq)")
     return ", ".join(sorted(words))
 
 
-@fact("cpu_governor", str)
-def _cpu_governor() -> str:
-    return _of_all_cpus("scaling_governor")
-
-
-@fact("cpu_frequency_driver", str)
-def _cpu_frequency_driver() -> str:
-    """With intel_pstate and amd-pstate-epp, `powersave` means something else than elsewhere."""
-    return _of_all_cpus("scaling_driver")
+fact("cpu_governor", str)(lambda: _of_all_cpus("scaling_governor"))
+# With intel_pstate and amd-pstate-epp, `powersave` means something else than elsewhere.
+fact("cpu_frequency_driver", str)(lambda: _of_all_cpus("scaling_driver"))
 
 
 @fact("cpu_turbo", bool)
 def _cpu_turbo() -> bool:
-    intel = place(f"{_CPUS}/intel_pstate/no_turbo")
-    if intel.exists():
-        return intel.read_text().strip() == "0"
-    boost = place(f"{_CPUS}/cpufreq/boost")
-    if boost.exists():
-        return boost.read_text().strip() == "1"
+    for path, is_on in ((f"{_CPUS}/intel_pstate/no_turbo", "0"), (f"{_CPUS}/cpufreq/boost", "1")):
+        if place(path).exists():
+            return text(path) == is_on
     raise MissingError("this kernel does not say (no intel_pstate, no cpufreq boost)")
 
 
 @fact("transparent_huge_pages", str)
 def _transparent_huge_pages() -> str:
-    match = re.search(r"\[(\w+)\]", text("/sys/kernel/mm/transparent_hugepage/enabled"))
-    if match is None:
-        raise MissingError("/sys/kernel/mm/transparent_hugepage/enabled marks no choice")
+    path = "/sys/kernel/mm/transparent_hugepage/enabled"
+    if (match := re.search(r"\[(\w+)\]", text(path))) is None:
+        raise MissingError(f"{path} marks no choice")
     return match.group(1)
 
 
-@fact("same_page_merging", bool)
-def _same_page_merging() -> bool:
-    return text("/sys/kernel/mm/ksm/run") == "1"
+fact("same_page_merging", bool)(lambda: text("/sys/kernel/mm/ksm/run") == "1")
 
 
 @fact("pressure_stall_information", bool)
 def _pressure_stall_information() -> bool:
-    """Whether the kernel says how long tasks waited (PSI): else other load is seen less well."""
+    """Whether the kernel reports how long tasks waited (PSI)."""
     try:
         # With psi=0 the file is there and reading it fails (EOPNOTSUPP).
         return bool(text("/proc/pressure/cpu"))
@@ -92,10 +79,8 @@ def cgroup_mountpoint(kind: str, controller: str = "") -> str:
         kind: `cgroup` (version 1) or `cgroup2`.
         controller: Which hierarchy of version 1.
     """
-    for root, mountpoint in _mounts(kind, controller):
-        if root == "/":
-            return mountpoint
-    return ""
+    mounts = _mounts(kind, controller)
+    return next((mountpoint for root, mountpoint in mounts if root == "/"), "")
 
 
 def _own_cgroups() -> list[str]:

@@ -11,15 +11,8 @@ import psutil
 
 from harness.environment.registry import MissingError, fact, output, place, procfs
 
-
-@fact("kernel", str)
-def _kernel() -> str:
-    return platform.release()
-
-
-@fact("kernel_version", str)
-def _kernel_version() -> str:
-    return platform.version()
+fact("kernel", str)(platform.release)
+fact("kernel_version", str)(platform.version)
 
 
 @fact("distribution", str)
@@ -34,15 +27,9 @@ def _booted_at() -> str:
     return datetime.fromtimestamp(psutil.boot_time(), UTC).isoformat(timespec="seconds")
 
 
-@fact("processes", int)
-def _processes() -> int:
-    """Processes of all users that this one can see, itself and kernel threads among them."""
-    return len(psutil.pids())
-
-
-@fact("user", str)
-def _user() -> str:
-    return "root" if os.geteuid() == 0 else "ordinary user"
+# Of all users that this process can see, itself and kernel threads among them.
+fact("processes", int)(lambda: len(psutil.pids()))
+fact("user", str)(lambda: "root" if os.geteuid() == 0 else "ordinary user")
 
 
 @fact("container_runtime_around", str)
@@ -68,9 +55,7 @@ def _data_home_filesystem() -> str:
     return filesystem_of(data_home())
 
 
-@fact("python", str)
-def _python() -> str:
-    return f"{platform.python_implementation()} {platform.python_version()}"
+fact("python", str)(lambda: f"{platform.python_implementation()} {platform.python_version()}")
 
 
 @fact("qemu", str)
@@ -99,12 +84,12 @@ def _container_launcher() -> str:
 
 
 def filesystem_of(path: Path) -> str:
-    """Type of the filesystem that holds `path`, or will once it is made.
+    """Find the type of the filesystem that holds `path`, or will once it is made.
 
     Raises:
         MissingError: No mount that this process sees holds it, as in a chroot.
     """
-    # For "/proc" as such psutil reads /etc/mtab, which on some hosts is a file of long ago.
+    # For "/proc" as such psutil reads /etc/mtab, which is out of date on some hosts.
     with procfs(f"{place('/proc')}/."):
         kinds = {mount.mountpoint: mount.fstype for mount in psutil.disk_partitions(all=True)}
     path = path.resolve()
@@ -112,5 +97,4 @@ def filesystem_of(path: Path) -> str:
         # Only what is a mount now: one that lies below a later mount is listed as well.
         if os.path.ismount(folder) and (kind := kinds.get(str(folder))):
             return kind
-    message = f"no mount holds {path}"
-    raise MissingError(message)
+    raise MissingError(f"no mount holds {path}")

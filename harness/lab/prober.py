@@ -1,4 +1,4 @@
-"""The one prober: how it is seen from outside that a box answers, the same for every arm.
+"""Probes from outside whether a box answers, the same way for every arm.
 
 It runs in a thread of its own inside the lab's network namespace, so that boxes are reached over
 the same bridge whether they are containers or machines. It never waits for one attempt to fail:
@@ -9,13 +9,13 @@ the same bridge whether they are containers or machines. It never waits for one 
 
 A new attempt is made every 1 % of the time waited so far, but at least every 20 ms and at most
 every 1 ms: a stamp is late by at most 1 % of itself or 1 ms. A box that does not exist yet drops
-the SYN, and TCP itself would repeat it only after a second (RFC 6298): the fresh attempts are what
-makes the resolution. An attempt costs 20 us when hot and 200 us after a sleep, nearly all of it for
-waking up: 10 % of one core in the first tenth of a second, 1 to 2 % from the second on.
+the SYN, and TCP would repeat it only after a second (RFC 6298). An attempt costs 20 us when hot and
+200 us after a sleep, nearly all for waking up: 10 % of one core in the first tenth of a second, 1
+to 2 % from the second on.
 
-The first attempt is made by whoever asks, on a socket that the thread keeps ready: a socket belongs
-for good to the namespace it was made in, whoever uses it (network_namespaces(7)). So a box that
-answers at once is not charged with the waking of a thread (for `http`: before it is connected).
+The caller makes the first attempt, on a socket that the thread keeps ready: a socket stays in the
+namespace it was made in, whichever thread uses it (network_namespaces(7)). So a box that answers at
+once is not charged with the waking of a thread (for `http`: before it is connected).
 
 For `http` the stamp is taken when the full header with the wanted status has arrived. The body is
 read to its end afterwards and kept, so that arms can be compared by what they served. Any other
@@ -33,6 +33,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from harness.model import Readiness, ReadinessKind
@@ -51,11 +52,14 @@ _RECEIVE_BYTES = 256 << 10
 _HEADER_END = b"\r\n\r\n"
 
 
+@dataclass(eq=False, slots=True)
 class Probe:
-    """One question put to the prober, and its answer when there is one.
+    """Asks the prober about one box, and holds its answer when there is one.
 
     Attributes:
-        endpoint: What is connected to: address and port.
+        endpoint: Address and port to connect to.
+        deadline_ns: Of the whole probe, on the monotonic clock.
+        cancel: Called with the probe when it is closed.
         wake_fd: An eventfd(2) that becomes readable when the probe has finished.
         ready_at_ns: `time.monotonic_ns()` at which the condition first held; None until it does.
         body: The body of the answer, for `http`; None if it did not arrive whole.
@@ -63,23 +67,19 @@ class Probe:
         last_result: In a few words what the last attempt met, for the error of a timeout.
     """
 
-    def __init__(
-        self, readiness: Readiness, address: str, deadline_ns: int, cancel: Callable[[Probe], None]
-    ) -> None:
-        self.readiness = readiness
-        self.address = address
-        self.endpoint = address, readiness.port or 0
-        self.deadline_ns = deadline_ns
-        self.wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self.ready_at_ns: int | None = None
-        self.body: bytes | None = None
-        self.finished = False
-        self.last_result = "no attempt yet"
-        self._cancel = cancel
-        self._lock = threading.Lock()
+    readiness: Readiness
+    endpoint: tuple[str, int]
+    deadline_ns: int
+    cancel: Callable[[Probe], None]
+    wake_fd: int = field(default_factory=lambda: os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
+    ready_at_ns: int | None = None
+    body: bytes | None = None
+    finished: bool = False
+    last_result: str = "no attempt yet"
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def finish(self) -> None:
-        """Say that nothing more will happen. Called by the prober's thread, or by who asked it."""
+        """Report that nothing more will happen."""
         with self._lock:
             self.finished = True
             if self.wake_fd >= 0:
@@ -90,21 +90,13 @@ class Probe:
         with self._lock:
             fd, self.wake_fd = self.wake_fd, -1
         if fd >= 0:
-            self._cancel(self)
+            self.cancel(self)
             os.close(fd)
 
 
 @dataclass(eq=False, slots=True)
 class _Attempt:
-    """One connection on its way.
-
-    Attributes:
-        connection: Closed where the attempt was refused at once.
-        begun_ns: When it was made.
-        connected_at_ns: When it was seen that somebody had accepted; None until then.
-        refusal: Why it was refused at once; None where it was not.
-        received: What came.
-    """
+    """One connection on its way; refused at once, it is closed and `refusal` has the reason."""
 
     connection: socket.socket
     begun_ns: int
@@ -113,14 +105,8 @@ class _Attempt:
     received: bytearray = field(default_factory=bytearray)
 
 
-class _Pursuit:
-    """What the prober's thread knows about one probe: its attempts, and when the next is due.
-
-    Args:
-        probe: What was asked.
-        selector: The thread's.
-        first: The attempt that the asking thread made; None when it had no socket for one.
-    """
+class _Attempts:
+    """The attempts of one probe, on the prober's thread; the caller may have made the first."""
 
     def __init__(
         self, probe: Probe, selector: selectors.BaseSelector, first: _Attempt | None
@@ -148,12 +134,12 @@ class _Pursuit:
         for attempt in [a for a in self._attempts if now_ns - a.begun_ns >= ATTEMPT_PATIENCE_NS]:
             self._drop(attempt, "no answer")
         if any(attempt.connected_at_ns for attempt in self._attempts):
-            # Somebody accepted and has a second to reply: more connections would only queue up
+            # The server accepted and has a second to reply: more connections would only queue up
             # behind it in a server that takes them one by one.
             self.next_due_ns = now_ns + LONGEST_INTERVAL_NS
             return
         if now_ns >= self.next_due_ns:
-            self._begin(now_ns)
+            self._follow(_begin_attempt(_new_socket(), self.probe.endpoint, now_ns))
             interval = (now_ns - self._begun_ns) // INTERVAL_SHARE
             self.next_due_ns = now_ns + min(
                 max(interval, SHORTEST_INTERVAL_NS), LONGEST_INTERVAL_NS
@@ -166,9 +152,6 @@ class _Pursuit:
             self._drop(attempt, result)
         if not self.probe.finished:
             self.probe.finish()
-
-    def _begin(self, now_ns: int) -> None:
-        self._follow(_begin_attempt(_new_socket(), self.probe.endpoint, now_ns))
 
     def _follow(self, attempt: _Attempt) -> None:
         if attempt.refusal is not None:
@@ -191,14 +174,12 @@ class _Pursuit:
 
     def _writable(self, attempt: _Attempt) -> None:
         now_ns = time.monotonic_ns()
-        number = attempt.connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if number:
+        if number := attempt.connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             self._drop(attempt, os.strerror(number).lower())
-            return
-        if _is_connected_to_itself(attempt.connection):
+        elif _is_connected_to_itself(attempt.connection):
             self._drop(attempt, "connection refused")
-            return
-        self._connected(attempt, now_ns)
+        else:
+            self._connected(attempt, now_ns)
 
     def _connected(self, attempt: _Attempt, now_ns: int) -> None:
         attempt.connected_at_ns = now_ns
@@ -227,18 +208,20 @@ class _Pursuit:
         except BlockingIOError:
             return
         except OSError as error:
-            self._lost(attempt, (error.strerror or "receive failed").lower())
+            result = (error.strerror or "receive failed").lower()
+            if self._answer is None:
+                self._drop(attempt, result)
+            else:
+                self.end(result)
             return
         now_ns = time.monotonic_ns()
         attempt.received += data
-        if self._answer is None and not self._take_header(attempt, now_ns):
+        answer = self._answer or self._take_header(attempt, now_ns)
+        if answer is None:
             if not data:
                 self._drop(attempt, "closed without an answer")
             elif len(attempt.received) > HEADER_LIMIT_BYTES:
                 self._drop(attempt, "an endless header")
-            return
-        answer = self._answer
-        if answer is None:
             return
         body = attempt.received[answer.body_at :]
         if answer.length is not None and len(body) >= answer.length:
@@ -251,32 +234,26 @@ class _Pursuit:
         elif len(body) > BODY_LIMIT_BYTES:
             self.end(f"the body is larger than {BODY_LIMIT_BYTES >> 20} MiB")
 
-    def _lost(self, attempt: _Attempt, result: str) -> None:
-        if self._answer is not None:
-            self.end(result)
-        else:
-            self._drop(attempt, result)
-
-    def _take_header(self, attempt: _Attempt, now_ns: int) -> bool:
-        """Judge the header once it is whole; True when it is the one that was waited for."""
+    def _take_header(self, attempt: _Attempt, now_ns: int) -> _Answer | None:
+        """Judge the header once it is whole; None unless it has the wanted status."""
         end = attempt.received.find(_HEADER_END)
         if end < 0:
-            return False
+            return None
         status, length = parse_header(bytes(attempt.received[:end]))
         if status != self.probe.readiness.status:
             self._drop(attempt, f"HTTP status {status}" if status else "not an HTTP answer")
-            return False
+            return None
         self.probe.ready_at_ns = now_ns
         self._answer = _Answer(end + len(_HEADER_END), length, now_ns + BODY_PATIENCE_NS)
         self.next_due_ns = self._answer.deadline_ns
         for other in [a for a in self._attempts if a is not attempt]:
             self._drop(other, "answered")
-        return True
+        return self._answer
 
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
-    """Where the body of the winning answer begins, how long it is, and until when it may come."""
+    """The body of the winning answer: its offset, its length if known, and its deadline."""
 
     body_at: int
     length: int | None
@@ -309,10 +286,7 @@ def _begin_attempt(connection: socket.socket, endpoint: tuple[str, int], now_ns:
 
 
 def _is_connected_to_itself(connection: socket.socket) -> bool:
-    """Whether nobody listens, and TCP let the socket connect to itself all the same.
-
-    That happens on a port of the local range (simultaneous open, RFC 9293 3.5).
-    """
+    """Whether a socket met itself, on a port of the local range (RFC 9293 3.5): nobody listens."""
     try:
         return bool(connection.getsockname() == connection.getpeername())
     except OSError:
@@ -320,7 +294,7 @@ def _is_connected_to_itself(connection: socket.socket) -> bool:
 
 
 def parse_header(header: bytes) -> tuple[int | None, int | None]:
-    """(status, Content-Length) of an HTTP/1 response header (RFC 9112); None for what is absent."""
+    """Parse status and Content-Length of an HTTP/1 response header (RFC 9112); None if absent."""
     lines = header.split(b"\r\n")
     words = lines[0].split(None, 2)
     if len(words) < 2 or not words[0].startswith(b"HTTP/") or not words[1].isdigit():
@@ -334,7 +308,7 @@ def parse_header(header: bytes) -> tuple[int | None, int | None]:
 
 
 class Prober:
-    """The prober's thread.
+    """Runs the prober's thread.
 
     Args:
         enter: Called first in the thread: moves it into the lab's network namespace.
@@ -346,42 +320,38 @@ class Prober:
         self._spares: deque[socket.socket] = deque()
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._closing = False
-        self._started = threading.Event()
-        self._refusals: list[OSError] = []
-        self._pursuits: list[_Pursuit] = []
+        self._started: Future[None] = Future()
+        self._running: list[_Attempts] = []
         self._thread = threading.Thread(target=self._run, name="prober", daemon=True)
         self._thread.start()
-        self._started.wait()
-        for refusal in self._refusals:
+        try:
+            self._started.result()
+        except BaseException:
             self._thread.join()
             os.close(self._wake_fd)
-            raise refusal
+            raise
 
     def probe(self, readiness: Readiness, address: str, deadline_ns: int) -> Probe:
         """Begin to ask `address` until the readiness condition holds or the deadline is reached."""
         if not readiness.needs_network or readiness.port is None:
-            message = f"readiness {readiness.kind} is not seen over the network"
-            raise ValueError(message)
+            raise ValueError(f"readiness {readiness.kind} is not seen over the network")
         # Before all else: what comes after it is not in the time of a box that answers at once.
-        first = self._first_attempt((address, readiness.port))
-        probe = Probe(readiness, address, deadline_ns, self._cancel)
-        answered_at_ns = None if first is None else first.connected_at_ns
-        if first and answered_at_ns and readiness.kind is ReadinessKind.TCP:
-            probe.ready_at_ns = answered_at_ns
+        endpoint = address, readiness.port
+        try:
+            spare = self._spares.popleft()
+        except IndexError:
+            first = None  # no socket is ready: the thread makes the attempt
+        else:
+            first = _begin_attempt(spare, endpoint, time.monotonic_ns())
+        probe = Probe(readiness, endpoint, deadline_ns, self._cancel)
+        if first and first.connected_at_ns and readiness.kind is ReadinessKind.TCP:
+            probe.ready_at_ns = first.connected_at_ns
             probe.last_result = "connected"
             first.connection.close()
             probe.finish()
         else:
-            self._tell(lambda: self._pursue(probe, first))
+            self._submit(lambda: self._running.append(_Attempts(probe, self._selector, first)))
         return probe
-
-    def _first_attempt(self, endpoint: tuple[str, int]) -> _Attempt | None:
-        """Made here and now when a socket is ready; otherwise the thread makes it."""
-        try:
-            connection = self._spares.popleft()
-        except IndexError:
-            return None
-        return _begin_attempt(connection, endpoint, time.monotonic_ns())
 
     def close(self) -> None:
         """End the thread; probes under way end without an answer. Idempotent."""
@@ -394,21 +364,20 @@ class Prober:
 
     def _cancel(self, probe: Probe) -> None:
         if not self._closing:
-            self._tell(lambda: self._give_up(probe))
+            self._submit(lambda: self._give_up(probe))
 
-    def _tell(self, command: Callable[[], None]) -> None:
-        """Have the thread run a command. It sees to the spare socket in the same turn."""
+    def _submit(self, command: Callable[[], None]) -> None:
+        """Have the thread run a command; it makes a new spare socket in the same turn."""
         self._commands.append(command)
         os.eventfd_write(self._wake_fd, 1)
 
     def _run(self) -> None:
         try:
             self._enter()
-        except OSError as error:
-            self._refusals.append(error)
+        except BaseException as error:  # handed to the caller
+            self._started.set_exception(error)
             return
-        finally:
-            self._started.set()
+        self._started.set_result(None)
         with selectors.DefaultSelector() as selector:
             selector.register(self._wake_fd, selectors.EVENT_READ, self._take_commands)
             self._selector = selector
@@ -416,37 +385,32 @@ class Prober:
                 if not self._spares:
                     self._spares.append(_new_socket())
                 self._turn(selector)
-            for pursuit in self._pursuits:
-                pursuit.end("the lab was closed")
+            for attempts in self._running:
+                attempts.end("the lab was closed")
             while self._spares:
                 self._spares.pop().close()
 
     def _turn(self, selector: selectors.BaseSelector) -> None:
         timeout = None
-        if self._pursuits:
-            due_ns = min(
-                min(pursuit.next_due_ns, pursuit.probe.deadline_ns) for pursuit in self._pursuits
-            )
+        if self._running:
+            due_ns = min(min(one.next_due_ns, one.probe.deadline_ns) for one in self._running)
             timeout = max(due_ns - time.monotonic_ns(), 0) / 1e9
         for key, _ in selector.select(timeout):
             # An earlier callback of the same turn may have closed this one's socket.
             if key.fd in selector.get_map() and selector.get_key(key.fileobj) is key:
                 key.data()
         now_ns = time.monotonic_ns()
-        for pursuit in self._pursuits:
-            if not pursuit.probe.finished:
-                pursuit.advance(now_ns)
-        self._pursuits = [p for p in self._pursuits if not p.probe.finished]
+        for attempts in self._running:
+            if not attempts.probe.finished:
+                attempts.advance(now_ns)
+        self._running = [one for one in self._running if not one.probe.finished]
 
     def _take_commands(self) -> None:
         os.eventfd_read(self._wake_fd)
         while self._commands:
             self._commands.popleft()()
 
-    def _pursue(self, probe: Probe, first: _Attempt | None) -> None:
-        self._pursuits.append(_Pursuit(probe, self._selector, first))
-
     def _give_up(self, probe: Probe) -> None:
-        for pursuit in self._pursuits:
-            if pursuit.probe is probe:
-                pursuit.end("cancelled")
+        for attempts in self._running:
+            if attempts.probe is probe:
+                attempts.end("cancelled")

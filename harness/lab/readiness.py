@@ -1,4 +1,4 @@
-"""Waiting until a workload is usable: one definition for every arm.
+"""Waits until a workload is usable: one definition for every arm.
 
 | kind     | ready when                                         | stamp                            |
 |----------|----------------------------------------------------|----------------------------------|
@@ -29,8 +29,8 @@ _BODY_STEP_NS = 10_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Ready:
-    """What was seen when the workload became ready.
+class ReadyEvent:
+    """A workload became ready.
 
     Attributes:
         at_ns: When the condition first held (`time.monotonic_ns()`).
@@ -43,7 +43,7 @@ class Ready:
 
 def wait_ready(
     instance: Instance, readiness: Readiness, lab: Lab | None, deadline_ns: int
-) -> Ready:
+) -> ReadyEvent:
     """Drive an instance until its workload is ready, and stamp the milestone.
 
     Args:
@@ -68,25 +68,25 @@ def wait_ready(
     return ready
 
 
-def _wait_for_exit(instance: Instance, readiness: Readiness, deadline_ns: int) -> Ready:
+def _wait_for_exit(instance: Instance, readiness: Readiness, deadline_ns: int) -> ReadyEvent:
     while instance.exit is None:
         _require_time(instance, deadline_ns, "it has not ended")
         instance.pump(deadline_ns)
     if instance.exit.code != readiness.exit_code:
         raise unexpected_exit(instance, f"it should end with code {readiness.exit_code}")
-    if readiness.output is not None and not _matches(instance, readiness.output):
+    if readiness.output is not None and not _matches(instance.output.data, readiness.output):
         raise unexpected_exit(instance, f"it should have printed /{readiness.output}/")
-    return Ready(instance.exit.at_ns)
+    return ReadyEvent(instance.exit.at_ns)
 
 
-def _wait_for_output(instance: Instance, readiness: Readiness, deadline_ns: int) -> Ready:
+def _wait_for_output(instance: Instance, readiness: Readiness, deadline_ns: int) -> ReadyEvent:
     pattern = readiness.output or ""
     seen = 0
     while True:
         chunks = instance.output.chunks
         if len(chunks) > seen:
-            if _matches(instance, pattern):
-                return Ready(_completing_stamp(chunks, seen, pattern))
+            if _matches(instance.output.data, pattern):
+                return ReadyEvent(_completing_stamp(chunks, seen, pattern))
             seen = len(chunks)
         if instance.exit is not None:
             raise unexpected_exit(instance, f"it should have printed /{pattern}/")
@@ -95,21 +95,22 @@ def _wait_for_output(instance: Instance, readiness: Readiness, deadline_ns: int)
 
 
 def _completing_stamp(chunks: list[tuple[int, bytes]], seen: int, pattern: str) -> int:
-    """Stamp of the piece of output that completed the match; one pump may bring several."""
+    """Find when the piece came that completed the match; one pump may bring several."""
     text = b"".join(data for _, data in chunks[:seen])
     for at_ns, data in chunks[seen:]:
         text += data
-        if re.search(pattern, text.decode(errors="replace"), re.MULTILINE):
+        if _matches(text, pattern):
             return at_ns
     return chunks[-1][0]
 
 
 def _wait_for_answer(
     instance: Instance, readiness: Readiness, lab: Lab | None, deadline_ns: int
-) -> Ready:
+) -> ReadyEvent:
     if lab is None or instance.address is None:
-        message = f"readiness {readiness.kind} needs an address in the private network; it has none"
-        raise HarnessError(message)
+        raise HarnessError(
+            f"readiness {readiness.kind} needs an address in the private network; it has none"
+        )
     probe = lab.probe(readiness, instance.address, deadline_ns)
     try:
         while not probe.finished:
@@ -121,18 +122,17 @@ def _wait_for_answer(
             _require_time(instance, deadline_ns, _seen(probe, readiness), probe)
         if probe.ready_at_ns is None:
             raise _timeout(instance, _seen(probe, readiness))
-        return Ready(probe.ready_at_ns, probe.body)
+        return ReadyEvent(probe.ready_at_ns, probe.body)
     finally:
         probe.close()
 
 
 def _seen(probe: Probe, readiness: Readiness) -> str:
-    return f"port {readiness.port} of {probe.address}: {probe.last_result}"
+    return f"port {readiness.port} of {probe.endpoint[0]}: {probe.last_result}"
 
 
-def _matches(instance: Instance, pattern: str) -> bool:
-    text = instance.output.data.decode(errors="replace")
-    return re.search(pattern, text, re.MULTILINE) is not None
+def _matches(output: bytes, pattern: str) -> bool:
+    return re.search(pattern, output.decode(errors="replace"), re.MULTILINE) is not None
 
 
 def _require_time(
@@ -150,7 +150,7 @@ def _timeout(instance: Instance, state: str) -> ReadinessTimeoutError:
 
 
 def unexpected_exit(instance: Instance, wanted: str) -> UnexpectedExitError:
-    """The error for a workload that ended when or how it should not; it names the end."""
+    """Make the error for a workload that ended when or how it should not; it names the end."""
     assert instance.exit is not None
     if instance.exit.signal is not None:
         end = f"was ended by {signal_name(instance.exit.signal)}"
@@ -163,7 +163,7 @@ def unexpected_exit(instance: Instance, wanted: str) -> UnexpectedExitError:
 
 
 def signal_name(number: int) -> str:
-    """`SIGKILL` for 9, and so on; `signal 60` for one without a name."""
+    """Name a signal: `SIGKILL` for 9, and so on; `signal 60` for one without a name."""
     try:
         return signal.Signals(number).name
     except ValueError:

@@ -1,4 +1,4 @@
-"""Several instances of an arm requested at the same time, each by a thread of its own.
+"""Requests several instances of an arm at the same time, each by a thread of its own.
 
 ```
   main thread                          each thread
@@ -9,13 +9,12 @@
   all have metered: the end            stops, removes
 ```
 
-Metering waits until all are ready, for it would slow down those that are still starting. Each
-instance has its own t0. On two busy cores the requests of eight containers came 10 ms apart, the
-first from the last, of the 90 ms until all were ready; that the threads share one interpreter is
-not what keeps them apart: the same with 100 times its switching.
+Metering waits until all are ready, since it would slow down those that are still starting. Each
+instance has its own t0. On two busy cores the first and the last request of eight containers were
+10 ms apart, of 90 ms until all were ready; switching threads 100 times as often changed nothing.
 
-Whatever happens in the main thread, a signal or an error, lets all threads pass at once to the end,
-and it waits for them. An error that is none of an instance's is raised again when all are gone.
+A signal or an error in the main thread lets all threads pass at once to the end, and it waits for
+them. An error that belongs to no instance is raised again when all are gone.
 """
 
 from __future__ import annotations
@@ -26,10 +25,9 @@ import select
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
-from harness.lab.readiness import unexpected_exit
 from harness.measure.capacity import with_remedy
 from harness.measure.interruption import Interruption
 from harness.measure.trial import Launch, OpenTrial
@@ -41,7 +39,7 @@ if TYPE_CHECKING:
     from harness.lab import Lab
 
 _PATIENCE_NS = 60_000_000_000
-"""How long one wait for something to happen lasts, before the next: poll(2) knows no eternity."""
+"""How long one wait lasts, before the next: poll(2) needs a limit."""
 _TOO_LATE = "instances that start together are read when all are ready, and that is too late for it"
 _NOT_ALONE = "instances that start together take the host's memory together"
 _MISSING = {
@@ -52,14 +50,10 @@ _MISSING = {
     Meter.AVAILABLE_DELTA_BYTES: _NOT_ALONE,
 }
 
-SHOULD_RUN_ON = "it should run on until it is stopped"
-OpenTrials = Callable[[Launch], OpenTrial]
-"""Makes the trial of one thread, with what is to launch its instance."""
-
 
 def start_burst(
     names: Sequence[str],
-    open_trial: OpenTrials,
+    open_trial: Callable[[Launch], OpenTrial],
     launch: Launch,
     lab: Lab | None,
     interruption: Interruption,
@@ -69,7 +63,7 @@ def start_burst(
 
     Args:
         names: Of the instances.
-        open_trial: Called for each.
+        open_trial: Makes the trial of one thread, which launches by its argument.
         launch: Of the arm.
         lab: The private network, where the readiness needs it.
         interruption: Of the run.
@@ -80,7 +74,7 @@ def start_burst(
     """
     with contextlib.ExitStack() as stack:
         gate = _Gate()
-        stack.callback(gate.close)
+        stack.callback(os.close, gate.leave_fd)
         starters = []
         for name in names:
             starter = _Starter(gate, name, lab, launch)
@@ -109,95 +103,81 @@ def start_burst(
 
 
 class _LeavingError(Exception):
-    """It is time to go, ready or not."""
+    """Nothing more is waited for, ready or not."""
 
 
 class _Gate:
-    """What all threads wait for.
+    """Holds all threads back.
 
     Attributes:
         opened: Launch now.
-        leave_fd: Readable (eventfd(2)) when nothing more is waited for.
+        leaving: Nothing more is waited for.
+        leave_fd: Readable (eventfd(2)) from then on, for waits on descriptors.
         is_abandoned: Whether that came early, so that metering would be a waste.
         ended: Stop and remove now.
     """
 
     def __init__(self) -> None:
-        self.opened, self.ended = threading.Event(), threading.Event()
+        self.opened, self.leaving, self.ended = (threading.Event() for _ in range(3))
         self.leave_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.is_abandoned = False
-        self._is_over = False
 
     def stop_waiting(self) -> None:
+        self.leaving.set()
         os.eventfd_write(self.leave_fd, 1)
-        self._is_over = True
 
     def let_all_go(self) -> None:
-        self.is_abandoned = not self._is_over
-        if not self._is_over:
-            self.stop_waiting()
+        self.is_abandoned = not self.leaving.is_set()
+        self.stop_waiting()
         self.opened.set()
         self.ended.set()
 
-    def is_leaving(self) -> bool:
-        poll = select.poll()
-        poll.register(self.leave_fd, select.POLLIN)
-        return bool(poll.poll(0))
 
-    def wait_until_leaving(self) -> None:
-        poll = select.poll()
-        poll.register(self.leave_fd, select.POLLIN)
-        poll.poll()
-
-    def close(self) -> None:
-        os.close(self.leave_fd)
-
-
+@dataclass(eq=False, slots=True)
 class _Starter:
-    """One thread with its instance.
+    """Runs one thread with its instance.
 
     Attributes:
-        gate: What it waits for.
         trial: Of its instance; set before the thread begins.
         arrived: It waits at the gate, or will not come.
         begun: Its instance is ready, or has failed.
         metered: Its instance has been metered, as far as possible.
-        error: What ended the thread that should not have.
+        error: An unexpected error that ended the thread.
     """
 
-    trial: OpenTrial
-
-    def __init__(self, gate: _Gate, name: str, lab: Lab | None, launch: Launch) -> None:
-        self.gate = gate
-        self.arrived, self.begun, self.metered = (threading.Event() for _ in range(3))
-        self.error: BaseException | None = None
-        self._name = name
-        self._lab = lab
-        self._launch = launch
-        self._thread: threading.Thread | None = None
+    gate: _Gate
+    name: str
+    lab: Lab | None
+    inner_launch: Launch
+    trial: OpenTrial = field(init=False)
+    arrived: threading.Event = field(default_factory=threading.Event)
+    begun: threading.Event = field(default_factory=threading.Event)
+    metered: threading.Event = field(default_factory=threading.Event)
+    error: BaseException | None = None
+    thread: threading.Thread | None = None
 
     def begin(self) -> None:
         """Start the thread, or let the trial fail for want of one."""
-        thread = threading.Thread(target=self._run, name=self._name)
+        thread = threading.Thread(target=self._run, name=self.name)
         try:
             thread.start()
         except RuntimeError as error:  # "can't start new thread" is all that Python says
             self.trial.fail(LaunchFailedError(f"no thread to launch from: {error}; too many run"))
             self._pass_all()
             return
-        self._thread = thread
+        self.thread = thread
 
     def launch(self, name: str) -> Instance:
         """Launch when the gate is opened; raises as `PreparedArm.launch`."""
         self.arrived.set()
         self.gate.opened.wait()
-        if self.gate.is_leaving():
+        if self.gate.leaving.is_set():
             raise _LeavingError
-        return cast("Instance", _LeavableInstance(self._launch(name), self.gate))
+        return cast("Instance", _LeavableInstance(self.inner_launch(name), self.gate))
 
     def wait_for_end(self) -> None:
-        if self._thread is not None:
-            self._thread.join()
+        if self.thread is not None:
+            self.thread.join()
 
     def _run(self) -> None:
         with contextlib.ExitStack() as stack:
@@ -227,20 +207,13 @@ class _Starter:
             event.set()
 
     def _start(self) -> None:
-        self.trial.begin(self._name)
-        self.trial.wait(self._lab)
+        self.trial.begin(self.name)
+        self.trial.wait(self.lab)
 
     def _stay(self) -> None:
-        """Take what the workload prints, so that it need not wait, until it is time to leave."""
-        instance = self.trial.instance
-        try:
-            while instance is not None and instance.exit is None and not self.trial.failed:
-                instance.pump(time.monotonic_ns() + _PATIENCE_NS)
-        except (HarnessError, OSError) as error:
-            self.trial.fail(error)
-        if instance is not None and instance.exit is not None:
-            self.trial.fail(unexpected_exit(instance, SHOULD_RUN_ON))
-        self.gate.wait_until_leaving()
+        while self.trial.pump(time.monotonic_ns() + _PATIENCE_NS):
+            pass
+        self.gate.leaving.wait()
 
     def _meter(self) -> None:
         if self.trial.instance is not None and not self.trial.failed:
@@ -248,7 +221,7 @@ class _Starter:
 
 
 class _LeavableInstance:
-    """An instance with all that it has, which stops waiting when it is time to leave."""
+    """Wraps an instance, and stops waiting for it when the gate says so."""
 
     def __init__(self, instance: Instance, gate: _Gate) -> None:
         self._inner: Any = instance
@@ -271,16 +244,16 @@ class _LeavableInstance:
                 either.register(wake_fd, select.EPOLLIN)
                 either.register(self._gate.leave_fd, select.EPOLLIN)
                 self._inner.pump(deadline_ns, either.fileno())
-        if self._gate.is_leaving():
+        if self._gate.leaving.is_set():
             raise _LeavingError
 
 
 def _without_what_came_late(trial: Trial) -> Trial:
-    """The trial without readings that are right only just after ready, or for one alone."""
-    readings = tuple(
+    """Drop readings that are right only just after ready, or for one instance alone."""
+    readings = [
         Reading(reading.meter, None, reading.scope, _MISSING[reading.meter])
         if reading.meter in _MISSING
         else reading
         for reading in trial.readings
-    )
-    return replace(trial, readings=readings)
+    ]
+    return replace(trial, readings=tuple(readings))

@@ -1,4 +1,4 @@
-"""What many instances need of the host at once: open files, processes, memory."""
+"""Provides what many instances need of the host at once: open files, processes, memory."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import os
 import resource
 from collections.abc import Iterator
 
-from harness.meters.memory import available_bytes
-from harness.model.errors import HarnessError, LaunchFailedError, MeterError
+from harness.meters import memory
+from harness.model.errors import HarnessError, LaunchFailedError
 
 SPARE_SHARE = 0.05
 """Part of the host's memory that instances are not given: beyond it the kernel kills at random."""
@@ -22,7 +22,7 @@ _MIB = 1 << 20
 _REMEDIES = {
     errno.EMFILE: "this process may have no more open files: raise the hard limit (ulimit -Hn)",
     errno.ENFILE: "the host has no more open files to give: raise the sysctl fs.file-max",
-    # The words of runtime.launch.launcher, so that it is not said twice.
+    # The words of runtime.launch.launcher, so that they do not appear twice.
     errno.EAGAIN: "a limit of processes is reached: see ulimit -u, the sysctl kernel.pid_max, and "
     "pids.max of the control group that Steelyard runs in",
 }
@@ -50,7 +50,7 @@ def enough_descriptors(instances: int) -> Iterator[None]:
 
 
 def with_remedy(error: HarnessError | OSError) -> HarnessError | OSError:
-    """The error of a launch, or one that adds which limit of the host was met, if it was one."""
+    """Add to the error of a launch which limit of the host was met, if it was one."""
     cause: BaseException | None = error
     while cause is not None:
         remedy = _REMEDIES.get(getattr(cause, "errno", None) or 0)
@@ -61,33 +61,33 @@ def with_remedy(error: HarnessError | OSError) -> HarnessError | OSError:
 
 
 class MemoryCapacity:
-    """Whether more instances fit into the host's memory, judged by what those before them took.
+    """Estimates whether more instances fit into the host's memory, from what earlier ones took.
 
     Attributes:
         available_before: MemAvailable when nothing lived yet; None if this kernel does not say.
     """
 
     def __init__(self, limit_bytes: int | None) -> None:
-        """Look at the host, before anything is launched.
+        """Read the host's memory, before anything is launched.
 
         Args:
             limit_bytes: Of one instance's memory. What others take meanwhile looks like taken by
-                an instance, so none is thought to take more than twice its limit and
-                `OVERHEAD_BYTES`: an emulated machine of 96 MiB takes 180.
+                an instance, so the estimate is at most twice the limit and `OVERHEAD_BYTES`: an
+                emulated machine of 96 MiB takes 180.
         """
-        self.available_before = _available()
+        self.available_before = memory.available_if_known()
         self._each_bytes = 0.0
         self._most_bytes = math.inf if limit_bytes is None else 2 * limit_bytes + OVERHEAD_BYTES
 
     def learn(self, alive: int) -> None:
-        """Look at what so many living instances have taken, each on average."""
-        if self.available_before is not None and (now := _available()) is not None:
+        """Update the estimate from so many living instances."""
+        if self.available_before is not None and (now := memory.available_if_known()) is not None:
             each = max(0.0, (self.available_before - now) / alive)
             self._each_bytes = min(each, self._most_bytes)
 
     def lack(self, more: int) -> str | None:
-        """Why so many more must not be launched; None where they fit, or nothing is known."""
-        now = _available()
+        """Explain why so many more must not be launched; None if they fit or nothing is known."""
+        now = memory.available_if_known()
         spare = SPARE_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         if now is None or now - more * self._each_bytes >= spare:
             return None
@@ -96,10 +96,3 @@ class MemoryCapacity:
             f"about {self._each_bytes / _MIB:.1f} MiB each, and {spare / _MIB:.0f} MiB must stay "
             "for others; free memory, or ask for fewer instances (scale.most)"
         )
-
-
-def _available() -> int | None:
-    try:
-        return available_bytes()
-    except (MeterError, OSError):
-        return None

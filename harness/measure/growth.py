@@ -1,4 +1,4 @@
-"""Many instances of one arm at once: how start time and footprint change with their number.
+"""Measures how start time and footprint of one arm change with the number of its instances.
 
 ```
 the ramp       launch, wait until ready, meter    one after the other; all stay alive
@@ -11,11 +11,8 @@ burst          N threads launch at the same time  each launch a trial with `toge
 ```
 
 An instance dies with the thread that launched it (PR_SET_PDEATHSIG, prctl(2)), so each thread of
-the second stage stays until its instance is removed.
-
-A failure is data: a trial with its outcome, after which the ramp goes no further. Nothing outlives
-`grow`, however it ends. What an arm is asked for, and what it cannot be, is in
-`harness.model.scale`.
+a burst stays until its instance is removed. A failure is a trial with its outcome, after which the
+ramp ends. Nothing outlives `grow`. `harness.model.scale` has the numbers of instances.
 """
 
 from __future__ import annotations
@@ -24,13 +21,13 @@ import contextlib
 import gc
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
-from harness.lab.readiness import unexpected_exit
-from harness.measure.burst import SHOULD_RUN_ON, start_burst
+from harness.measure.burst import start_burst
 from harness.measure.capacity import MemoryCapacity, enough_descriptors, with_remedy
 from harness.measure.interruption import Interruption
-from harness.measure.trial import Launch, OpenTrial, instance_name, without_collection
+from harness.measure.trial import OpenTrial, instance_name, without_collection
 from harness.meters.footprint import read_footprint
 from harness.model import GrowthPoint, Scenario, Slot, Trial
 from harness.model.backend import PreparedArm
@@ -42,17 +39,17 @@ if TYPE_CHECKING:
     from harness.lab import Lab
 
 _LOOK_EVERY = 16
-"""After how many launches those that live are looked after, besides whenever they are metered."""
+"""After how many launches living instances are looked after, besides whenever they are metered."""
 
 
 @dataclass(frozen=True, slots=True)
 class GrowthListener:
-    """Takes what comes out; called on the thread that called `grow`.
+    """Takes the results; called on the thread that called `grow`.
 
     Attributes:
-        trial: A finished trial (its instance is removed): `RunWriter.append` and the events.
-        point: A footprint, as soon as it is read: `RunWriter.append_growth`.
-        alive: Progress: so many instances live (or were requested in a burst) of so many.
+        trial: Takes a finished trial, whose instance is removed.
+        point: Takes a footprint, as soon as it is read.
+        alive: Takes progress: so many instances live (or were requested in a burst) of so many.
     """
 
     trial: Callable[[Trial], None]
@@ -69,19 +66,19 @@ def grow(
     listener: GrowthListener,
     taken: Collection[Trial] = (),
 ) -> None:
-    """Let the instances of one arm grow in number: instead of `take_trial`, for one slot.
+    """Take the trials of one slot in which the instances of one arm grow in number.
 
     A block that does not count (warm-up) has one instance: that fills the caches as well.
 
     Args:
-        slot: Scenario, arm, block and position; all trials and points of it carry them.
+        slot: Scenario, arm, block and position of all trials and points.
         scenario: Its `scale` is not None, and `scale_problems` finds nothing.
         prepared: The arm.
         lab: The private network, where the readiness needs it.
         interruption: Of the run; entered by the caller.
         listener: Takes trials, footprints and progress.
-        taken: Trials of this slot that the records hold already, when a run is resumed: a stage
-            (the ramp: `together` 1; each number of a burst) that has trials is left out.
+        taken: Trials of this slot from the records of a resumed run: a stage (the ramp: `together`
+            1; each number of a burst) that has trials is left out.
 
     Raises:
         Interrupted: By a signal. Every instance is gone; the stage under way has given no trials.
@@ -109,9 +106,12 @@ class _Growth:
     interruption: Interruption
     listener: GrowthListener
     capacity: MemoryCapacity = field(init=False)
+    open: partial[OpenTrial] = field(init=False)
 
     def __post_init__(self) -> None:
         self.capacity = MemoryCapacity(self.scenario.limits.memory_bytes)
+        # What others do on the host is not reported: they would be instances that live on.
+        self.open = partial(OpenTrial, self.slot, self.scenario, self.prepared, watched=False)
 
     def ramp(self, numbers: Sequence[int]) -> None:
         """Launch one after the other up to the last number, and read the footprint at each."""
@@ -120,14 +120,15 @@ class _Growth:
         missing: dict[int, Diagnostic] = {}
         with contextlib.ExitStack() as stack:
             while len(trials) < most:
-                trial = self._open(alive=len(trials))
+                trial = self.open(alive=len(trials))
                 trials.append(trial)
                 # The last one first, and each of them whatever becomes of the others.
                 stack.callback(trial.end)
                 self._start(trial, len(trials))
                 is_wanted = len(trials) in numbers
                 if is_wanted or len(trials) % _LOOK_EVERY == 0:
-                    _look_after(trials)
+                    for one in trials:
+                        one.pump(0)
                 if any(trial.failed for trial in trials):
                     break
                 self.listener.alive(len(trials), most)
@@ -144,14 +145,14 @@ class _Growth:
         self.interruption.check()
         if (lack := self.capacity.lack(number)) is not None:
             for _ in range(number):
-                trial = self._open(burst=number)
+                trial = self.open(burst=number)
                 trial.fail(HarnessError(lack))
                 self.listener.trial(trial.record())
             return
         gc.collect()
         trials = start_burst(
             names=[instance_name(self.slot, f"t{number}-{index + 1}") for index in range(number)],
-            open_trial=lambda launch: self._open(burst=number, launch=launch),
+            open_trial=lambda launch: self.open(burst=number, launch=launch),
             launch=self.prepared.launch,
             lab=self.lab,
             interruption=self.interruption,
@@ -160,19 +161,7 @@ class _Growth:
         for taken in trials:
             self.listener.trial(taken)
 
-    def _open(self, alive: int = 0, burst: int = 1, launch: Launch | None = None) -> OpenTrial:
-        return OpenTrial(
-            self.slot,
-            self.scenario,
-            self.prepared,
-            alive=alive,
-            burst=burst,
-            launch=launch,
-            watched=False,
-        )
-
     def _start(self, trial: OpenTrial, number: int) -> None:
-        """Launch the ramp's next instance, wait for it and meter it."""
         self.interruption.check()
         if number > 1:
             self.capacity.learn(number - 1)
@@ -181,15 +170,12 @@ class _Growth:
                 return
         gc.collect()
         try:
-            trial.begin(instance_name(self.slot, str(number)))
-            with self.interruption.safe():
-                trial.wait(self.lab)
-            trial.meter()
+            trial.run(instance_name(self.slot, str(number)), self.lab, self.interruption)
         except (HarnessError, OSError) as error:
             trial.fail(with_remedy(error) if trial.instance is None else error)
 
     def _read_footprint(self, trials: Sequence[OpenTrial]) -> Diagnostic | None:
-        """Give it to the listener, or return why it could not be had."""
+        """Give it to the listener, or return why it is missing."""
         living = [trial.instance for trial in trials if trial.instance is not None]
         try:
             point = read_footprint(self.slot, self.prepared, living, self.capacity.available_before)
@@ -198,17 +184,3 @@ class _Growth:
             return Diagnostic(DiagnosticCode.MISSING, detail)
         self.listener.point(point)
         return None
-
-
-def _look_after(trials: Sequence[OpenTrial]) -> None:
-    """Take what the living print, so that they need not wait, and see whether they still live."""
-    for trial in trials:
-        instance = trial.instance
-        if instance is None or trial.failed:
-            continue
-        try:
-            instance.pump(0)
-        except (HarnessError, OSError) as error:
-            trial.fail(error)
-        if instance.exit is not None:
-            trial.fail(unexpected_exit(instance, SHOULD_RUN_ON))

@@ -1,4 +1,4 @@
-"""The user's own commands around the trials: setup, prepare, conclude, cleanup, as in hyperfine.
+"""Runs the user's commands around the trials: setup, prepare, conclude, cleanup, as in hyperfine.
 
 Each is a line for `/bin/sh -c` (sh(1p)), run between the trials and never inside one. What a hook
 prints goes to `hooks.log` in the run's folder, and its last lines into the sentence about its
@@ -22,6 +22,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from harness.lab.readiness import signal_name
 from harness.measure.interruption import Interruption
 from harness.model import Scenario, Slot
 from harness.model.errors import HarnessError
@@ -42,7 +43,7 @@ class HookFailedError(HarnessError):
     """
 
     def __init__(self, hook: str, scenario: str, command: str, code: int, output: str) -> None:
-        how = f"ended with code {code}" if code >= 0 else f"was ended by {_signal_name(-code)}"
+        how = f"ended with code {code}" if code >= 0 else f"was ended by {signal_name(-code)}"
         lines = [line.strip() for line in output.splitlines() if line.strip()]
         said = f": {' / '.join(lines[-_REPORTED_LINES:])}" if lines else ", and printed nothing"
         super().__init__(
@@ -55,12 +56,7 @@ class HookFailedError(HarnessError):
 
 
 class HookRunner:
-    """Runs the hooks of a run's scenarios.
-
-    Args:
-        directory: The run's folder, where the log goes.
-        interruption: Of the run: a signal ends a hook that runs, but for `cleanup`.
-    """
+    """Runs hooks, and logs them in the run's folder. A signal ends any of them but `cleanup`."""
 
     def __init__(self, directory: Path, interruption: Interruption) -> None:
         self._directory = directory
@@ -76,35 +72,22 @@ class HookRunner:
             Interrupted: By a signal, during `setup`.
         """
         try:
-            self._run("setup", scenario, scenario.hooks.setup)
+            self.run("setup", scenario)
             yield
         except BaseException:
             with contextlib.suppress(HookFailedError):
-                self._run("cleanup", scenario, scenario.hooks.cleanup)
+                self.run("cleanup", scenario)
             raise
-        self._run("cleanup", scenario, scenario.hooks.cleanup)
+        self.run("cleanup", scenario)
 
-    def before(self, scenario: Scenario, slot: Slot) -> None:
-        """Run `prepare`.
-
-        Raises:
-            HookFailedError: It failed.
-            Interrupted: By a signal.
-        """
-        self._run("prepare", scenario, scenario.hooks.prepare, slot)
-
-    def after(self, scenario: Scenario, slot: Slot) -> None:
-        """Run `conclude`.
+    def run(self, hook: str, scenario: Scenario, slot: Slot | None = None) -> None:
+        """Run one of a scenario's hooks, where it has that one.
 
         Raises:
             HookFailedError: It failed.
             Interrupted: By a signal.
         """
-        self._run("conclude", scenario, scenario.hooks.conclude, slot)
-
-    def _run(
-        self, hook: str, scenario: Scenario, command: str | None, slot: Slot | None = None
-    ) -> None:
+        command: str | None = getattr(scenario.hooks, hook)
         if command is None:
             return
         environment = {
@@ -163,10 +146,3 @@ def _end_group(process: subprocess.Popen[bytes], pidfd: int) -> None:
     select.select([pidfd], [], [], _PATIENCE_S)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"

@@ -1,8 +1,8 @@
-"""Ends a run by a signal, at a moment that suits: SIGINT, SIGTERM and SIGHUP during a run.
+"""Ends a run by a signal (SIGINT, SIGTERM, SIGHUP), but only at a safe moment.
 
-Python's own KeyboardInterrupt can be raised between any two instructions, also between the making
-of a mount and the note that it must be removed. Here the signals are only noted, and raised as
-`Interrupted` inside the stretches that are marked as safe: the long ones, where a run waits.
+Python's KeyboardInterrupt can come between any two instructions, also between making a mount and
+noting that it must be removed. Here a signal is only noted, and raised as `Interrupted` inside the
+stretches that are marked as safe: the long ones, where a run waits.
 """
 
 from __future__ import annotations

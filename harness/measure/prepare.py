@@ -1,4 +1,4 @@
-"""Making everything that a run's arms need, before its first trial, and timing it apart.
+"""Makes everything that a run's arms need, before its first trial, and times it apart.
 
 The image of a scenario serves all its arms, so it is made and timed by itself: charged to the arm
 that happens to come first, it would make that arm look slow to prepare.
@@ -7,7 +7,7 @@ that happens to come first, it would make that arm look slow to prepare.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from time import monotonic_ns
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     from harness.measure.growth import GrowthListener
 
 GetBackend = Callable[[str], Backend]
-"""How arms come by backends: `harness.backends.get_backend`."""
+"""Finds a backend by name: `harness.backends.get_backend`."""
 EnsureImage = Callable[[str, Progress], None]
-"""How a run comes by images: `harness.experiment.run.ensure_image`. Raises PrepareError."""
+"""Makes an image: `harness.experiment.run.ensure_image`. Raises PrepareError."""
 Take = Callable[[Slot], Trial]
 """Takes the trial of one slot."""
 Grow = Callable[[Slot, "GrowthListener", Collection[Trial]], None]
-"""Takes all trials of a slot in which instances grow in number, but for those that are there."""
+"""Takes all trials of a slot in which instances grow in number, except those that are there."""
 
 IMAGE = "image"
 """In the place of an arm's name, while an image is made."""
@@ -43,9 +43,8 @@ class ReadyArm:
     """An arm that is prepared.
 
     Attributes:
-        record: What the records say of it.
-        take: Takes one trial, here or in another process; raises as
-            `harness.measure.trial.take_trial`.
+        record: Its entry in the records.
+        take: Takes one trial, here or in another process; raises as `take_trial`.
         close: Gives back what preparing took for this run only. Idempotent.
         grow: Lets instances grow in number for one slot, as `harness.measure.growth.grow`; None
             where that is not asked for, or cannot be.
@@ -58,10 +57,10 @@ class ReadyArm:
 
 
 class ArmSource(Protocol):
-    """Where a run's arms come from: the backends of this process, or workers."""
+    """Gives a run its arms: from the backends of this process, or from workers."""
 
     def require_usable(self, backend: str, interruption: Interruption) -> None:
-        """Find out whether a backend works; asked again, the answer is the same at no cost.
+        """Find out whether a backend works; the answer is kept.
 
         Raises:
             BackendUnavailableError: It does not.
@@ -93,11 +92,7 @@ class ArmSource(Protocol):
 
 
 class LocalArms:
-    """Arms of backends in this process. Implements `ArmSource`.
-
-    Args:
-        get_backend: Where backends come from.
-    """
+    """Prepares arms of backends in this process. Implements `ArmSource`."""
 
     def __init__(self, get_backend: GetBackend) -> None:
         self._get_backend = get_backend
@@ -108,9 +103,9 @@ class LocalArms:
         if backend not in self._availability:
             with interruption.safe():
                 self._availability[backend] = self._get_backend(backend).availability()
-        verdict = self._availability[backend]
-        if not verdict.usable:
-            raise BackendUnavailableError(backend, verdict.reason, verdict.remedy)
+        found = self._availability[backend]
+        if not found.usable:
+            raise BackendUnavailableError(backend, found.reason, found.remedy)
 
     def prepare(
         self,
@@ -152,71 +147,52 @@ class LocalArms:
         return ReadyArm(record, take, prepared.close, grow_arm)
 
 
+@dataclass(eq=False, slots=True)
 class Preparer:
-    """Prepares the arms of a run, one after the other, and before each its image.
+    """Prepares the arms of a run, one after the other, and before each its image."""
 
-    Args:
-        source: Where arms come from.
-        ensure_image: Makes an image if it is not there.
-        interruption: Of the run; entered by the caller.
-        emit: Called with what is being done.
-    """
-
-    def __init__(
-        self,
-        source: ArmSource,
-        ensure_image: EnsureImage,
-        interruption: Interruption,
-        emit: Callable[[Event], None],
-    ) -> None:
-        self._source = source
-        self._ensure_image = ensure_image
-        self._interruption = interruption
-        self._emit = emit
-        self._checked: set[str] = set()
-        self._images: dict[str, int | PrepareError] = {}
+    source: ArmSource
+    ensure_image: EnsureImage
+    interruption: Interruption
+    emit: Callable[[Event], None]
+    _checked: set[str] = field(default_factory=set)
+    _images: dict[str, int | PrepareError] = field(default_factory=dict)
 
     def prepare(self, scenario: Scenario, arm: Arm, lab: Lab | None) -> ReadyArm:
-        """Prepare one arm.
-
-        Raises:
-            BackendUnavailableError: It cannot run here.
-            PrepareError: Something that it needs cannot be made.
-            Interrupted: By a signal.
-        """
+        """Prepare one arm; raises as `ArmSource.prepare`."""
 
         def progress(message: str) -> None:
-            self._emit(ArmPreparing(scenario.name, arm.name, message))
+            self.emit(ArmPreparing(scenario.name, arm.name, message))
 
         if arm.backend not in self._checked:
             self._checked.add(arm.backend)
             progress(f"checking whether {arm.backend} works here")
-        self._source.require_usable(arm.backend, self._interruption)
+        self.source.require_usable(arm.backend, self.interruption)
         image_ns = None
         if arm.backend not in _WITHOUT_IMAGE:
             image_ns = self._image(scenario.for_arm(arm))
-        ready = self._source.prepare(scenario, arm, lab, progress, self._interruption)
+        ready = self.source.prepare(scenario, arm, lab, progress, self.interruption)
         if image_ns is None:
             return ready
         facts = {**ready.record.facts, "image_prepare_ns": str(image_ns)}
         return replace(ready, record=replace(ready.record, facts=MappingProxyType(facts)))
 
     def _image(self, scenario: Scenario) -> int:
-        """Have the image there; how long that took in this run, whichever arm it was for."""
+        """Make the image, once, and return how long that took in this run, for whichever arm."""
         known = self._images.get(scenario.image)
         if known is None:
             begun_ns = monotonic_ns()
             try:
-                with self._interruption.safe():
-                    self._ensure_image(
+                with self.interruption.safe():
+                    self.ensure_image(
                         scenario.image,
-                        lambda message: self._emit(ArmPreparing(scenario.name, IMAGE, message)),
+                        lambda message: self.emit(ArmPreparing(scenario.name, IMAGE, message)),
                     )
             except PrepareError as error:
                 self._images[scenario.image] = error
                 raise
             known = self._images[scenario.image] = monotonic_ns() - begun_ns
-            self._emit(ImagePrepared(scenario.name, scenario.image, known))
+            self.emit(ImagePrepared(scenario.name, scenario.image, known))
         if isinstance(known, PrepareError):
             # It is not tried again for each arm; what was wrong is as wrong for all of them.
             raise known

@@ -1,4 +1,4 @@
-"""What a run was asked for, and the circumstances that it begins with."""
+"""Defines the request for a run, and the circumstances that the run begins with."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness.model import SCHEMA_VERSION, NoiseFloor, Pair, RunInfo, Scenario
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What was asked for.
+    """Asks for a run.
 
     Attributes:
         scenarios: In order, each with the arms to run.
@@ -29,8 +29,7 @@ class Request:
         until: Metric -> relative half-width of its intervals at which the run ends.
         noise: The noise floors of this host that are known from before.
         resumption: The interrupted run that is to go on; its records decide all of the above.
-        pairs: The arms that it holds against each other, of a run that is taken until that is
-            decided.
+        pairs: The arms that it compares, of a run that is taken until that is decided.
     """
 
     scenarios: tuple[Scenario, ...]
@@ -49,7 +48,7 @@ class Request:
 
 
 def begun(request: Request, environment: Environment) -> RunInfo:
-    """The circumstances of a run that begins, or goes on."""
+    """Make the circumstances of a run that begins, or goes on."""
     if request.resumption is not None:
         info = request.resumption.reopened(now())
         found = dict.fromkeys((*info.diagnostics, *environment.diagnostics))
@@ -79,5 +78,5 @@ def begun(request: Request, environment: Environment) -> RunInfo:
 
 
 def now() -> str:
-    """UTC, ISO 8601, in whole seconds, as the records have it."""
+    """Format the time as in the records: UTC, ISO 8601, in whole seconds."""
     return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

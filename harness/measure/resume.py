@@ -1,4 +1,4 @@
-"""Taking an interrupted run up again: what may be added to, and what is there already. Pure.
+"""Decides how an interrupted run goes on: what may be added to, and what is there already. Pure.
 
 Trials of two hosts, images or kernels in one run would be compared as if nothing lay between them.
 So a run goes on only where it was, with what it had; everything else is a new run.
@@ -35,7 +35,7 @@ class Resumption:
         return info.blocks if info.wanted_blocks is None else info.wanted_blocks
 
     def reopened(self, at: str) -> RunInfo:
-        """The run's circumstances as those of a run that goes on."""
+        """Make the run's circumstances those of a run that goes on."""
         info = self.run.info
         return replace(
             info,
@@ -47,14 +47,12 @@ class Resumption:
         )
 
     def record_of(self, scenario: str, arm: str) -> ArmRecord | None:
-        """What was prepared for an arm when the run began; None if it was left out."""
-        for record in self.run.info.arms:
-            if (record.scenario, record.arm.name) == (scenario, arm):
-                return record
-        return None
+        """Find the record of an arm when the run began; None if it was left out."""
+        arms = self.run.info.arms
+        return next((one for one in arms if (one.scenario, one.arm.name) == (scenario, arm)), None)
 
     def taken(self, slot: Slot) -> tuple[Trial, ...]:
-        """The trials of a slot that are in the records; only the broken block can have any left."""
+        """Find the trials of a slot in the records; only the broken block can have any left."""
         if slot.block != self.broken_block:
             return ()
         return tuple(
@@ -72,7 +70,7 @@ class Resumption:
         return self.run.trials[-1].block if self.run.trials else None
 
     def block_times_ns(self) -> list[int]:
-        """What each whole block took as far as the trials say: a little less than by the clock."""
+        """Estimate what each whole block took, from its trials: a little less than by the clock."""
         times: dict[int, int] = {}
         for trial in self.run.trials:
             if trial.block != self.broken_block:
@@ -83,7 +81,7 @@ class Resumption:
 
 
 def refuse_unless_resumable(resumption: Resumption, steelyard: str) -> None:
-    """Look at the records alone.
+    """Check the records alone.
 
     Raises:
         RecordError: There is nothing to go on with, or another version took the trials.
@@ -99,11 +97,7 @@ def refuse_unless_resumable(resumption: Resumption, steelyard: str) -> None:
 
 
 def refuse_another_host(resumption: Resumption, facts: Mapping[str, object]) -> None:
-    """Hold the host of now against the one of then.
-
-    Args:
-        resumption: The run.
-        facts: The host's facts now, as in the records.
+    """Compare the host's facts now, as in the records, with those of then.
 
     Raises:
         RecordError: They differ; names the first fact that does.
@@ -119,7 +113,7 @@ def refuse_another_host(resumption: Resumption, facts: Mapping[str, object]) -> 
 
 
 def refuse_another_arm(resumption: Resumption, record: ArmRecord) -> None:
-    """Hold an arm as it is prepared now against how it was.
+    """Compare an arm as it is prepared now with how it was.
 
     Raises:
         RecordError: They differ; names the first fact that does.

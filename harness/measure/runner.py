@@ -1,7 +1,7 @@
 """Walks the schedule: prepares the arms, takes the trials, writes the records, emits events.
 
-It prints nothing and judges nothing: what it is handed says when to stop, and what the run shows as
-a whole. A trial that fails is recorded and the run goes on; only what makes the run as a whole
+It prints nothing and judges nothing: its arguments decide when to stop, and what the run shows as a
+whole. A trial that fails is recorded and the run goes on; only what makes the run as a whole
 pointless is raised. However a run ends (finished, interrupted, failed), the instance under way is
 stopped and removed, the arms are closed, the user's `cleanup` is run and the records say how it
 was.
@@ -26,24 +26,11 @@ from harness.measure.request import Request, begun, now
 from harness.measure.resume import refuse_another_arm, refuse_another_host
 from harness.measure.stopping import Outlook, StoppingRule, Taken
 from harness.measure.trial import without_collection
-from harness.model import Arm, RunInfo, Scenario, Slot, Trial
+from harness.model import Arm, RunInfo, Scenario, Slot, Trial, events
 from harness.model.backend import Availability
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.model.errors import BackendUnavailableError, HarnessError, PrepareError
-from harness.model.events import (
-    ArmPrepared,
-    ArmSkipped,
-    BlockFinished,
-    BlockStarted,
-    Event,
-    HookStarted,
-    InstancesAlive,
-    Listener,
-    RunFinished,
-    RunStarted,
-    TrialFinished,
-    TrialStarted,
-)
+from harness.model.events import Event, Listener
 from harness.model.scale import Stages, stages
 
 if TYPE_CHECKING:
@@ -59,13 +46,13 @@ class Runner:
     """One run. Use once: `Runner(…).run()`.
 
     Args:
-        request: What to do.
-        source: Where arms come from.
+        request: Scenarios, blocks and the rest.
+        source: Prepares the arms.
         environment: The host's facts, captured before.
-        writer: Where records go.
+        writer: Takes the records.
         listener: Called with every event. A BrokenPipeError of it ends the run as SIGPIPE would.
-        ensure_image: Where images come from.
-        rule: Says when to stop.
+        ensure_image: Makes images.
+        rule: Decides when to stop.
         assess: Called when all was removed, before the last record.
     """
 
@@ -104,7 +91,7 @@ class Runner:
         self._info = begun(request, environment)
 
     def run(self) -> RunInfo:
-        """Do it.
+        """Prepare the arms, take the trials and write the records.
 
         Returns:
             The circumstances as they are in the records at the end.
@@ -119,7 +106,7 @@ class Runner:
         """
         with self._interruption, contextlib.ExitStack() as stack:
             self._record()
-            self._emit(RunStarted(self._info, self._writer.directory, len(self._trials)))
+            self._emit(events.RunStarted(self._info, self._writer.directory, len(self._trials)))
             # The last word of the records comes after everything was removed.
             stack.callback(self._finish)
             try:
@@ -134,8 +121,8 @@ class Runner:
         try:
             self._listener(event)
         except BrokenPipeError:
-            # Not an Exception: whoever reports progress from deep inside must not take it for a
-            # failure of his own.
+            # Not an Exception: code that reports progress from deep inside must not take it for
+            # a failure of its own.
             raise Interrupted(signal.SIGPIPE) from None
 
     def _prepare_all(self, stack: contextlib.ExitStack) -> None:
@@ -143,7 +130,7 @@ class Runner:
             refuse_another_host(self._request.resumption, self._environment.facts)
         for scenario in self._request.scenarios:
             if scenario.hooks.setup is not None:
-                self._emit(HookStarted(scenario.name, "setup", scenario.hooks.setup))
+                self._emit(events.HookStarted(scenario.name, "setup", scenario.hooks.setup))
             stack.enter_context(self._hooks.around(scenario))
         for scenario in self._request.scenarios:
             lab = None
@@ -157,8 +144,7 @@ class Runner:
                 self._prepare(scenario, arm, lab, stack)
         if not self._arms:
             reasons = "; ".join(dict.fromkeys(self._skipped))
-            message = f"no arm can run here ({reasons}); see steelyard doctor"
-            raise HarnessError(message)
+            raise HarnessError(f"no arm can run here ({reasons}); see steelyard doctor")
         if not self._may_record:
             self._may_record = True
             self._record()
@@ -166,7 +152,7 @@ class Runner:
     def _prepare(
         self, scenario: Scenario, arm: Arm, lab: Lab | None, stack: contextlib.ExitStack
     ) -> None:
-        """Prepare one arm, or leave it out and say so."""
+        """Prepare one arm, or leave it out and report that."""
         resumption = self._request.resumption
         is_going_on = resumption is not None and bool(resumption.run.trials)
         before = resumption.record_of(scenario.name, arm.name) if resumption else None
@@ -187,7 +173,7 @@ class Runner:
         else:
             self._info = replace(self._info, arms=(*self._info.arms, ready.record))
         self._record()
-        self._emit(ArmPrepared(ready.record))
+        self._emit(events.ArmPrepared(ready.record))
 
     def _leave_out(
         self, scenario: Scenario, arm: Arm, error: BackendUnavailableError | PrepareError
@@ -203,7 +189,7 @@ class Runner:
         # A run that is taken up again without trials may have said so already.
         diagnostics = dict.fromkeys((*self._info.diagnostics, skipped))
         self._info = replace(self._info, diagnostics=tuple(diagnostics))
-        self._emit(ArmSkipped(scenario.name, arm.name, Availability(False, reason, remedy)))
+        self._emit(events.ArmSkipped(scenario.name, arm.name, Availability(False, reason, remedy)))
 
     def _take_blocks(self) -> None:
         request = self._request
@@ -228,7 +214,7 @@ class Runner:
         asked = [self._stages(slot) for slot in slots]
         self._widths = outlook.widths or self._widths
         self._emit(
-            BlockStarted(
+            events.BlockStarted(
                 block=block,
                 blocks=self._request.blocks,
                 expected=outlook.expected,
@@ -242,25 +228,25 @@ class Runner:
         took_ns = monotonic_ns() - begun_ns
         self._times_ns.append(took_ns)
         self._done += block >= 0
-        self._emit(BlockFinished(block, took_ns))
+        self._emit(events.BlockFinished(block, took_ns))
 
     def _stages(self, slot: Slot) -> Stages:
-        """What a slot is asked for; a scenario without a scale wants one instance."""
+        """Find what a slot is asked for; a scenario without a scale wants one instance."""
         scale = self._scenarios[slot.scenario].scale
         if scale is None:
             return Stages((1,), ())
         return stages(scale, slot.arm, warmup=slot.block < 0)
 
     def _take(self, slot: Slot) -> None:
-        """Take what a slot has, but for what the records hold already."""
+        """Take the trials of a slot that the records do not hold already."""
         self._interruption.check()
         scenario = self._scenarios[slot.scenario]
         resumption = self._request.resumption
         taken = resumption.taken(slot) if resumption is not None else ()
         if {1, *self._stages(slot).together} <= {trial.together for trial in taken}:
             return
-        self._emit(TrialStarted(slot.scenario, slot.arm, slot.block, slot.position))
-        self._hooks.before(scenario, slot)
+        self._emit(events.TrialStarted(slot.scenario, slot.arm, slot.block, slot.position))
+        self._hooks.run("prepare", scenario, slot)
         ready = self._arms[slot.scenario, slot.arm]
         if scenario.scale is not None:
             assert ready.grow is not None
@@ -269,20 +255,20 @@ class Runner:
             with without_collection():
                 trial = ready.take(slot)
             self._keep(trial)
-        self._hooks.after(scenario, slot)
+        self._hooks.run("conclude", scenario, slot)
 
     def _growth_listener(self, slot: Slot) -> GrowthListener:
         from harness.measure.growth import GrowthListener
 
         def alive(count: int, most: int) -> None:
-            self._emit(InstancesAlive(slot.scenario, slot.arm, slot.block, count, most))
+            self._emit(events.InstancesAlive(slot.scenario, slot.arm, slot.block, count, most))
 
         return GrowthListener(self._keep, self._writer.append_growth, alive)
 
     def _keep(self, trial: Trial) -> None:
         self._writer.append(trial)
         self._trials.append(trial)
-        self._emit(TrialFinished(trial))
+        self._emit(events.TrialFinished(trial))
 
     def _finish(self) -> None:
         if not self._may_record:
@@ -290,7 +276,7 @@ class Runner:
         info = self._assess(replace(self._info, blocks=self._done), self._trials)
         self._info = replace(info, ended_at=now())
         self._record()
-        self._emit(RunFinished(self._writer.directory, self._info))
+        self._emit(events.RunFinished(self._writer.directory, self._info))
 
     def _record(self) -> None:
         if self._may_record:

@@ -1,12 +1,11 @@
-"""In which order trials are taken: pure.
+"""Orders the trials of a run. Pure.
 
-A block is one trial of every arm of one scenario, in an order drawn anew for each block. What
-changes slowly on a host (heat, other work, caches) then weighs on all arms, and arms are
-compared block by block. The order of a block depends on the seed, the scenario and the block's
-number alone, so a longer run begins exactly like a shorter one.
+A block is one trial of every arm of one scenario, in an order drawn anew for each block, so slow
+changes on a host (heat, other work, caches) weigh on all arms. The order depends on the seed, the
+scenario and the block's number alone, so a longer run begins exactly like a shorter one.
 
-All scenarios advance together: block 0 of each, then block 1 of each. A run that is ended early
-has then asked every question equally often.
+Block 0 of each scenario comes first, then block 1 of each: a run that ends early has asked every
+question equally often.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ UNTIL_MOST_BLOCKS = 300
 
 
 def block_order(scenario: str, arms: Sequence[str], block: int, seed: int) -> tuple[Slot, ...]:
-    """The trials of one block of one scenario, in the order in which they are taken."""
+    """Order the trials of one block of one scenario."""
     order = list(arms)
     # Seeding with a string is stable between versions of Python (its SHA-512 is used).
     random.Random(f"{seed}/{scenario}/{block}").shuffle(order)
@@ -36,7 +35,7 @@ def block_order(scenario: str, arms: Sequence[str], block: int, seed: int) -> tu
 
 
 def blocks(arms: Mapping[str, Sequence[str]], first: int, seed: int) -> Iterator[tuple[Slot, ...]]:
-    """Blocks without end, one after the other, each with the trials of every scenario.
+    """Yield blocks without end, each with the trials of every scenario.
 
     Args:
         arms: Scenario name -> its arms' names.

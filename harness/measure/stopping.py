@@ -1,13 +1,10 @@
-"""When a run ends: rules that are asked before each block, and know nothing but what was taken.
+"""Decides when a run ends, by rules that are asked before each block and see only its results.
 
-A run ends by its number of blocks, by its time, once its intervals are narrow enough, or once the
-question that it is taken for is answered. `UntilNarrow` looks at how wide an interval is and never
-at where it lies, so it cannot wait for a result that one would like; and it looks only now and
-then, at block counts fixed beforehand: looking after every block would stop at the luckiest of many
-chances, with intervals that claim more than they hold.
+`UntilNarrow` looks at how wide an interval is and never at where it lies, so it cannot wait for a
+result that one would like. It looks at block counts fixed beforehand: after every block, it would
+stop at the luckiest of many chances, with intervals that claim more than they hold.
 
-Every rule is pure: the same blocks give the same answer. Only the callable of `Decided` may
-remember what it has seen.
+Every rule is pure, except for the callable of `Decided`, which may keep state.
 """
 
 from __future__ import annotations
@@ -32,7 +29,7 @@ FEWEST_BLOCKS = 3
 CHECKPOINT_GROWTH = 4 / 3
 """From one look at the intervals to the next: ten looks from 6 blocks to 80."""
 NO_BOUND = sys.maxsize
-"""Blocks that a rule expects which limits no number of them."""
+"""Blocks that a rule without a limit on their number expects."""
 
 Samples = Mapping[tuple[str, str, str], Sequence[float]]
 """(scenario, arm, metric) -> one value a block that counts."""
@@ -42,7 +39,7 @@ Question = Callable[[Sequence[Trial], Sequence[ArmRecord]], bool]
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """What a run has when a rule is asked.
+    """The results that a rule sees.
 
     Attributes:
         block: The block that comes next; negative for warm-up.
@@ -64,7 +61,7 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """What a rule says.
+    """A rule's answer.
 
     Attributes:
         is_over: Whether the run ends before the block that comes next.
@@ -79,7 +76,7 @@ class Outlook:
 
 
 class StoppingRule(Protocol):
-    """Says when a run ends."""
+    """Decides when a run ends."""
 
     def look(self, taken: Taken) -> Outlook:
         """Judge by what was taken; asked once before each block, the first one included."""
@@ -172,7 +169,7 @@ class AnyOf:
 
 
 def rule_of(request: Request, *more: StoppingRule) -> StoppingRule:
-    """Everything that ends a run by its request, and what more its caller has, in this order."""
+    """Combine all rules that a request implies, and those of the caller, in this order."""
     rules: list[StoppingRule] = [FixedBlocks(request.blocks)]
     if request.time_limit_ns is not None:
         rules.append(TimeLimit(request.time_limit_ns))
@@ -183,16 +180,16 @@ def rule_of(request: Request, *more: StoppingRule) -> StoppingRule:
 
 def is_checkpoint(counted: int) -> bool:
     """Whether intervals are looked at after so many blocks: 6, 8, 11, 15, 20, 27, 36 and so on."""
-    place = stats.FEWEST_FOR_LEVEL
-    while place < counted:
-        place = math.ceil(place * CHECKPOINT_GROWTH)
-    return place == counted
+    checkpoint = stats.FEWEST_FOR_LEVEL
+    while checkpoint < counted:
+        checkpoint = math.ceil(checkpoint * CHECKPOINT_GROWTH)
+    return checkpoint == counted
 
 
 def samples_of(
     trials: Collection[Trial], records: Collection[ArmRecord], metrics: Collection[str]
 ) -> Samples:
-    """The values of the trials that count, in their order; a trial without a value gives none.
+    """Collect the values of the trials that count, in order; a trial without a value gives none.
 
     Where instances grow in number it is the first of each block: there was no other beside it.
     """
@@ -211,10 +208,10 @@ def samples_of(
 
 
 def widest(samples: Samples, seed: int) -> dict[str, float]:
-    """For each metric the widest 95 % interval of a median among all arms of all scenarios.
+    """Find for each metric the widest 95 % interval of a median among all arms and scenarios.
 
     Args:
-        samples: An arm without any value of a metric (nothing meters it there) has no say in it.
+        samples: An arm without any value of a metric (nothing meters it there) does not count.
         seed: Of the intervals, where they are drawn.
 
     Returns:

@@ -1,4 +1,4 @@
-"""One trial: one instance from request to removal, whatever goes wrong on the way.
+"""Takes one trial: one instance from request to removal, whatever goes wrong on the way.
 
 begin      evict the image (cold arms), look at the host, launch (t0)
 wait       until ready; nothing is metered meanwhile
@@ -14,10 +14,12 @@ import gc
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import pairwise
 from time import monotonic_ns
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-from harness.lab.readiness import Ready, wait_ready
+from harness.lab.readiness import ReadyEvent, unexpected_exit, wait_ready
 from harness.measure.interruption import Interruption
 from harness.meters import instance as meters
 from harness.meters.host_activity import Watch
@@ -52,12 +54,12 @@ Launch = Callable[[str], Instance]
 
 @dataclass(slots=True)
 class _Findings:
-    """What becomes known of a trial while it goes on."""
+    """Collects what a trial shows while it goes on."""
 
     outcome: Outcome = Outcome.OK
     error: str | None = None
     console: str | None = None
-    ready: Ready | None = None
+    ready: ReadyEvent | None = None
     output_sha256: str | None = None
     disk: tuple[DiskPart, ...] = ()
     readings: tuple[Reading, ...] = ()
@@ -69,18 +71,15 @@ class _Findings:
 
 @runtime_checkable
 class WorksApart(Protocol):
-    """An instance of which a part runs in processes that are not below this one.
-
-    Attributes:
-        apart_cpu_ns: Their CPU time, once it is removed.
-    """
+    """An instance of which a part runs in processes that are not below this one."""
 
     apart_cpu_ns: int
+    """Their CPU time, once it is removed."""
 
 
 @contextlib.contextmanager
 def without_collection() -> Iterator[None]:
-    """Keep Python's garbage collector from choosing a trial to run in: it runs before."""
+    """Keep Python's garbage collector out of a trial: it runs before."""
     was_enabled = gc.isenabled()
     gc.collect()
     gc.disable()
@@ -100,19 +99,14 @@ def take_trial(
 ) -> Trial:
     """Launch, wait until ready, measure, stop, remove.
 
-    Returns:
-        The trial; one that failed says so in its outcome and keeps the milestones it reached.
+    A trial that failed says so in its outcome and keeps the milestones it reached.
 
     Raises:
-        Interrupted: By a signal. The instance is gone, and there is no trial: it was neither
-            finished nor did it fail.
+        Interrupted: By a signal. The instance is gone, and there is no trial.
     """
     trial = OpenTrial(slot, scenario, prepared)
     try:
-        trial.begin(instance_name(slot))
-        with interruption.safe():
-            trial.wait(lab)
-        trial.meter()
+        trial.run(instance_name(slot), lab, interruption)
     except (HarnessError, OSError) as error:
         trial.fail(error)
     finally:
@@ -120,58 +114,50 @@ def take_trial(
     return trial.record()
 
 
+@dataclass(eq=False, slots=True)
 class OpenTrial:
-    """A trial whose instance may live: each step by itself, for those who keep several alive.
+    """A trial whose instance may live: each step by itself, so that several can live at once.
 
-    Call `begin`, `wait`, `meter`, `end`, `record` in this order; give what `begin`, `wait` and
-    `meter` raise to `fail`, and call `end` in every case.
+    Call `begin`, `wait`, `meter`, or `run`, which is these three; give what they raise to `fail`.
+    Call `end` in every case, then `record`.
 
     Attributes:
+        slot, scenario, prepared: Which trial it is, the question, and the arm.
+        alive: Instances of the arm that live already.
+        burst: How many are requested at the same time, this one included.
+        launch: Launches the instance; None: as the arm does.
+        watched: Whether what others do on the host meanwhile is reported; not where other
+            instances of ours live on.
         instance: The instance, once launched.
         accounting: Where its use could be read when it was ready; None before that.
     """
 
-    def __init__(
-        self,
-        slot: Slot,
-        scenario: Scenario,
-        prepared: PreparedArm,
-        *,
-        alive: int = 0,
-        burst: int = 1,
-        launch: Launch | None = None,
-        watched: bool = True,
-    ) -> None:
-        """Nothing happens yet.
-
-        Args:
-            slot: Which trial it is.
-            scenario: The question.
-            prepared: The arm.
-            alive: Instances of the arm that live already.
-            burst: How many are requested at the same time, this one included.
-            watched: Whether what others do on the host meanwhile is reported; not where other
-                instances of ours live on.
-            launch: Launches the instance; None: as the arm does.
-        """
-        self.instance: Instance | None = None
-        self.accounting: Accounting | None = None
-        self._slot = slot
-        self._scenario = scenario
-        self._prepared = prepared
-        self._alive, self._burst = alive, burst
-        self._launch = launch or prepared.launch
-        self._findings = _Findings()
-        self._before: meters.Before | None = None
-        self._watch: Watch | None = None
-        self._is_watched = watched
-        self._has_ended = False
-        self._ended_by_itself = False
+    slot: Slot
+    scenario: Scenario
+    prepared: PreparedArm
+    alive: int = 0
+    burst: int = 1
+    launch: Launch | None = None
+    watched: bool = True
+    instance: Instance | None = field(default=None, init=False)
+    accounting: Accounting | None = field(default=None, init=False)
+    _findings: _Findings = field(default_factory=_Findings, init=False)
+    _before: meters.Before | None = field(default=None, init=False)
+    _watch: Watch | None = field(default=None, init=False)
+    _has_ended: bool = field(default=False, init=False)
+    _ended_by_itself: bool = field(default=False, init=False)
 
     @property
     def failed(self) -> bool:
         """Whether something has gone wrong so far."""
         return self._findings.error is not None
+
+    def run(self, name: str, lab: Lab | None, interruption: Interruption) -> None:
+        """Begin, wait and meter; raises as these do, and Interrupted during the wait."""
+        self.begin(name)
+        with interruption.safe():
+            self.wait(lab)
+        self.meter()
 
     def begin(self, name: str) -> None:
         """Make the page cache what the arm wants, and launch.
@@ -179,16 +165,15 @@ class OpenTrial:
         Raises:
             LaunchFailedError: It could not be launched.
         """
-        cold = any(
-            arm.name == self._slot.arm and arm.cache is CacheState.COLD
-            for arm in self._scenario.arms
-        )
-        self._before = meters.look_before(self._prepared.image_paths(), cold=cold)
+        launch = self.launch or self.prepared.launch
+        arms = self.scenario.arms
+        cold = any(arm.name == self.slot.arm and arm.cache is CacheState.COLD for arm in arms)
+        self._before = meters.look_before(self.prepared.image_paths(), cold=cold)
         if self._before.not_evicted:
             self._findings.warn(DiagnosticCode.CACHE_NOT_EVICTED, self._before.not_evicted)
-        if self._is_watched:
+        if self.watched:
             self._watch = Watch.begin()
-        self.instance = self._launch(name)
+        self.instance = launch(name)
 
     def wait(self, lab: Lab | None) -> None:
         """Wait until the workload is ready.
@@ -197,33 +182,48 @@ class OpenTrial:
             InstanceError: It was not, in time or at all.
         """
         assert self.instance is not None
-        readiness = self._scenario.readiness
-        deadline_ns = self.instance.milestones_ns[Milestone.REQUESTED] + self._scenario.timeout_ns
+        readiness = self.scenario.readiness
+        deadline_ns = self.instance.milestones_ns[Milestone.REQUESTED] + self.scenario.timeout_ns
         network = lab if readiness.needs_network else None
         self._findings.ready = wait_ready(self.instance, readiness, network, deadline_ns)
 
     def meter(self) -> None:
-        """Read what the instance costs just after it was ready."""
+        """Read what the instance costs, just after it was ready."""
         assert self.instance is not None
         assert self._before is not None
         findings = self._findings
-        accounting = self._account()
-        if accounting is not None:
+        if (accounting := self._account()) is not None:
             findings.readings = meters.read(accounting, self._before)
         # Not among the readings, so that it cannot be missing by itself: a trial whose own files
         # cannot be read has failed.
         findings.disk = self.instance.disk_parts()
         findings.output_sha256 = hashlib.sha256(self.instance.output.data).hexdigest()
         if (
-            self._scenario.readiness.kind is ReadinessKind.HTTP
+            self.scenario.readiness.kind is ReadinessKind.HTTP
             and findings.ready is not None
             and findings.ready.body is None
         ):
-            detail = "the body of the answer did not arrive whole"
-            findings.warn(DiagnosticCode.MISSING, detail)
+            findings.warn(DiagnosticCode.MISSING, "the body of the answer did not arrive whole")
+
+    def pump(self, deadline_ns: int) -> bool:
+        """Take what a ready workload prints, so that it need not wait, and fail it if it has ended.
+
+        Returns:
+            Whether it still runs.
+        """
+        if self.instance is None or self.failed:
+            return False
+        try:
+            if self.instance.exit is None:
+                self.instance.pump(deadline_ns)
+        except (HarnessError, OSError) as error:
+            self.fail(error)
+        if self.instance.exit is not None:
+            self.fail(unexpected_exit(self.instance, "it should run on until it is stopped"))
+        return not self.failed
 
     def fail(self, error: BaseException) -> None:
-        """Take the first thing that went wrong; what follows from it is not recorded."""
+        """Record the first error; those that follow from it are not recorded."""
         findings = self._findings
         if findings.error is not None:
             return
@@ -245,7 +245,7 @@ class OpenTrial:
             # One that failed is not metered, but must be gone as well.
             accounting = self.accounting or self._account()
             seen = None if accounting is None else traces(accounting)
-            self._end(self.instance)
+            self._stop_and_remove(self.instance)
             if seen is not None:
                 self._look_for_leftovers(seen)
         if self._watch is not None:
@@ -253,8 +253,8 @@ class OpenTrial:
             self._findings.diagnostics += self._watch.end(apart_ns)
 
     def record(self) -> Trial:
-        """The trial, once it has ended."""
-        findings, slot = self._findings, self._slot
+        """Make the record of a trial that has ended."""
+        findings, slot = self._findings, self.slot
         milestones_ns: Mapping[Milestone, int] = {}
         exit_code = signal = None
         if (instance := self.instance) is not None:
@@ -266,7 +266,7 @@ class OpenTrial:
             if instance.exit is not None and not stopped_by_us:
                 exit_code, signal = instance.exit.code, instance.exit.signal
             findings.diagnostics[:0] = instance.diagnostics
-        body = findings.ready.body if findings.ready is not None else None
+        body = None if findings.ready is None else findings.ready.body
         return Trial(
             scenario=slot.scenario,
             arm=slot.arm,
@@ -283,12 +283,11 @@ class OpenTrial:
             disk=findings.disk,
             diagnostics=tuple(findings.diagnostics),
             readings=findings.readings,
-            alive=self._alive,
-            together=self._burst,
+            alive=self.alive,
+            together=self.burst,
         )
 
     def _account(self) -> Accounting | None:
-        """Ask the instance where its use can be read."""
         assert self.instance is not None
         try:
             self.accounting = self.instance.accounting()
@@ -297,19 +296,15 @@ class OpenTrial:
             return None
         return self.accounting
 
-    def _end(self, instance: Instance) -> None:
-        steps: tuple[Callable[[], None], ...] = (
-            lambda: instance.stop(STOP_PATIENCE_NS),
-            instance.remove,
-        )
+    def _stop_and_remove(self, instance: Instance) -> None:
         asked_ns = monotonic_ns()
-        for step in steps:
+        for step in (partial(instance.stop, STOP_PATIENCE_NS), instance.remove):
             try:
                 step()
             except (HarnessError, OSError) as error:
                 self.fail(error)
                 self._findings.warn(DiagnosticCode.LEFTOVER, str(error))
-        # An instance with a clock of its own has said itself when it was asked.
+        # An instance with a clock of its own has stamped this itself.
         instance.milestones_ns.setdefault(Milestone.STOPPING, asked_ns)
 
     def _look_for_leftovers(self, seen: Traces) -> None:
@@ -327,36 +322,28 @@ class OpenTrial:
 
 
 def relative(stamps_ns: Mapping[Milestone, int]) -> dict[Milestone, int]:
-    """Absolute stamps as nanoseconds since `requested`, in the order of the milestones."""
+    """Turn absolute stamps into nanoseconds since `requested`, in the order of the milestones."""
     begun_ns = stamps_ns[Milestone.REQUESTED]
-    return {
-        milestone: stamps_ns[milestone] - begun_ns
-        for milestone in Milestone
-        if milestone in stamps_ns
-    }
+    return {name: stamps_ns[name] - begun_ns for name in Milestone if name in stamps_ns}
 
 
 def out_of_order(milestones_ns: Mapping[Milestone, int]) -> str | None:
-    """A sentence about the first milestone that comes before its predecessor; None if all is well.
+    """Describe the first milestone that comes before its predecessor; None if all is well.
 
     A violated order is a mistake in Steelyard or in its clock, never a result.
     """
-    previous: tuple[Milestone, int] | None = None
-    for milestone in Milestone:
-        if milestone not in milestones_ns:
-            continue
-        at_ns = milestones_ns[milestone]
-        if previous is not None and at_ns < previous[1]:
-            early_us = (previous[1] - at_ns) / 1e3
+    reached = [milestone for milestone in Milestone if milestone in milestones_ns]
+    for earlier, later in pairwise(reached):
+        early_ns = milestones_ns[earlier] - milestones_ns[later]
+        if early_ns > 0:
             return (
-                f"milestones out of order: {milestone} was stamped {early_us:.0f} us before "
-                f"{previous[0]}; the trial does not count, please report this"
+                f"milestones out of order: {later} was stamped {early_ns / 1e3:.0f} us before "
+                f"{earlier}; the trial does not count, please report this"
             )
-        previous = milestone, at_ns
     return None
 
 
 def instance_name(slot: Slot, *more: str) -> str:
-    """Unique in a run and short: it becomes part of folder, cgroup and process names."""
+    """Name an instance, unique in a run and short: folders, cgroups and processes have it too."""
     block = f"w{-slot.block}" if slot.block < 0 else f"{slot.block}"
     return "-".join((slot.scenario, slot.arm, block, *more))

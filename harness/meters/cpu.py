@@ -1,6 +1,6 @@
-"""CPU time until ready, of the instance and of nothing else.
+"""Reads the CPU time of an instance until ready, and of nothing else.
 
-Whose time it is, and how it is counted, in the order in which it is tried:
+The sources, in the order in which they are tried:
 
 | instance | CPU time from |
 |---|---|
@@ -9,11 +9,10 @@ Whose time it is, and how it is counted, in the order in which it is tried:
 | has ended | `wait4` |
 
 A cgroup counts every process that was ever in it, from the first instruction after clone. The clock
-(clock_getcpuclockid(3)) counts all threads of a process in nanoseconds, those that have ended too;
-children that it has waited for are added from `stat`, in clock ticks of 10 ms. Nothing here counts
-what the harness itself or the kernel's own threads do for an instance, and nothing uses
-RUSAGE_CHILDREN, which knows only of those who have been waited for. psutil's `cpu_times` costs the
-same and counts clock ticks alone: of a start of 5 ms it sees nothing, or 10 ms.
+(clock_getcpuclockid(3)) counts all threads of a process in nanoseconds, ended ones too; children
+that it has waited for are added from `stat`, in clock ticks of 10 ms. The work of the harness and
+of kernel threads for an instance does not count. RUSAGE_CHILDREN would miss children that nobody
+waited for, and psutil's `cpu_times` counts clock ticks alone: a start of 5 ms is nothing, or 10 ms.
 
 How the sum divides into user and system is the kernel's estimate in every case: it knows the sum
 exactly, and in which mode it found a CPU at each clock tick (kernel/sched/cputime.c,
@@ -41,7 +40,7 @@ Clock = Callable[[int], int]
 
 
 def process_clock_ns(pid: int) -> int:
-    """CPU time of a process with all its threads so far.
+    """Read the CPU time of a process with all its threads so far.
 
     Raises:
         OSError: There is no such process.
@@ -53,7 +52,7 @@ def process_clock_ns(pid: int) -> int:
 def read(
     accountings: Sequence[Accounting], proc: str = "/proc", clock_ns: Clock = process_clock_ns
 ) -> tuple[Reading, ...]:
-    """CPU time of instances so far, user and system; a sum over all that are given.
+    """Read the CPU time of instances so far, user and system, added up.
 
     Args:
         accountings: Of one instance, or of all that live.
@@ -82,7 +81,7 @@ def read(
 
 
 def _of_instance(accounting: Accounting, proc: str, clock_ns: Clock) -> tuple[str, tuple[int, int]]:
-    """How it was counted, in words for the scope, and (user, system) in ns."""
+    """Count (user, system) in ns; the first value words the method, for the scope."""
     for controller in ("cpuacct", "cpu"):
         folder = accounting.cgroups.get(controller)
         if folder is not None and (counted := _of_cgroup(folder)) is not None:
@@ -108,12 +107,12 @@ def _of_instance(accounting: Accounting, proc: str, clock_ns: Clock) -> tuple[st
 
 
 def group_ns(folder: str) -> int:
-    """CPU time that a control group has counted so far; 0 if it is not there or does not count."""
+    """Read the CPU time of a control group so far; 0 if it is not there or does not count."""
     return sum(_of_cgroup(folder) or (0, 0))
 
 
 def _of_cgroup(folder: str) -> tuple[int, int] | None:
-    """What a group has counted, in ns; None if this one does not count."""
+    """Read (user, system) of a group in ns; None if it does not count."""
     try:
         fields = dict(line.split() for line in read_text(f"{folder}/cpu.stat").splitlines())
         if "user_usec" in fields:
@@ -133,7 +132,4 @@ def _of_process(pid: int, proc: str, clock_ns: Clock) -> tuple[int, int]:
     utime, stime, cutime, cstime = (int(field) for field in fields[11:15])
     total_ns = clock_ns(pid)
     system_ns = total_ns * stime // (utime + stime) if utime + stime else 0
-    return (
-        total_ns - system_ns + cutime * _TICK_NS,
-        system_ns + cstime * _TICK_NS,
-    )
+    return total_ns - system_ns + cutime * _TICK_NS, system_ns + cstime * _TICK_NS

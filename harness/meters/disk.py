@@ -1,4 +1,4 @@
-"""What a thing takes on disk: read from the inodes, not from file sizes.
+"""Measures what a folder takes on disk, from the inodes and not from file sizes.
 
 Three questions, three numbers (stat(2), ioctl_fiemap in the kernel's Documentation/filesystems):
 
@@ -19,7 +19,7 @@ import fcntl
 import os
 import stat
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from harness.model import DiskPart, Sharing
 
@@ -52,12 +52,7 @@ def measure(path: str | os.PathLike[str], name: str, sharing: Sharing) -> DiskPa
     """
     apparent = allocated = 0
     reflinked: int | None = 0
-    seen: set[tuple[int, int]] = set()
-    for entry, status in _walk(os.fspath(path)):
-        key = (status.st_dev, status.st_ino)
-        if key in seen:
-            continue
-        seen.add(key)
+    for entry, status in walk([path]):
         apparent += status.st_size
         allocated += status.st_blocks * BLOCK_BYTES
         if reflinked is not None and stat.S_ISREG(status.st_mode) and status.st_blocks:
@@ -70,20 +65,14 @@ def measure(path: str | os.PathLike[str], name: str, sharing: Sharing) -> DiskPa
 
 
 def reflinked_bytes(path: str | os.PathLike[str]) -> int | None:
-    """Bytes of a regular file whose extents are shared; None where FIEMAP is not answered.
-
-    Files that cannot be opened for reading say None as well: the meter must not guess.
-    """
+    """Count the bytes of a regular file in shared extents; None if it does not open or answer."""
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(os.open(path, flags), "rb", buffering=0) as file:
+            extents = _extents(file.fileno())
+            return sum(length for length, flags in extents if flags & FIEMAP_EXTENT_SHARED)
     except OSError:
         return None
-    try:
-        return sum(length for length, flags in _extents(fd) if flags & FIEMAP_EXTENT_SHARED)
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
 
 
 def _extents(fd: int) -> Iterator[tuple[int, int]]:
@@ -111,26 +100,38 @@ def _extents(fd: int) -> Iterator[tuple[int, int]]:
             start = logical + length
 
 
-def _walk(top: str) -> Iterator[tuple[str, os.stat_result]]:
-    """Each entry at and below `top` on the same filesystem, with its own status, unordered."""
-    try:
-        status = os.lstat(top)
-    except FileNotFoundError:
-        return
-    device = status.st_dev
-    yield top, status
-    if not stat.S_ISDIR(status.st_mode):
-        return
-    pending = [top]
-    while pending:
-        with contextlib.suppress(FileNotFoundError), os.scandir(pending.pop()) as entries:
-            for entry in entries:
-                try:
-                    status = entry.stat(follow_symlinks=False)
-                except FileNotFoundError:
-                    continue
-                if status.st_dev != device:
-                    continue
-                yield entry.path, status
-                if stat.S_ISDIR(status.st_mode):
-                    pending.append(entry.path)
+def walk(tops: Iterable[str | os.PathLike[str]]) -> Iterator[tuple[str, os.stat_result]]:
+    """Yield what is at and below `tops`, each inode once, with its status, in no order.
+
+    What is not there, or disappears meanwhile, is left out.
+    """
+    seen: set[tuple[int, int]] = set()
+    for path in tops:
+        top = os.fspath(path)
+        try:
+            status = os.lstat(top)
+        except FileNotFoundError:
+            continue
+        device = status.st_dev
+        if _is_new(status, seen):
+            yield top, status
+        pending = [top] if stat.S_ISDIR(status.st_mode) else []
+        while pending:
+            with contextlib.suppress(FileNotFoundError), os.scandir(pending.pop()) as entries:
+                for entry in entries:
+                    try:
+                        status = entry.stat(follow_symlinks=False)
+                    except FileNotFoundError:
+                        continue
+                    if status.st_dev == device and _is_new(status, seen):
+                        yield entry.path, status
+                        if stat.S_ISDIR(status.st_mode):
+                            pending.append(entry.path)
+
+
+def _is_new(status: os.stat_result, seen: set[tuple[int, int]]) -> bool:
+    key = status.st_dev, status.st_ino
+    if key in seen:
+        return False
+    seen.add(key)
+    return True

@@ -1,13 +1,12 @@
-"""What all living instances of an arm take together, at one moment.
+"""Adds up what all living instances of an arm take at one moment.
 
-Disk: the exclusive parts of each added up by name, and the static parts that all of them share, as
-they are. Memory: PSS and USS of all their processes, what their control groups are charged, and how
-far the host's MemAvailable has fallen since before the first of them. The peaks of control groups
-are not among it: each had its own at another time, and their sum is no peak.
+Disk: the exclusive parts of each added up by name, and the static parts that all of them share.
+Memory: PSS and USS of all processes, the charge of all control groups, and the fall of the host's
+MemAvailable since before the first. Peaks of control groups are left out: each had its own at
+another time, and their sum is no peak.
 
-PSS divides a page among all who map it, so what the instances share among themselves is in the sum
-once; USS does not count it at all. On a line through several numbers of instances, what is shared
-is the intercept, and what one more costs is the slope.
+PSS counts memory that the instances share once, USS not at all. On a line through several numbers
+of instances, shared memory is the intercept, and the cost of one more is the slope.
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ def read_footprint(
     living: Sequence[Instance],
     available_before: int | None,
 ) -> GrowthPoint:
-    """Read it now; takes about 0.5 ms for a container and some milliseconds for a guest.
+    """Read it now, in about 0.5 ms for a container and some milliseconds for a guest.
 
     Args:
-        slot: Whose point it is.
+        slot: Scenario, arm and block of the point.
         prepared: The arm, for its static parts.
         living: All its instances.
-        available_before: MemAvailable before the first was requested.
+        available_before: MemAvailable in bytes before the first was requested.
 
     Raises:
         OSError: The files of an instance cannot be read.
@@ -50,45 +49,33 @@ def read_footprint(
         block=slot.block,
         instances=len(living),
         disk=(*prepared.disk_parts(), *owned),
-        readings=tuple(_said_by_instances(reading, accountings) for reading in readings),
+        readings=tuple(_own_readings(reading, accountings) for reading in readings),
     )
 
 
 def sum_parts(parts: Iterable[DiskPart]) -> tuple[DiskPart, ...]:
-    """Parts of the same name and sharing as one, in the order in which the names first came.
+    """Add up parts of the same name and sharing, in the order in which the names first came.
 
     Where one part does not know what is reflinked, the sum does not know it either.
     """
-    sums: dict[tuple[str, Sharing], DiskPart] = {}
+    groups: dict[tuple[str, Sharing], list[DiskPart]] = {}
     for part in parts:
-        key = part.name, part.sharing
-        so_far = sums.get(key)
-        sums[key] = part if so_far is None else _added(so_far, part)
-    return tuple(sums.values())
+        groups.setdefault((part.name, part.sharing), []).append(part)
+    sums = []
+    for (name, sharing), group in groups.items():
+        apparent = sum(part.apparent_bytes for part in group)
+        allocated = sum(part.allocated_bytes for part in group)
+        known = [part.reflinked_bytes for part in group if part.reflinked_bytes is not None]
+        reflinked = sum(known) if len(known) == len(group) else None
+        sums.append(DiskPart(name, sharing, apparent, allocated, reflinked))
+    return tuple(sums)
 
 
-def _added(first: DiskPart, second: DiskPart) -> DiskPart:
-    reflinked: int | None = None
-    if first.reflinked_bytes is not None and second.reflinked_bytes is not None:
-        reflinked = first.reflinked_bytes + second.reflinked_bytes
-    return DiskPart(
-        name=first.name,
-        sharing=first.sharing,
-        apparent_bytes=first.apparent_bytes + second.apparent_bytes,
-        allocated_bytes=first.allocated_bytes + second.allocated_bytes,
-        reflinked_bytes=reflinked,
-    )
-
-
-def _said_by_instances(reading: Reading, accountings: Sequence[Accounting]) -> Reading:
-    """The sum of what the instances count by themselves, where all do; else what the meter said."""
-    own = [
-        said
-        for accounting in accountings
-        for said in accounting.readings
-        if said.meter is reading.meter
-    ]
-    values = [said.value for said in own if said.value is not None]
+def _own_readings(reading: Reading, accountings: Sequence[Accounting]) -> Reading:
+    """Add up the instances' own readings of the meter, if all have one; else keep the meter's."""
+    every = [one for accounting in accountings for one in accounting.readings]
+    own = [one for one in every if one.meter is reading.meter]
+    values = [one.value for one in own if one.value is not None]
     if not own or len(values) < len(accountings):
-        return next((said for said in own if said.value is None), reading)
+        return next((one for one in own if one.value is None), reading)
     return Reading(reading.meter, sum(values), own[0].scope)

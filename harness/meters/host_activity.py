@@ -1,28 +1,23 @@
-"""What happens on the host while a trial is taken, seen by two cheap readings around it.
+"""Reports what happens on the host during a trial, from two cheap readings around it.
 
     watch = Watch.begin()        before t0
     …                            the trial, until its instance is removed
-    doubts = watch.end()         what came between
+    warnings = watch.end()       what came between
 
-A reading takes 0.1 ms, starts nothing and is outside of what is timed. Whose CPU time it was:
+A reading takes 0.1 ms, starts nothing and is not timed. Whose CPU time it was:
 
     used by all     cgroup counters where they count exactly, else the ticks of /proc/stat
-    - our own       this process and its children that have ended (getrusage(2)); instead of the
-                    children all that Steelyard's own cgroup ever ran, if that is more: it also has
-                    those that a container's init did not wait for
-    - apart         of a container engine, which leaves its monitor to init: what the control group
-                    that we named for it has counted
-    = by others     kernel threads that work for us are among them: the threshold leaves room
+    - our own       this process and its ended children (getrusage(2)), or, if that is more, all
+                    that Steelyard's own cgroup ever ran: orphans of a container's init count there
+    - apart         of a container engine, which leaves its monitor to init: its control group
+    = by others     kernel threads that work for us are among them: the threshold allows for that
 
-Not by psutil: it has neither PSI nor cgroups, counts CPU time in ticks, and opens each file anew.
-What it does have of this (`cpu_times`, `swap_memory`, `disk_io_counters`, `Process.io_counters`)
-takes three times as long as a whole reading here.
+Not by psutil: it has neither PSI nor cgroups, counts CPU time in ticks, and opens each file anew;
+the part of this that it has takes three times as long as a whole reading here.
 
 Pressure stall information (PSI, Documentation/accounting/psi.rst) does not say who waits for whom,
-and a trial of ours waits for itself. So it raises a doubt about CPUs and disks only together with
-a use of them that was not ours. For memory it needs no company: nothing should wait for memory.
-
-Instances that live on beyond their trial (scale scenarios) would count as others: no watch there.
+and a trial of ours waits for itself. So for CPUs and disks it gives a warning only together with a
+use of them that was not ours. Nothing should wait for memory.
 """
 
 from __future__ import annotations
@@ -33,9 +28,9 @@ import re
 import resource
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cache
-from typing import Self
+from typing import Any, Self
 
 from harness.environment.registry import place
 from harness.environment.settings import cgroup_mountpoint, limited_cgroups
@@ -54,8 +49,8 @@ _MOST_CPUS = 8
 # of every process and kernel thread there. In quiet moments: 300 each of `container` (5.3 ms) and
 # `process` (1.8 ms), 35 each of `vm-micro` and `vm-classic` (1.5 and 2.7 s). By others, kernel
 # threads among them, were used 0.6 ms (99 %: 1.2), 0.05 ms (99 %: 0.2), 18 and 27 ms; one of these
-# 670 trials is doubted, for a kernel thread that worked for 1.3 ms. Beside one busy process, 100 of
-# 100 of `container` are, and 39 of 100 of `process`: a running process is charged at each tick, 4
+# 670 trials got a warning, for a kernel thread that worked for 1.3 ms. Beside one busy process, 100
+# of 100 of `container` do, and 39 of 100 of `process`: a running process is charged at each tick, 4
 # ms apart, and such a trial often ends before one.
 OTHERS_SHARE = 0.1
 """A part of one CPU that others may use in a long trial,"""
@@ -124,7 +119,7 @@ class Snapshot:
 
 
 class Gauges:
-    """The files that tell, held open: reading one again takes a fifth of opening it."""
+    """Files of the kernel, held open: reading one again takes a fifth of opening it."""
 
     def __init__(self) -> None:
         self._cpu_pressure = _opened("/proc/pressure/cpu")
@@ -174,7 +169,7 @@ class Gauges:
         # tick (task_sched_runtime, kernel/sched/core.c). The cgroups would lack that, 4 ms at most.
         self_ns = _rusage_ns(resource.RUSAGE_SELF)
         if self._usage:
-            busy_ns = _sum(map(_usage_ns, self._usage))
+            busy_ns = _sum(_usage_ns(_text([fd])) for fd in self._usage)
             if busy_ns is not None and not self._is_whole:
                 busy_ns += group_ns
         else:
@@ -182,7 +177,8 @@ class Gauges:
             busy_ns = (sum(stat[:3]) + sum(stat[5:7])) * _TICK_NS if len(stat) > 6 else None
         return Snapshot(
             at_ns=time.monotonic_ns(),
-            suspended_ns=_suspended_ns(),
+            # CLOCK_BOOTTIME counts on while the host sleeps, CLOCK_MONOTONIC does not.
+            suspended_ns=time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns(),
             busy_ns=busy_ns,
             self_ns=self_ns,
             children_ns=_rusage_ns(resource.RUSAGE_CHILDREN),
@@ -194,7 +190,7 @@ class Gauges:
             swapped_pages=_total(vmstat, "pswpin ", "pswpout "),
             disk_bytes=_total(vmstat, "pgpgin ", "pgpgout ", scale=1024),
             own_disk_bytes=_total(own_disk, "read_bytes: ", "write_bytes: "),
-            throttled_ns=_sum(map(_throttled_ns, self._throttled)),
+            throttled_ns=_sum(_throttled_ns(_text([fd])) for fd in self._throttled),
             hot_events=_sum(int(_text([fd])) for fd in self._heat),
             busy_step_ns=0 if self._usage else _TICK_NS,
         )
@@ -202,17 +198,13 @@ class Gauges:
 
 @cache
 def gauges() -> Gauges:
-    """The gauges of this process, opened at its first trial."""
+    """Open the gauges of this process, at its first trial."""
     return Gauges()
 
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """A trial being watched: `Watch.begin()` before it, `end()` after it.
-
-    Attributes:
-        before: What was read at its beginning.
-    """
+    """Watches a trial: `Watch.begin()` before it, `end()` after it."""
 
     before: Snapshot
 
@@ -232,37 +224,37 @@ class Watch:
 
 
 def disturbances(before: Snapshot, after: Snapshot) -> tuple[Diagnostic, ...]:
-    """What happened between two readings that makes what was timed between them doubtful.
+    """Warn of what happened between two readings and makes what was timed between them unsure.
 
-    Figures in the details are rounded hard, so that a report can gather trials of a kind.
+    Numbers in the details are rounded hard, so that a report can gather trials of a kind.
     """
-    return tuple(found for check in _CHECKS for found in check(before, after))
+    grown: dict[str, Any] = {
+        field.name: _grown(getattr(before, field.name), getattr(after, field.name))
+        for field in fields(Snapshot)
+    }
+    growth = Snapshot(**(grown | {"busy_step_ns": after.busy_step_ns}))
+    return (*_others(growth), *_disks(growth), *_limits_and_events(growth))
 
 
-def _others(before: Snapshot, after: Snapshot) -> Iterator[Diagnostic]:
-    busy_ns = _grown(before.busy_ns, after.busy_ns)
-    if busy_ns is None:
+def _others(growth: Snapshot) -> Iterator[Diagnostic]:
+    if growth.busy_ns is None:
         return
-    took_ns = after.at_ns - before.at_ns
-    children_ns = after.children_ns - before.children_ns + after.apart_ns
-    below_ns = max(children_ns, after.group_ns - before.group_ns)
-    others_ns = busy_ns - (after.self_ns - before.self_ns) - below_ns
+    took_ns = growth.at_ns
+    below_ns = max(growth.children_ns + growth.apart_ns, growth.group_ns)
+    others_ns = growth.busy_ns - growth.self_ns - below_ns
     allowed_ns = max(OTHERS_SHARE * took_ns, min(OTHERS_SHORT_SHARE * took_ns, OTHERS_NS))
-    if others_ns > max(allowed_ns, TICKS * after.busy_step_ns):
+    if others_ns > max(allowed_ns, TICKS * growth.busy_step_ns):
         detail = f"other processes used {_percent(others_ns / took_ns)} of one CPU meanwhile"
-        waited_ns = _grown(before.cpu_wait_ns, after.cpu_wait_ns)
-        if waited_ns is not None and waited_ns > WAIT_SHARE * took_ns:
+        if (growth.cpu_wait_ns or 0) > WAIT_SHARE * took_ns:
             detail += ", and tasks waited for a CPU"
         yield Diagnostic(DiagnosticCode.LOADED_HOST, detail)
 
 
-def _disks(before: Snapshot, after: Snapshot) -> Iterator[Diagnostic]:
-    waited_ns = _grown(before.disk_wait_ns, after.disk_wait_ns)
-    moved = _grown(before.disk_bytes, after.disk_bytes)
-    own = _grown(before.own_disk_bytes, after.own_disk_bytes)
+def _disks(growth: Snapshot) -> Iterator[Diagnostic]:
+    waited_ns, moved, own = growth.disk_wait_ns, growth.disk_bytes, growth.own_disk_bytes
     if waited_ns is None or moved is None or own is None:
         return
-    took_ns = after.at_ns - before.at_ns
+    took_ns = growth.at_ns
     is_long = waited_ns > max(WAIT_NS, WAIT_SHARE * took_ns)
     if is_long and moved - own > max(DISK_BYTES, own):
         detail = (
@@ -272,42 +264,24 @@ def _disks(before: Snapshot, after: Snapshot) -> Iterator[Diagnostic]:
         yield Diagnostic(DiagnosticCode.LOADED_HOST, detail)
 
 
-def _stolen(before: Snapshot, after: Snapshot) -> Iterator[Diagnostic]:
-    stolen_ns = _grown(before.stolen_ns, after.stolen_ns)
-    took_ns = after.at_ns - before.at_ns
+def _limits_and_events(growth: Snapshot) -> Iterator[Diagnostic]:
+    stolen_ns, took_ns = growth.stolen_ns, growth.at_ns
     if stolen_ns and stolen_ns >= max(TICKS * _TICK_NS, STOLEN_SHARE * took_ns):
         detail = f"{_percent(stolen_ns / took_ns)} of one CPU"
         yield Diagnostic(DiagnosticCode.CPU_STOLEN, detail)
-
-
-def _throttled(before: Snapshot, after: Snapshot) -> Iterator[Diagnostic]:
-    held_ns = _grown(before.throttled_ns, after.throttled_ns)
-    if held_ns:
-        detail = f"held back for {_percent(held_ns / (after.at_ns - before.at_ns))} of the time"
+    if growth.throttled_ns:
+        detail = f"held back for {_percent(growth.throttled_ns / took_ns)} of the time"
         yield Diagnostic(DiagnosticCode.CGROUP_THROTTLED, detail)
-
-
-def _memory(before: Snapshot, after: Snapshot) -> Iterator[Diagnostic]:
-    waited_ns = _grown(before.memory_wait_ns, after.memory_wait_ns)
-    if waited_ns is not None and waited_ns > MEMORY_WAIT_NS:
-        share = waited_ns / (after.at_ns - before.at_ns)
-        yield Diagnostic(DiagnosticCode.MEMORY_PRESSURE, f"waited {_percent(share)} of the time")
-    if _grown(before.swapped_pages, after.swapped_pages):
+    waited_ns = growth.memory_wait_ns or 0
+    if waited_ns > MEMORY_WAIT_NS:
+        detail = f"waited {_percent(waited_ns / took_ns)} of the time"
+        yield Diagnostic(DiagnosticCode.MEMORY_PRESSURE, detail)
+    if growth.swapped_pages:
         yield Diagnostic(DiagnosticCode.SWAPPING, "in the middle of the trial")
-
-
-def _hot(before: Snapshot, after: Snapshot) -> Iterator[Diagnostic]:
-    if _grown(before.hot_events, after.hot_events):
+    if growth.hot_events:
         yield Diagnostic(DiagnosticCode.THERMAL, "in the middle of the trial")
-
-
-def _asleep(before: Snapshot, after: Snapshot) -> Iterator[Diagnostic]:
-    asleep_ns = after.suspended_ns - before.suspended_ns
-    if asleep_ns > SUSPENDED_NS:
-        yield Diagnostic(DiagnosticCode.SUSPENDED, f"for {asleep_ns / 1e9:.1f} s")
-
-
-_CHECKS = (_others, _disks, _stolen, _throttled, _memory, _hot, _asleep)
+    if growth.suspended_ns > SUSPENDED_NS:
+        yield Diagnostic(DiagnosticCode.SUSPENDED, f"for {growth.suspended_ns / 1e9:.1f} s")
 
 
 def _grown(before: int | None, after: int | None) -> int | None:
@@ -320,7 +294,7 @@ def _percent(share: float) -> str:
 
 
 def _opened(*paths: str) -> list[int]:
-    """Descriptors of those files that are there and that this user may read."""
+    """Open the files that are there and that this user may read."""
     fds = []
     for path in paths:
         with contextlib.suppress(OSError):
@@ -329,7 +303,7 @@ def _opened(*paths: str) -> list[int]:
 
 
 def _text(fds: Iterable[int]) -> str:
-    """What is in the first of the files now; empty if there is none, or it cannot be read."""
+    """Read the first of the files now; empty if there is none, or it cannot be read."""
     for fd in fds:
         # A cgroup that is gone gives ENODEV, and PSI that is turned off EOPNOTSUPP.
         with contextlib.suppress(OSError):
@@ -338,7 +312,7 @@ def _text(fds: Iterable[int]) -> str:
 
 
 def _total(text: str, *fields: str, scale: int = 1) -> int | None:
-    """Sum of numbers, each at the beginning of a line and behind its field's name."""
+    """Add up the numbers that follow the names of fields at the beginnings of lines."""
     lines = f"\n{text}"
     total = 0
     for field in fields:
@@ -351,23 +325,19 @@ def _total(text: str, *fields: str, scale: int = 1) -> int | None:
 
 
 def _sum(values: Iterable[int | None]) -> int | None:
-    """Sum of what is there; None if nothing is."""
+    """Add up what is there; None if nothing is."""
     known = [value for value in values if value is not None]
     return sum(known) if known else None
 
 
 def _pressure_ns(fds: list[int]) -> int | None:
-    """Time in which some task waited, of a file below /proc/pressure."""
+    """Read the time in which some task waited, from a file below /proc/pressure."""
     match = re.match(r"some .*total=(\d+)", _text(fds))
     return int(match.group(1)) * 1000 if match else None
 
 
-def _usage_ns(fd: int) -> int | None:
-    return _parsed_usage_ns(_text([fd]))
-
-
-def _parsed_usage_ns(text: str) -> int | None:
-    """CPU time in a cgroup's cpuacct.usage (version 1) or cpu.stat (version 2)."""
+def _usage_ns(text: str) -> int | None:
+    """Parse the CPU time in a cgroup's cpuacct.usage (version 1) or cpu.stat (version 2)."""
     if text[:1].isdigit():
         return int(text)
     micros = _total(text, "usage_usec ")
@@ -375,18 +345,14 @@ def _parsed_usage_ns(text: str) -> int | None:
 
 
 def _group_usage_ns(path: str) -> int:
-    """CPU time of a cgroup that may not be there; then nothing ran in it."""
-    fds = _opened(path)
-    try:
-        return _parsed_usage_ns(_text(fds)) or 0
-    finally:
-        for fd in fds:
-            os.close(fd)
+    """Read the CPU time of a cgroup that may not be there; then nothing ran in it."""
+    with contextlib.suppress(OSError):
+        return _usage_ns(place(path).read_text()) or 0
+    return 0
 
 
-def _throttled_ns(fd: int) -> int | None:
-    """Time held back, in a cgroup's cpu.stat: nanoseconds in version 1, microseconds in 2."""
-    text = _text([fd])
+def _throttled_ns(text: str) -> int | None:
+    """Parse the time held back in cpu.stat: nanoseconds in cgroup v1, microseconds in v2."""
     micros = _total(text, "throttled_usec ")
     return _total(text, "throttled_time ") if micros is None else micros * 1000
 
@@ -394,8 +360,3 @@ def _throttled_ns(fd: int) -> int | None:
 def _rusage_ns(who: int) -> int:
     usage = resource.getrusage(who)
     return round((usage.ru_utime + usage.ru_stime) * 1e9)
-
-
-def _suspended_ns() -> int:
-    """CLOCK_BOOTTIME counts on while the host sleeps, CLOCK_MONOTONIC does not."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns()

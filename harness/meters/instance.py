@@ -1,4 +1,4 @@
-"""All meters of one instance, in the order in which they disturb each other least.
+"""Reads all meters of one instance, in the order in which they disturb each other least.
 
     before t0          (cold arms) the image is evicted; MemAvailable
     t0 … ready         nothing
@@ -6,10 +6,9 @@
     after removal      what is left behind
 
 CPU comes first because the instance goes on using it; the disk comes last because walking it takes
-longest. Each meter fails for itself: its reading then has no value, and says why. On two cores at
-2.x GHz all of it takes 0.6 ms for a container of one process and 4 to 7 ms for a guest of 256 MiB
-(1.5 ms of which QEMU needs to answer). A cold arm adds a walk through its image: 2 ms for one
-program, 50 ms for 1,500 files, after CPU and memory.
+longest. Each meter fails for itself: its reading then has a reason instead. On two cores at 2.x
+GHz all takes 0.6 ms for a container of one process and 4 to 7 ms for a guest of 256 MiB (1.5 ms of
+it in QEMU). A cold arm adds a walk through its image: 2 ms for one program, 50 ms for 1,500 files.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _NO_FILES = "its image is in no file of this host"
 
 @dataclass(frozen=True, slots=True)
 class Before:
-    """What was read before an instance was requested.
+    """The state before an instance is requested.
 
     Attributes:
         available_bytes: MemAvailable, or None.
@@ -58,12 +57,8 @@ def look_before(image: Sequence[Path], *, cold: bool) -> Before:
         except (MeterError, OSError) as error:
             reason = f"the image could not be evicted: {why(error)}"
     # Walked once for each arm, and now: it must not be done between ready and the other meters.
-    take(Meter.IMAGE_TOTAL_BYTES, "image", lambda: cache.total_bytes(paths))
-    try:
-        available: int | None = memory.available_bytes()
-    except (MeterError, OSError):
-        available = None
-    return Before(available, paths, kept, reason)
+    _image_total(paths)
+    return Before(memory.available_if_known(), paths, kept, reason)
 
 
 def read(accounting: Accounting, before: Before) -> tuple[Reading, ...]:
@@ -72,14 +67,14 @@ def read(accounting: Accounting, before: Before) -> tuple[Reading, ...]:
         *cpu.read((accounting,)),
         *memory.read((accounting,), before.available_bytes),
         _image_read(accounting, before),
-        _image_total(before),
+        _image_total(before.image),
     )
     own = {reading.meter: reading for reading in accounting.readings}
     return tuple(own.get(reading.meter, reading) for reading in readings)
 
 
 def _image_read(accounting: Accounting, before: Before) -> Reading:
-    """What a guest has read of its disk; for others what has become resident since the eviction."""
+    """Count what a guest read of its disk; for others, what became resident since the eviction."""
 
     def read_of_files() -> int:
         if not before.image:
@@ -93,10 +88,7 @@ def _image_read(accounting: Accounting, before: Before) -> Reading:
     return take(Meter.IMAGE_READ_BYTES, "page cache", read_of_files)
 
 
-def _image_total(before: Before) -> Reading:
-    def total() -> int:
-        if not before.image:
-            raise MeterError(_NO_FILES)
-        return cache.total_bytes(before.image)
-
-    return take(Meter.IMAGE_TOTAL_BYTES, "image", total)
+def _image_total(image: tuple[Path, ...]) -> Reading:
+    if not image:
+        return Reading(Meter.IMAGE_TOTAL_BYTES, None, "image", _NO_FILES)
+    return take(Meter.IMAGE_TOTAL_BYTES, "image", lambda: cache.total_bytes(image))

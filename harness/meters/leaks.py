@@ -1,10 +1,8 @@
-"""Whether an instance is really gone: what was its own is looked for once it has been removed.
+"""Checks that a removed instance is gone: processes, control groups, files, and mounts below them.
 
-Looked for are its processes, its control groups, its folders and files, and mounts at or below
-them. A process counts only if it is the same one, which psutil tells by its start time: pids are
-used again.
-A network namespace lives as long as a process or a mount holds it, so it needs no search of its own
-here; the lab looks after the interfaces that it gave away.
+A process counts only if it is the same one, which psutil decides by its start time: pids are used
+again. A network namespace lives as long as a process or a mount holds it, so it needs no search of
+its own here; the lab looks after the interfaces that it gave away.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ from harness.model.errors import MeterError
 
 @dataclass(frozen=True, slots=True)
 class Traces:
-    """By what an instance is recognised after its end.
+    """Identifies what an instance owns after its end.
 
     Attributes:
         processes: Each with its start time.
@@ -47,7 +45,7 @@ def traces(accounting: Accounting, proc: str = "/proc") -> Traces:
 
 
 def left_behind(seen: Traces, proc: str = "/proc") -> tuple[str, ...]:
-    """What is still there of an instance that has been removed, each thing named.
+    """Name what is still there of an instance that has been removed.
 
     Raises:
         MeterError: The mounts of this process cannot be read.
@@ -56,21 +54,23 @@ def left_behind(seen: Traces, proc: str = "/proc") -> tuple[str, ...]:
         found = [f"process {process.pid}" for process in seen.processes if _lives(process)]
     found += [f"cgroup {folder}" for folder in seen.cgroups if os.path.lexists(folder)]
     found += [f"mount {point}" for point in _mounts(seen.owned, proc)]
-    found += [f"{_kind(path)} {path}" for path in seen.owned if os.path.lexists(path)]
+    for path in seen.owned:
+        if os.path.lexists(path):
+            found.append(f"{'folder' if os.path.isdir(path) else 'file'} {path}")
     return tuple(found)
 
 
 def _lives(process: psutil.Process) -> bool:
-    """Whether it is there and is more than an exit status that nobody has asked for."""
+    # One that has ended may be there as an exit status that its parent has not read.
+    ended = psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD
     try:
-        ended = psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD
         return process.is_running() and process.status() not in ended
     except psutil.NoSuchProcess:
         return False
 
 
 def _mounts(owned: Sequence[str], proc: str) -> list[str]:
-    """Not by `psutil.disk_partitions`, which reads /etc/mtab: a file of long ago on some hosts."""
+    # Not by `psutil.disk_partitions`, which reads /etc/mtab: out of date on some hosts.
     if not owned:
         return []
     path = f"{proc}/self/mountinfo"
@@ -82,7 +82,3 @@ def _mounts(owned: Sequence[str], proc: str) -> list[str]:
         raise MeterError(f"{path}: {error.strerror}") from error
     below = tuple(f"{path}/" for path in owned)
     return [point for point in points if point in owned or point.startswith(below)]
-
-
-def _kind(path: str) -> str:
-    return "folder" if os.path.isdir(path) else "file"

@@ -1,4 +1,4 @@
-"""What an instance takes in memory: five figures side by side, since they differ by factors.
+"""Reads what an instance takes in memory: five values side by side, since they differ by factors.
 
 | meter | read from | counts |
 |---|---|---|
@@ -8,14 +8,13 @@
 | cgroup peak | `memory.max_usage_in_bytes` (v1), `memory.peak` (v2) | the most of it so far |
 | available delta | `MemAvailable` of /proc/meminfo | what the whole host lost, others' work too |
 
-PSS and USS are sums over the instance's processes; what two of its own processes share counts whole
-in its PSS and in nobody's USS. Neither knows page tables, kernel memory, and files that are in the
-page cache without being mapped. A process that has ended maps nothing: after a workload that ran to
-its end these two are missing, and the cgroup still has its peak.
+PSS and USS are sums over the instance's processes; memory that two of them share counts whole in
+its PSS and in no USS. Neither includes page tables, kernel memory, and unmapped files in
+the page cache. After a workload that ran to its end both are missing, and the cgroup has its peak.
 
 smaps_rollup walks the page tables: 0.06 ms for a small process, of which psutil takes 0.02, and 1
-to 3 ms for a guest of 256 MiB. psutil is imported with this module and not when it is needed: that
-would be 14 ms between ready and the first reading.
+to 3 ms for a guest of 256 MiB. psutil is imported with this module: an import between ready and the
+first reading would take 14 ms.
 """
 
 from __future__ import annotations
@@ -43,12 +42,11 @@ _CGROUP_FILES = {
 def read(
     accountings: Sequence[Accounting], available_before: int | None, proc: str = "/proc"
 ) -> tuple[Reading, ...]:
-    """All memory readings of instances, taken together.
+    """Take all memory readings of instances, added up.
 
     Args:
         accountings: Of one instance, or of all that live.
-        available_before: `available_bytes()` before the first was requested; None if it could not
-            be had.
+        available_before: `available_bytes()` before the first was requested; None if unknown.
         proc: Where procfs is mounted.
     """
     return (
@@ -59,7 +57,7 @@ def read(
 
 
 def available_bytes(proc: str = "/proc") -> int:
-    """The host's MemAvailable: what could be had without swapping (proc(5)).
+    """Read the host's MemAvailable: what could be had without swapping (proc(5)).
 
     Not by psutil, which takes half as long again before each t0, and estimates what is not there.
 
@@ -72,8 +70,15 @@ def available_bytes(proc: str = "/proc") -> int:
     raise MeterError(f"{proc}/meminfo has no MemAvailable")
 
 
+def available_if_known() -> int | None:
+    """Read the host's MemAvailable; None where this kernel does not say."""
+    try:
+        return available_bytes()
+    except (MeterError, OSError):
+        return None
+
+
 def _mapped(accountings: Sequence[Accounting], proc: str) -> tuple[Reading, ...]:
-    """PSS and USS, from one walk of each process."""
     meters = (Meter.PSS_BYTES, Meter.USS_BYTES)
     scope = _scope(accountings)
     if any(not accounting.pids for accounting in accountings):
@@ -85,8 +90,7 @@ def _mapped(accountings: Sequence[Accounting], proc: str) -> tuple[Reading, ...]
                 with procfs(proc):
                     sizes = psutil.Process(pid).memory_full_info()
             except psutil.NoSuchProcess:
-                # It ended meanwhile, and took its memory with it.
-                continue
+                continue  # it ended meanwhile, and took its memory with it
             except psutil.AccessDenied:
                 return missing(meters, scope, f"{proc}/{pid}/smaps_rollup: Permission denied")
             except (OSError, ValueError) as error:

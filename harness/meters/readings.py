@@ -1,4 +1,4 @@
-"""How a meter says what it has read, and why it has not: shared by all of them."""
+"""Makes the readings of all meters: a value, or why there is none."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def take(meter: Meter, scope: str, read: Callable[[], int]) -> Reading:
 
 
 def missing(meters: Iterable[Meter], scope: str, reason: str) -> tuple[Reading, ...]:
-    """The readings of meters that have no value, all for the same reason."""
+    """Make readings without a value, all for the same reason."""
     return tuple(Reading(meter, None, scope, reason) for meter in meters)
 
 
 def why(error: Exception) -> str:
-    """An error as the reason of a missing value."""
+    """Word an error as the reason of a missing value."""
     if isinstance(error, OSError) and error.errno is not None:
         if error.errno in (errno.ENOENT, errno.ESRCH) and error.filename:
             return f"{error.filename} is not there"
@@ -33,6 +33,6 @@ def why(error: Exception) -> str:
 
 
 def read_text(path: str) -> str:
-    """The content of a small file of the kernel's."""
+    """Read a small file of the kernel's."""
     with open(path, encoding="ascii", errors="replace") as file:
         return file.read()

@@ -1,4 +1,4 @@
-"""The form of the model's dataclasses in JSON, derived from their annotations by msgspec.
+"""Turns the model's dataclasses into JSON and back, by their annotations, with msgspec.
 
 An enum is its value, a tuple an array, a mapping and a dataclass an object (where the annotation
 says `Any`, plain JSON values are meant, so a tuple there comes back a list). Fields that are not
@@ -33,14 +33,10 @@ class ShapeError(Exception):
 
 
 def encode(value: object, field: str) -> object:
-    """Turn a value of the model into what JSON can hold.
-
-    Args:
-        value: Dataclass, mapping, tuple, enum or scalar.
-        field: What it is called in errors.
+    """Turn a dataclass, mapping, tuple, enum or scalar into what JSON can hold.
 
     Raises:
-        ShapeError: It, or something in it, has no JSON form.
+        ShapeError: It, or something in it, has no JSON form; `field` names it there.
     """
     plain = msgspec.to_builtins(value, builtin_types=(bytes,), enc_hook=_plain)
     _refuse_foreign(plain, field)
@@ -68,15 +64,10 @@ def _refuse_foreign(value: object, field: str) -> None:
 
 
 def decode(kind: type[_T], value: object, field: str) -> _T:
-    """Turn a JSON value into what the annotation `kind` asks for.
-
-    Args:
-        kind: Of the model: a dataclass, a scalar, `tuple[T, ...]`, `Mapping[str, T]`, a union.
-        value: As json.loads gives it.
-        field: What it is called in errors.
+    """Turn a value from json.loads into a dataclass, scalar, tuple, mapping or union of the model.
 
     Raises:
-        ShapeError: It is something else.
+        ShapeError: It is something else; `field` names it there.
     """
     try:
         return msgspec.convert(value, kind)
@@ -115,7 +106,7 @@ def _refuse(constant: str) -> object:
 
 
 def _shape_error(message: str, field: str) -> ShapeError:
-    """Make of "Expected `int`, got `str` - at `$.disk[0]`" a field and a problem."""
+    """Split "Expected `int`, got `str` - at `$.disk[0]`" into a field and a problem."""
     problem, _, place = message.partition(" - at ")
     where = place.replace("`", "").replace("$.", f"{field}." if field else "").replace("$", field)
     return ShapeError(where or field, problem[:1].lower() + problem[1:])

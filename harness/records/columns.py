@@ -1,4 +1,4 @@
-"""Trials taken apart: their numbers by name into columns, the rest once for each distinct kind."""
+"""Takes trials apart: their numbers by name into columns, the rest once for each distinct kind."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from harness.model import Meter, Milestone, Outcome, Sharing, Trial
+from harness.model import Meter, Milestone, Outcome, Reading, Sharing, Trial
 from harness.model.diagnostics import Diagnostic
 
 if TYPE_CHECKING:
@@ -29,12 +29,11 @@ BATCH = 4096
 """Trials of one layout whose numbers are put into columns at a time."""
 
 MOST_BODIES = 8
-"""Distinct answers to the prober of an arm that are told apart; of more, it is known that they
-differ."""
+"""Distinct answers to the prober of an arm that are kept apart; more are only known to differ."""
 
 
 class Form(NamedTuple):
-    """Everything of a trial that is no number. A tuple, as one is made and hashed for each trial.
+    """Everything of a trial but its numbers. A tuple, as one is made and hashed for each trial.
 
     Attributes:
         scenario, arm, outcome, error, console, diagnostics: As of `Trial`.
@@ -62,8 +61,8 @@ class Form(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Packed:
-    """What `Columns` hold, in a form that another process can take: rows, and numbers by name."""
+class PackedColumns:
+    """The content of `Columns`, in a form that another process can take."""
 
     forms: tuple[Form, ...]
     form_of: npt.NDArray[np.int32]
@@ -72,13 +71,7 @@ class Packed:
 
 @dataclass(slots=True)
 class _Batch:
-    """Trials of one layout whose numbers are in no column yet.
-
-    Attributes:
-        names: What the numbers of each trial are, in their order.
-        rows: Of those held.
-        numbers: Of all those held, one trial after the other.
-    """
+    """Trials of one layout whose numbers, one trial after the other, are in no column yet."""
 
     names: tuple[Name, ...]
     rows: list[int] = field(default_factory=list)
@@ -116,7 +109,7 @@ class Columns:
         if len(batch.rows) >= BATCH:
             self._flush(batch)
 
-    def pack(self) -> Packed:
+    def pack(self) -> PackedColumns:
         """Take everything out."""
         import numpy as np
 
@@ -124,10 +117,10 @@ class Columns:
             self._flush(batch)
         form_of = np.frombuffer(self._form_of, np.int32) if self.count else np.zeros(0, np.int32)
         numbers = {name: self._column(name) for name in tuple(self._numbers)}
-        return Packed(tuple(self._forms), form_of, numbers)
+        return PackedColumns(tuple(self._forms), form_of, numbers)
 
-    def append(self, packed: Packed) -> None:
-        """Put what another one held behind the rows of this one."""
+    def append(self, packed: PackedColumns) -> None:
+        """Append the rows of another one."""
         import numpy as np
 
         rows = slice(self.count, self.count + len(packed.form_of))
@@ -149,7 +142,6 @@ class Columns:
         return self._number(form._replace(response_sha256=next(iter(bodies)))), batch
 
     def _number(self, form: Form) -> int:
-        """Number a form, the same for an equal one."""
         return self._forms.setdefault(form, len(self._forms))
 
     def _flush(self, batch: _Batch) -> None:
@@ -178,7 +170,6 @@ class Columns:
 
 
 def _form_of(trial: Trial) -> Form:
-    """Take from a trial all that is no number."""
     return Form(
         trial.scenario,
         trial.arm,
@@ -187,27 +178,22 @@ def _form_of(trial: Trial) -> Form:
         trial.console,
         trial.diagnostics,
         tuple(trial.milestones_ns),
-        tuple(
-            [
-                (r.meter, r.scope, (r.missing or _NO_REASON) if r.value is None else None)
-                for r in trial.readings
-            ]
-        ),
+        tuple([(one.meter, one.scope, _reason(one)) for one in trial.readings]),
         tuple([(part.name, part.sharing) for part in trial.disk]),
         trial.response_sha256,
     )
 
 
-_NO_REASON = "no reason was recorded"
+def _reason(reading: Reading) -> str | None:
+    return None if reading.value is not None else reading.missing or "no reason was recorded"
 
 
 def _names(form: Form) -> tuple[Name, ...]:
     """Name the numbers of a trial in the order in which `Columns.add` takes them."""
     found: list[Name] = [(str(name),) for name in (*COUNTS, *form.milestones)]
     found += [(meter.value,) for meter, _, _ in form.readings]
-    for place, part in enumerate(form.parts):
-        name, sharing = part
-        which = str(form.parts[:place].count(part))  # of the parts of that name
+    for place, (name, sharing) in enumerate(form.parts):
+        which = str(form.parts[:place].count((name, sharing)))  # of the parts of that name
         sizes = ("allocated", "apparent", "reflinked")
         found += [("part", name, sharing.value, which, size) for size in sizes]
     return tuple(found)

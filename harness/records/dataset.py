@@ -1,8 +1,8 @@
-"""All trials of a run as one tidy table: a row a trial, a column a variable.
+"""Lays all trials of a run out as one tidy table: a row a trial, a column a variable.
 
-A million trials do not fit into a million objects, so a run is held as columns of numbers. What is
-no number (names, errors, consoles, doubts, the scope of a reading) differs between few trials only
-and is held once for each distinct combination: a `Form`, which the column `form` refers to.
+A million trials do not fit into a million objects, so a run is held as columns of numbers. The rest
+(names, errors, consoles, diagnostics, scopes of readings) differs between few trials only and is
+held once for each distinct combination: a `Form`, which the column `form` refers to.
 """
 
 from __future__ import annotations
@@ -13,17 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.model import (
-    GrowthPoint,
-    Meter,
-    Milestone,
-    Outcome,
-    RunInfo,
-    Sharing,
-    Trial,
-)
+from harness.model import GrowthPoint, Meter, Milestone, Outcome, RunInfo, Sharing, Trial
 from harness.model.metrics import METRICS, initial_bytes, static_bytes
-from harness.records.columns import COUNTS, Columns, Form, Packed
+from harness.records.columns import COUNTS, Columns, Form, PackedColumns
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,6 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     Floats = npt.NDArray[np.float64]
+    _Parts = Mapping[tuple[str, Sharing, str], Floats]
 
 MEASURED = tuple(metric for metric in METRICS.values() if not metric.is_static)
 """The metrics that a trial has, in the order of their columns."""
@@ -62,15 +55,15 @@ class RunData:
         parts: Of each named part on disk, its `allocated` and `apparent` bytes of each trial:
             shape (trials,), NaN where a trial has no such part.
         growth: Footprints of many instances.
-        flaws: What is wrong with the files that the trials were read from, a sentence each.
+        problems: Of the files that the trials were read from, a sentence each.
     """
 
     info: RunInfo
     frame: pd.DataFrame
     forms: tuple[Form, ...]
-    parts: Mapping[tuple[str, Sharing, str], Floats]
+    parts: _Parts
     growth: tuple[GrowthPoint, ...] = ()
-    flaws: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +83,7 @@ class Run:
     directory: Path | None = field(default=None, compare=False)
 
     def frame(self) -> pd.DataFrame:
-        """All trials as a table: a row a trial, a column a metric; see `trials_frame`."""
+        """Lay all trials out: a row a trial, a column a metric; see `trials_frame`."""
         return trials_frame(self)
 
 
@@ -108,48 +101,35 @@ def trials_frame(run: Run | RunData) -> pd.DataFrame:
     """Lay the trials out for analysis.
 
     Returns:
-        Shape (trials, columns), in the order in which they were taken, columns as `COLUMNS` names
-        them:
+        Shape (trials, columns), in the order in which they were taken, columns as in `COLUMNS`:
 
-        - `scenario`, `arm`, `outcome`, `error`: categories of strings, `error` missing where there
-          was none;
-        - `block`, `position`, `alive`, `together`: integers; `counted`: whether the block is no
-          warm-up;
+        - `scenario`, `arm`, `outcome`, `error`: categories of strings, `error` missing without one;
+        - `block`, `position`, `alive`, `together`: integers; `counted`: False for warm-up;
         - one `<milestone>_ns` for each milestone: nanoseconds since t0 as float64 (exact up to 104
           days), NaN where it did not happen or the record does not have it;
         - every metric of a trial (`harness.model.metrics`) under its column's name, NaN where the
-          trial does not have it. Nothing is censored here: a failed trial has what was measured of
-          it;
-        - `form`: index of what the trial has that is no number, in `RunData.forms`.
+          trial does not have it. Nothing is censored: a failed trial has its measured values;
+        - `form`: index into `RunData.forms`, where the rest of the trial is.
     """
     return run_data(run).frame
 
 
 def durations(rows: pd.DataFrame, column: str) -> dict[int, float]:
-    """Take one duration of one arm by block, failures censored.
-
-    Args:
-        rows: Counted trials of one arm of one scenario, from `trials_frame`.
-        column: `<milestone>_ns`.
+    """Take one duration (`<milestone>_ns`) of one arm by block, failures censored.
 
     Returns:
         Block number to nanoseconds. A trial that went well and lacks the value has no entry. One
-        that failed before it has infinity: longer than any that would have been waited for. To
-        `ready` also a trial that failed later has infinity: it is not a result like the others.
+        that failed before it has infinity, longer than any wait; for `ready` also one that failed
+        later.
     """
-    blocks, values = samples(rows, column)
-    return dict(zip(blocks.tolist(), values.tolist(), strict=True))
+    return dict(zip(*(array.tolist() for array in samples(rows, column)), strict=True))
 
 
 def samples(rows: pd.DataFrame, column: str) -> tuple[npt.NDArray[np.int64], Floats]:
     """Take one metric of one arm, failures censored as `harness.model.metrics.trial_value` does it.
 
-    Args:
-        rows: Trials of one arm of one scenario.
-        column: As of a metric.
-
     Returns:
-        Their blocks and their values, both of shape (trials that have it or failed before it,).
+        Blocks and values, both of shape (trials that have it or failed before it,).
     """
     import numpy as np
 
@@ -165,10 +145,10 @@ _CENSORED = frozenset(metric.column for metric in MEASURED if metric.is_mileston
 
 
 def laid_out(
-    packed: Packed,
+    packed: PackedColumns,
     info: RunInfo,
     growth: tuple[GrowthPoint, ...] = (),
-    flaws: tuple[str, ...] = (),
+    problems: tuple[str, ...] = (),
 ) -> RunData:
     """Make the table of a run from the numbers of its trials."""
     parts: dict[tuple[str, Sharing, str], Floats] = {}
@@ -176,16 +156,14 @@ def laid_out(
         if name[0] == "part":
             _, part, sharing, _, what = name
             key = (part, Sharing(sharing), what)
-            # A second part of the same name in one trial is told together with the first.
+            # A second part of the same name in one trial counts together with the first.
             parts[key] = column if key not in parts else _both(parts[key], column)
     frame = _frame(packed, info, parts)
     shown = {key: column for key, column in parts.items() if key[2] != "reflinked"}
-    return RunData(info, frame, packed.forms, shown, growth, flaws)
+    return RunData(info, frame, packed.forms, shown, growth, problems)
 
 
-def _frame(
-    packed: Packed, info: RunInfo, parts: Mapping[tuple[str, Sharing, str], Floats]
-) -> pd.DataFrame:
+def _frame(packed: PackedColumns, info: RunInfo, parts: _Parts) -> pd.DataFrame:
     import numpy as np
     import pandas as pd
 
@@ -207,9 +185,7 @@ def _frame(
 class _OfColumns:
     """The columns of a run's trials as a `MetricSource`."""
 
-    def __init__(
-        self, packed: Packed, info: RunInfo, parts: Mapping[tuple[str, Sharing, str], Floats]
-    ) -> None:
+    def __init__(self, packed: PackedColumns, info: RunInfo, parts: _Parts) -> None:
         self._packed = packed
         self._arms = {(record.scenario, record.arm.name): record for record in info.arms}
         self._owned = _owned(parts, len(packed.form_of))
@@ -264,7 +240,7 @@ def _categories(words: Iterable[str | None], form_of_row: npt.NDArray[np.int32])
     return pd.Categorical.from_codes(codes[form_of_row], categories=pd.Index(known, dtype=object))
 
 
-def _owned(parts: Mapping[tuple[str, Sharing, str], Floats], count: int) -> Floats:
+def _owned(parts: _Parts, count: int) -> Floats:
     """Add up what each trial's instance alone had on disk, as `DiskPart.exclusive_bytes` says."""
     import numpy as np
 

@@ -1,10 +1,10 @@
-"""All trials of many runs as one Parquet table, for millions of them and for other programs.
+"""Keeps all trials of many runs in one Parquet table, for millions of them and other programs.
 
 A row is a trial, as in `harness.records.dataset`: names, outcome, error, and every milestone and
 metric as an integer in the unit of its column's name, null where the trial does not have it. The
 circumstances of the runs (`run.json`) lie in the file's metadata under `steelyard_runs`, so a
-history made from the table is the history of the folders. What a table has no columns for stays in
-the folders alone: consoles, digests, single parts on disk, doubts about single trials.
+history made from the table is the history of the folders. Consoles, digests, single parts on disk
+and diagnostics of single trials stay in the folders alone.
 
 pyarrow comes with the extra `parquet` and is imported when a table is read or written.
 """
@@ -22,19 +22,19 @@ from harness.model import SCHEMA_VERSION, RunInfo
 from harness.model.comparability import host_class
 from harness.model.errors import RecordError
 from harness.records.codec import ShapeError, decode, encode
+from harness.records.columns import COUNTS
+from harness.records.dataset import COLUMNS, RunData
 from runtime.linux.output_file import output_file
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from harness.records.dataset import RunData
 
 KEY = b"steelyard_runs"
 VERSION = 1
 """Of the form of this table; raised when an old reader could misread a new one."""
 
 _NAMES = ("scenario", "arm", "outcome", "error")
-_COUNTS = ("block", "position", "alive", "together")
+_NUMBERS = [n for n in COLUMNS if n not in {*_NAMES, *COUNTS, "counted", "form"}]
 _GROUP_ROWS = 1 << 20
 
 
@@ -85,8 +85,9 @@ def read_table(path: Path, problems: list[str]) -> Iterator[RunData]:
     try:
         file = parquet.ParquetFile(path)
     except broken as error:
-        text = f"{path} cannot be read as a Parquet table: {error}; export it again"
-        raise RecordError(text) from error
+        raise RecordError(
+            f"{path} cannot be read as a Parquet table: {error}; export it again"
+        ) from error
     with file:
         for entry in _entries(file, path):
             try:
@@ -104,31 +105,18 @@ def _pyarrow(path: Path) -> tuple[Any, Any]:
         # By name: it is not there for everyone, nor for everyone's type checker.
         return import_module("pyarrow"), import_module("pyarrow.parquet")
     except ImportError:
-        how = f"{sys.executable} -m pip install pyarrow"
-        text = f"{path}: Parquet tables need pyarrow; install it: {how}"
-        raise RecordError(text) from None
-
-
-def _numbers() -> list[str]:
-    from harness.records.dataset import COLUMNS
-
-    others = {*_NAMES, *_COUNTS, "counted", "form"}
-    return [name for name in COLUMNS if name not in others]
+        raise RecordError(
+            f"{path}: Parquet tables need pyarrow; "
+            f"install it: {sys.executable} -m pip install pyarrow"
+        ) from None
 
 
 def _schema(pyarrow: Any) -> Any:
     words = pyarrow.dictionary(pyarrow.int32(), pyarrow.string())
-    return pyarrow.schema(
-        [
-            ("run_id", words),
-            ("started_at", words),
-            ("host", words),
-            *((name, words) for name in _NAMES),
-            *((name, pyarrow.int64()) for name in _COUNTS),
-            ("counted", pyarrow.bool_()),
-            *((name, pyarrow.int64()) for name in _numbers()),
-        ]
-    )
+    kinds = dict.fromkeys(("run_id", "started_at", "host", *_NAMES), words)
+    kinds |= dict.fromkeys(COUNTS, pyarrow.int64())
+    kinds["counted"] = pyarrow.bool_()
+    return pyarrow.schema(kinds | dict.fromkeys(_NUMBERS, pyarrow.int64()))
 
 
 def _columns(pyarrow: Any, data: RunData) -> Mapping[str, Any]:
@@ -151,9 +139,9 @@ def _columns(pyarrow: Any, data: RunData) -> Mapping[str, Any]:
         words = pyarrow.array([_sound(word) for word in frame[name].cat.categories], "string")
         indices = pyarrow.array(codes, mask=codes < 0)
         found[name] = pyarrow.DictionaryArray.from_arrays(indices, words)
-    for name in (*_COUNTS, "counted"):
+    for name in (*COUNTS, "counted"):
         found[name] = pyarrow.array(frame[name].to_numpy())
-    for name in _numbers():
+    for name in _NUMBERS:
         values = frame[name].to_numpy(np.float64)
         missing = np.isnan(values)
         whole = np.where(missing, 0.0, values).round().astype(np.int64)
@@ -162,23 +150,26 @@ def _columns(pyarrow: Any, data: RunData) -> Mapping[str, Any]:
 
 
 def _sound(word: str) -> str:
-    """Parquet holds UTF-8; what stands for undecodable bytes is not."""
+    """Replace what stands for undecodable bytes: Parquet holds UTF-8."""
     return word.encode("utf-8", "replace").decode()
 
 
 def _entries(file: Any, path: Path) -> list[dict[str, object]]:
     raw = (file.metadata.metadata or {}).get(KEY)
     if raw is None:
-        text = f"{path} holds no circumstances of runs; name one that `history --export` wrote"
-        raise RecordError(text)
+        raise RecordError(
+            f"{path} holds no circumstances of runs; name one that `history --export` wrote"
+        )
     try:
         document = json.loads(raw)
         version, runs = document["version"], list(document["runs"])
     except (ValueError, TypeError, KeyError) as error:
         raise RecordError(f"{path}: its metadata is damaged: {error}; export it again") from error
     if version != VERSION:
-        text = f"{path} has version {version}, and this Steelyard reads {VERSION}"
-        raise RecordError(f"{text}; read it with a newer Steelyard")
+        raise RecordError(
+            f"{path} has version {version}, and this Steelyard reads {VERSION}; "
+            "read it with a newer Steelyard"
+        )
     return cast("list[dict[str, object]]", runs)
 
 
@@ -193,13 +184,10 @@ def _info(entry: Mapping[str, object], path: Path) -> RunInfo:
 
 def _run(info: RunInfo, table: pd.DataFrame) -> RunData:
     import numpy as np
-
-    from harness.records.dataset import COLUMNS, RunData
-
-    found: dict[str, object] = {name: table[name] for name in (*_NAMES, *_COUNTS, "counted")}
-    found |= {name: table[name].astype(np.float64) for name in _numbers()}
-    found["form"] = np.zeros(len(table), np.int32)
     import pandas as pd
 
+    found: dict[str, object] = {name: table[name] for name in (*_NAMES, *COUNTS, "counted")}
+    found |= {name: table[name].astype(np.float64) for name in _NUMBERS}
+    found["form"] = np.zeros(len(table), np.int32)
     frame = pd.DataFrame({name: found[name] for name in COLUMNS})
     return RunData(info, frame, forms=(), parts={})

@@ -1,11 +1,10 @@
-"""A run on disk: `run.json` and `trials.jsonl` in a folder of its own.
+"""Writes and reads a run on disk: `run.json` and `trials.jsonl` in a folder of its own.
 
-`run.json` holds a `RunInfo` and is replaced as a whole (written aside, flushed to the disk,
-renamed), so a reader finds the old or the new one and never half of either. `trials.jsonl` holds
-one `Trial` a line, appended and flushed as each trial ends, so a crash loses at most the trial
-under way, and a torn last line is what such a crash looks like: `read_run` leaves it out.
-`growth.jsonl` holds the `GrowthPoint`s of scale scenarios in the same way; without one there is no
-such file. `hooks.log` is what the user's hooks printed, where there are any.
+`run.json` holds a `RunInfo` and is replaced as a whole, so a reader never finds half of it.
+`trials.jsonl` holds one `Trial` a line, appended and flushed as each trial ends, so a crash loses
+at most the trial under way; `read_run` leaves out the torn last line of a crash. `growth.jsonl`
+holds the `GrowthPoint`s of scale scenarios in the same way, `hooks.log` the output of the user's
+hooks; both are there only where they are needed.
 
 The form of the dataclasses of `harness.model` in JSON is that of `harness.records.codec`.
 Everything is ASCII with escapes, so any `str`, also one that stands for undecodable bytes, comes
@@ -15,6 +14,7 @@ back exactly, and no reader can meet half a character. What an old reader could 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -76,16 +76,13 @@ class RunWriter:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            _refuse_strangers(directory)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC
-            self._fd: int | None = os.open(directory / TRIALS_FILE, flags, 0o644)
-            _claim(self._fd, directory)
-        except FileExistsError as error:  # another run was quicker
-            raise _holds_a_run(directory) from error
-        except OSError as error:
-            raise _cannot("write", directory, error) from error
+        with os_errors_reported("write", directory):
+            try:
+                directory.mkdir(parents=True, exist_ok=True)
+                _refuse_strangers(directory)
+                self._fd: int | None = _claim(directory, os.O_EXCL)
+            except FileExistsError as error:  # another run was quicker
+                raise _holds_a_run(directory) from error
 
     @classmethod
     def resume(cls, directory: Path) -> typing.Self:
@@ -101,19 +98,12 @@ class RunWriter:
         self = cls.__new__(cls)
         self.directory = directory
         self._fd = None
-        try:
-            flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-            fd = os.open(directory / TRIALS_FILE, flags, 0o644)
-            try:
-                _claim(fd, directory)
-                _mend_end(directory / TRIALS_FILE)
-                _mend_end(directory / GROWTH_FILE)
-            except BaseException:
-                os.close(fd)
-                raise
-        except OSError as error:
-            raise _cannot("write", directory, error) from error
-        self._fd = fd
+        with contextlib.ExitStack() as stack, os_errors_reported("write", directory):
+            stack.callback(self.close)
+            self._fd = _claim(directory)
+            _mend_end(directory / TRIALS_FILE)
+            _mend_end(directory / GROWTH_FILE)
+            stack.pop_all()
         return self
 
     def __enter__(self) -> typing.Self:
@@ -132,7 +122,7 @@ class RunWriter:
         write_atomically(self.directory / RUN_FILE, text.encode("ascii"))
 
     def append(self, trial: Trial) -> None:
-        """Append one trial and see it on the disk before returning.
+        """Append one trial and flush it to the disk.
 
         Raises:
             RecordError: It cannot be written, or the writer is closed.
@@ -140,27 +130,18 @@ class RunWriter:
         path = self.directory / TRIALS_FILE
         if self._fd is None:
             raise RecordError(f"{path}: the run is closed, no trial can be added to it")
-        try:
+        with os_errors_reported("write", path):
             _append_line(self._fd, _line(trial))
-        except OSError as error:
-            raise _cannot("write", path, error) from error
 
     def append_growth(self, point: GrowthPoint) -> None:
-        """Append one footprint of many instances and see it on the disk before returning.
+        """Append one footprint of many instances and flush it to the disk.
 
         Raises:
             RecordError: It cannot be written.
         """
         path = self.directory / GROWTH_FILE
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        try:
-            fd = os.open(path, flags, 0o644)
-            try:
-                _append_line(fd, _line(point))
-            finally:
-                os.close(fd)
-        except OSError as error:
-            raise _cannot("write", path, error) from error
+        with os_errors_reported("write", path), open(path, "ab", buffering=0) as file:
+            _append_line(file.fileno(), _line(point))
 
     def close(self) -> None:
         """Give the file back. Idempotent."""
@@ -169,22 +150,27 @@ class RunWriter:
             self._fd = None
 
 
-def _claim(fd: int, directory: Path) -> None:
-    """Hold the run for this process (flock(2)); the lock is gone with the process, however."""
+def _claim(directory: Path, more_flags: int = 0) -> int:
+    """Open the trials, and lock the run until this process ends, however it does (flock(2))."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | more_flags
+    fd = os.open(directory / TRIALS_FILE, flags, 0o644)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    except OSError as error:
+        os.close(fd)
+        if not isinstance(error, BlockingIOError):
+            raise
         raise RecordError(
             f"{directory} is being written by a run that goes on; let it end"
         ) from None
+    return fd
 
 
 def _mend_end(path: Path) -> None:
     """Make the file end with a whole line: complete the last one or cut it off."""
     if not path.exists():
         return
-    content = _content(path)
-    whole, newline, last = content.rpartition(b"\n")
+    whole, newline, last = _content(path).rpartition(b"\n")
     if not last:
         return
     with open(path, "r+b") as file:
@@ -256,22 +242,20 @@ def read_growth(directory: Path) -> tuple[GrowthPoint, ...]:
     return tuple(_lines(GrowthPoint, directory / GROWTH_FILE))
 
 
-def parse_trial(line: bytes, path: Path, number: int) -> Trial:
-    """Read one line of `trials.jsonl`.
-
-    Args:
-        line: Without its newline.
-        path: Of the file, for the sentence when something is wrong.
-        number: Of the line, from 1, for the same.
+def parse_record(kind: type[_T], line: bytes, path: Path, number: int) -> _T:
+    """Read one line of `trials.jsonl` or `growth.jsonl`, without its newline.
 
     Raises:
-        RecordError: It is no trial.
+        RecordError: It is no such record; the sentence names file and line, from 1.
     """
-    return _record(Trial, line, path, number)
+    try:
+        return parse(kind, line)
+    except (ShapeError, ValueError) as error:
+        raise _unreadable(error, f"{path}, line {number}") from error
 
 
 def is_torn(line: bytes) -> bool:
-    """Whether a last line without its newline is what a crash leaves, and no JSON."""
+    """Whether a last line without its newline is the trace of a crash, and no JSON."""
     try:
         loads(line)
     except ValueError:
@@ -306,11 +290,8 @@ def write_atomically(path: Path, data: bytes) -> None:
     Raises:
         RecordError: It cannot be written; a regular file that was at `path` is still there.
     """
-    try:
-        with output_file(path) as file:
-            file.write(data)
-    except OSError as error:
-        raise _cannot("write", path, error) from error
+    with os_errors_reported("write", path), output_file(path) as file:
+        file.write(data)
 
 
 def _lines(kind: type[_T], path: Path) -> typing.Iterator[_T]:
@@ -319,11 +300,11 @@ def _lines(kind: type[_T], path: Path) -> typing.Iterator[_T]:
     *lines, last = content.split(b"\n")
     for number, line in enumerate(lines, 1):
         if line.strip():
-            yield _record(kind, line, path, number)
+            yield parse_record(kind, line, path, number)
     # Every line is one JSON object in ASCII, so no proper beginning of one is valid JSON: what
     # parses lacks only its newline and is whole.
     if last.strip() and not is_torn(last):
-        yield _record(kind, last, path, len(lines) + 1)
+        yield parse_record(kind, last, path, len(lines) + 1)
 
 
 def _refuse_newer(document: object, path: Path) -> None:
@@ -336,25 +317,21 @@ def _refuse_newer(document: object, path: Path) -> None:
 
 
 def _content(path: Path) -> bytes:
-    try:
+    with os_errors_reported("read", path):
         return path.read_bytes()
-    except OSError as error:
-        raise _cannot("read", path, error) from error
 
 
-def _cannot(verb: str, path: Path, error: OSError) -> RecordError:
-    return RecordError(f"cannot {verb} {path}: {error.strerror or error}")
-
-
-def _record(kind: type[_T], line: bytes, path: Path, number: int) -> _T:
+@contextlib.contextmanager
+def os_errors_reported(verb: str, path: Path) -> typing.Iterator[None]:
+    """Turn an OSError into a RecordError that names the path."""
     try:
-        return parse(kind, line)
-    except (ShapeError, ValueError) as error:
-        raise _unreadable(error, f"{path}, line {number}") from error
+        yield
+    except OSError as error:
+        raise RecordError(f"cannot {verb} {path}: {error.strerror or error}") from error
 
 
 def _unreadable(error: ShapeError | ValueError, where: str) -> RecordError:
-    """Say in one sentence, which begins with `where`, what is wrong with records."""
+    """Describe in one sentence, which begins with `where`, what is wrong with records."""
     if isinstance(error, ShapeError):
         return RecordError(f"{where}: {error.field or 'the record'}: {error.problem}")
     if isinstance(error, json.JSONDecodeError):

@@ -20,7 +20,7 @@ from harness.backends.vm.accelerator import try_accelerator
 from harness.backends.vm.guest.kernel import find_kernel
 from harness.backends.vm.instance import VmInstance
 from harness.lab import Lab
-from harness.lab.readiness import Ready, wait_ready
+from harness.lab.readiness import ReadyEvent, wait_ready
 from harness.model import Arm, Milestone, Readiness, ReadinessKind, Sharing, Workload
 from harness.model.diagnostics import DiagnosticCode
 from harness.model.errors import (
@@ -63,7 +63,7 @@ class Boot:
     """One guest, taken through its life."""
 
     instance: VmInstance
-    ready: Ready | None
+    ready: ReadyEvent | None
     error: InstanceError | None
     parts: tuple[Any, ...]
 

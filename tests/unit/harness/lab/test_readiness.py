@@ -126,7 +126,7 @@ def test_the_network_needs_an_address() -> None:
 
 def test_a_probe_finishes_once_and_closes_twice() -> None:
     cancelled: list[Probe] = []
-    probe = Probe(Readiness(ReadinessKind.TCP, port=1), "10.0.0.1", 0, cancelled.append)
+    probe = Probe(Readiness(ReadinessKind.TCP, port=1), ("10.0.0.1", 1), 0, cancelled.append)
     assert not select.select([probe.wake_fd], [], [], 0)[0]
     probe.finish()
     assert select.select([probe.wake_fd], [], [], 0)[0]

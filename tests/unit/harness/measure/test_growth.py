@@ -258,7 +258,7 @@ def test_nothing_is_launched_into_a_host_without_memory(monkeypatch: pytest.Monk
     def fewer_with_each() -> int:
         return total - len(watched.launched) * total // 3
 
-    monkeypatch.setattr("harness.measure.capacity.available_bytes", fewer_with_each)
+    monkeypatch.setattr("harness.meters.memory.available_if_known", fewer_with_each)
     grown = grow_it(asked, watched)
     assert [trial.alive for trial in grown.trials] == [0, 1, 2, 0, 0]
     assert [trial.outcome for trial in grown.trials[2:]] == [Outcome.FAILED] * 3
