@@ -1,4 +1,4 @@
-"""Which changes for the worse are meant: a text file that is kept with the sources. Pure.
+"""Reads which changes for the worse are meant, from a file that is kept with the sources. Pure.
 
 ```toml
 [[acknowledged]]
@@ -27,7 +27,7 @@ from harness.model.toml_positions import KeyLines
 
 FILE = "steelyard-acknowledged.toml"
 NEAR = 2
-"""So many points beside its commit an entry still holds."""
+"""An entry holds up to so many points beside its commit."""
 SHORTEST_PREFIX = 7
 """Of a commit: as short as Git itself abbreviates."""
 
@@ -42,7 +42,6 @@ class Acknowledgement:
     Attributes:
         series: Name of a series, or a pattern with `*` and `?`.
         commit: Where the change began; its first characters are enough.
-        reason: Why it is meant.
         where: `steelyard-acknowledged.toml:12`.
     """
 
@@ -89,9 +88,7 @@ def read_acknowledged(path: Path) -> tuple[Acknowledgement, ...]:
         raise RecordError(f"{path}: no TOML: {error}") from error
     lines = KeyLines(text)
     for key in document:
-        if key != _TABLE:
-            where = f"{path}:{lines.find((key,))}"
-            raise RecordError(f"{where}: {key!r} is not known; {did_you_mean(key, (_TABLE,))}")
+        _refuse_unknown(key, (_TABLE,), f"{path}:{lines.find((key,))}")
     entries = document.get(_TABLE, [])
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         where = f"{path}:{lines.find((_TABLE,))}"
@@ -102,10 +99,14 @@ def read_acknowledged(path: Path) -> tuple[Acknowledgement, ...]:
     )
 
 
+def _refuse_unknown(key: str, known: tuple[str, ...], where: str) -> None:
+    if key not in known:
+        raise RecordError(f"{where}: {key!r} is not known; {did_you_mean(key, known)}")
+
+
 def _entry(entry: dict[str, object], where: str) -> Acknowledgement:
     for key in entry:
-        if key not in _FIELDS:
-            raise RecordError(f"{where}: {key!r} is not known; {did_you_mean(key, _FIELDS)}")
+        _refuse_unknown(key, _FIELDS, where)
     found = {}
     for name in _FIELDS:
         value = entry.get(name)
@@ -120,12 +121,7 @@ def _entry(entry: dict[str, object], where: str) -> Acknowledgement:
 def stale(
     entries: Sequence[Acknowledgement], changes: Sequence[tuple[Series, tuple[int, ...]]]
 ) -> Iterator[str]:
-    """Say of each entry that acknowledges nothing why, in a sentence.
-
-    Args:
-        entries: Of the file.
-        changes: Each series, and the indices at which its changes begin.
-    """
+    """Say of each entry that acknowledges nothing why, by the indices at which changes begin."""
     for entry in entries:
         named = [(series, places) for series, places in changes if entry.is_of(series)]
         if not named:
@@ -141,7 +137,7 @@ def stale(
 
 
 def entry_for(series: Series, index: int) -> str:
-    """What to write into the file to acknowledge a change."""
+    """Word the entry of the file that acknowledges a change."""
     label = series.points[index].label
     return (
         f"[[{_TABLE}]]\nseries = {_quoted(str(series.id))}\ncommit = {_quoted(label)}\n"

@@ -1,4 +1,4 @@
-"""How footprint and start time change with the number of instances: the curves of scale scenarios.
+"""Curves of scale scenarios: how footprint and start time change with the number of instances.
 
 The slope of a curve is what one more instance costs, its intercept what is there once for all. Both
 come from a regression over the readings, never from a total divided by a number.
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 GROWING = ("disk", "pss", "uss", "cgroup-current", "available-delta")
-"""Metrics whose value for all living instances together is read in a scale scenario."""
+"""Metrics whose value for all living instances as a whole is read in a scale scenario."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +28,9 @@ class GrowthCurve:
     """One metric of one arm against the number of its instances.
 
     Attributes:
-        arm: Arm name.
         metric: A key of `harness.model.metrics.METRICS`.
         points: (instances, value in the metric's unit), every reading of every block. For a
-            footprint: so many live, and the value is of all of them together with what they share.
+            footprint: so many live, and the value is of all of them and of what they share.
             For `ready`: so many lived already, or were requested at the same time, and the value is
             of one start; failed starts are not among them.
         line: Through the points; None with fewer than two numbers of instances.
@@ -58,35 +57,27 @@ def growth_curves(data: RunData, scenario: str) -> tuple[GrowthCurve, ...]:
                 if point.arm == arm and not math.isnan(value := _value(metric, point))
             ]
             if read:
-                found.append(_curve(arm, metric, read, data.info.seed, failed_at))
+                found.append(_curve(arm, metric, read, failed_at))
     return tuple(found)
 
 
-def start_curves(
-    data: RunData, scenario: str, *, together: bool = False
-) -> tuple[GrowthCurve, ...]:
-    """Lay out start time against the instances that lived already, or that started together.
+def start_curves(data: RunData, scenario: str, *, burst: bool = False) -> tuple[GrowthCurve, ...]:
+    """Lay out start time against the instances that lived already.
 
-    Args:
-        data: The run.
-        scenario: A scale scenario.
-        together: Against the number that was requested at the same time.
+    With `burst`: against the number that was requested at the same time.
     """
     found = []
     for arm in dict.fromkeys(form.arm for form in data.forms if form.scenario == scenario):
         rows = _rows(data, scenario, arm)
-        failed_at = _failed_at(rows, together=together)
+        failed_at = _failed_at(rows, burst=burst)
         rows = rows[(rows["outcome"] == Outcome.OK.value) & rows["ready_ns"].notna()]
         # One that starts alone is the first of both.
-        chosen = rows[rows["alive"] == 0] if together else rows[rows["together"] == 1]
-        against = chosen["together" if together else "alive"]
-        read = list(
-            zip(
-                chosen["block"].tolist(), against.tolist(), chosen["ready_ns"].tolist(), strict=True
-            )
-        )
-        if len({instances for _, instances, _ in read}) > 1:
-            found.append(_curve(arm, "ready", read, data.info.seed, failed_at))
+        chosen = rows[rows["alive"] == 0] if burst else rows[rows["together"] == 1]
+        against = chosen["together" if burst else "alive"]
+        if against.nunique() > 1:
+            columns = (chosen["block"], against, chosen["ready_ns"])
+            read = zip(*(column.tolist() for column in columns), strict=True)
+            found.append(_curve(arm, "ready", read, failed_at))
     return tuple(found)
 
 
@@ -95,9 +86,9 @@ def _rows(data: RunData, scenario: str, arm: str) -> pd.DataFrame:
     return frame[(frame["scenario"] == scenario) & (frame["arm"] == arm) & frame["counted"]]
 
 
-def _failed_at(rows: pd.DataFrame, *, together: bool = False) -> int | None:
+def _failed_at(rows: pd.DataFrame, *, burst: bool = False) -> int | None:
     failed = rows[rows["outcome"] != Outcome.OK.value]
-    if together:
+    if burst:
         numbers = failed["together"][failed["together"] > 1]
     else:
         numbers = failed["alive"][failed["together"] == 1] + 1
@@ -105,15 +96,11 @@ def _failed_at(rows: pd.DataFrame, *, together: bool = False) -> int | None:
 
 
 def _curve(
-    arm: str,
-    metric: str,
-    read: Iterable[tuple[int, int, float]],
-    seed: int,
-    failed_at: int | None,
+    arm: str, metric: str, read: Iterable[tuple[int, int, float]], failed_at: int | None
 ) -> GrowthCurve:
     read = sorted(read)
     several = len({instances for _, instances, _ in read}) > 1
-    line = stats.line([(b, float(n), value) for b, n, value in read], seed) if several else None
+    line = stats.line([(b, float(n), value) for b, n, value in read]) if several else None
     points = tuple((instances, value) for _, instances, value in read)
     return GrowthCurve(arm, metric, points, line, failed_at)
 

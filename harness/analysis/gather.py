@@ -1,7 +1,7 @@
-"""Run folders and tables of trials, wherever they lie, read into a history.
+"""Reads run folders and tables of trials into a history.
 
-Nothing that is there is left out silently: a run that cannot be read (damaged, or of a newer
-schema) is passed over with a sentence, and all others count.
+No run is left out silently: one that cannot be read (damaged, or of a newer schema) is passed over
+with a sentence, and all others count.
 """
 
 from __future__ import annotations
@@ -11,15 +11,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.analysis.history import (
-    METRICS_OF_INTEREST,
-    REVISION,
-    History,
-    TakenRun,
-    history_of,
-    take,
-)
+from harness.analysis import history
+from harness.analysis.history import METRICS_OF_INTEREST, REVISION, History
 from harness.model.errors import RecordError
+from harness.model.units import count
 from harness.records import RUN_FILE, TRIALS_FILE
 
 if TYPE_CHECKING:
@@ -31,23 +26,18 @@ _PASSED_OVER = "this run is passed over, the others count"
 
 
 def gather(
-    places: Sequence[Path],
-    metrics: Iterable[str] = METRICS_OF_INTEREST,
-    commit_of: str = REVISION,
+    places: Sequence[Path], metrics: Iterable[str] = METRICS_OF_INTEREST, commit_of: str = REVISION
 ) -> History:
-    """Read every run in some places.
+    """Read every run in some places: run folders, folders that hold some, Parquet tables.
 
-    Args:
-        places: Run folders, folders that hold some at any depth, Parquet tables.
-        metrics: As for `harness.analysis.history.take`.
-        commit_of: The same.
+    For `metrics` and `commit_of` see `harness.analysis.history.take`.
 
     Raises:
         RecordError: A place is not there or holds no run, or a table cannot be read.
     """
     wanted = tuple(metrics)
     problems: list[str] = []
-    runs: list[TakenRun] = []
+    runs: list[history.TakenRun] = []
     paired = 0
     for place in places:
         for data, folder in _all_in(place, problems):
@@ -55,25 +45,22 @@ def gather(
                 paired += 1
                 continue
             try:
-                runs.append(take(data, folder, wanted, commit_of))
+                runs.append(history.take(data, folder, wanted, commit_of))
             except RecordError as error:
                 problems.append(f"{error}; {_PASSED_OVER}")
     if paired:
-        many = f"{paired} paired run{'s' * (paired != 1)} (compare, check --against)"
+        many = f"{count(paired, 'paired run')} (compare, check --against)"
         problems.append(f"{many} passed over: sides of a comparison are no points of a history")
-    return history_of(runs, problems)
+    return history.history_of(runs, problems)
 
 
-def export_runs(places: Sequence[Path], history: History, path: Path) -> int:
+def export_runs(places: Sequence[Path], gathered: History, path: Path) -> int:
     """Write all trials of a history as one Parquet table; see `harness.records.parquet`.
 
-    Args:
-        places: What the history was gathered from.
-        history: Says which copy of a run counts.
-        path: Of the table.
+    The history was gathered from these places and says which copy of a run counts.
 
     Returns:
-        How many trials.
+        The number of trials.
 
     Raises:
         RecordError: As for `gather`, or the table cannot be written.
@@ -82,14 +69,13 @@ def export_runs(places: Sequence[Path], history: History, path: Path) -> int:
 
     if any(path.exists() and place.samefile(path) for place in places):
         raise RecordError(f"{path} is read and cannot be written too; name another file")
-    return write_table(_each_once(places, history), path)
+    return write_table(_each_once(places, gathered), path)
 
 
 def folders_in(place: Path) -> Iterator[Path]:
-    """Yield the run folders at or below a place, in the order of their names.
+    """Yield the run folders at or below a place, in the order of their names; follow no links.
 
-    A folder that has lost its `run.json` and still has trials is one, too: it is damaged, and its
-    reader will say so. Links to folders are not followed.
+    A folder that has lost its `run.json` and still has trials is one, too: its reader reports it.
     """
     for folder, names, files in os.walk(place):
         names.sort()
@@ -98,8 +84,8 @@ def folders_in(place: Path) -> Iterator[Path]:
             yield Path(folder)
 
 
-def _each_once(places: Sequence[Path], history: History) -> Iterator[RunData]:
-    wanted = {(run.run_id, run.folder, run.trials) for run in history.runs}
+def _each_once(places: Sequence[Path], gathered: History) -> Iterator[RunData]:
+    wanted = {(run.run_id, run.folder, run.trials) for run in gathered.runs}
     for place in places:
         for data, folder in _all_in(place, []):
             key = (data.info.run_id, folder, len(data.frame))

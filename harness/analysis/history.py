@@ -1,10 +1,10 @@
-"""Runs in the order of time: one series for each scenario, arm, metric and setting. Pure.
+"""Orders runs by time: one series for each scenario, arm, metric and setting. Pure.
 
 A point of a series is the median of one run. Absolute times compare only where the circumstances
 are the same, so the setting (class of host, accelerator, launcher, state of the page cache) is part
 of what a series is: another host begins another series, and never looks like a change.
 
-Arms that repeat another one (A/A) are left out: they are the same thing under another name.
+Arms that repeat another one (A/A) are left out: they are the same arm under another name.
 """
 
 from __future__ import annotations
@@ -29,20 +29,18 @@ if TYPE_CHECKING:
     from harness.records.dataset import RunData
 
 METRICS_OF_INTEREST = ("ready", "cpu", "pss", "disk", "disk-shared")
-"""What is followed if nothing else is asked for: each more dulls the eye for the others."""
+"""Metrics followed by default: each further one costs sensitivity for the others."""
 REVISION = "steelyard_revision"
 """The fact that says which commit a run is of, if no other is named."""
 
-_DISK = ("disk", "disk-growth")
+_IN_TABLE = "the one in a table"
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class SeriesId:
-    """What makes two points comparable.
+    """Names a series: what two points must share to be comparable.
 
     Attributes:
-        scenario: Scenario name.
-        arm: Arm name.
         metric: A key of `harness.model.metrics.METRICS`.
         setting: Class of host (`host_class` of `harness.model.comparability`), accelerator,
             launcher, `cold`: joined by hyphens, as far as the arm has them.
@@ -67,7 +65,6 @@ class RunRef:
     """A run that is in the history.
 
     Attributes:
-        run_id: Its identifier.
         at: When it was started.
         folder: Where its records are; None if it came out of a table.
         trials: How many are on record.
@@ -83,11 +80,10 @@ class RunRef:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What one run says of one series.
+    """The median of one run in one series.
 
     Attributes:
-        run: Which.
-        commit: What it is a run of; None where the run does not say.
+        commit: Of what it is a run; None where the run does not say.
         value: Median in the metric's unit; infinity where most trials did not get there.
         interval: Of the median; None for a single trial or an exact value.
         count: Trials.
@@ -109,13 +105,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A series with its points, oldest first.
-
-    Attributes:
-        id: What it is of.
-        host: What the setting's class of host is, in words.
-        points: At least one.
-    """
+    """A series with its points, at least one, oldest first, and its class of host in words."""
 
     id: SeriesId
     host: str
@@ -123,7 +113,7 @@ class Series:
 
     @property
     def values(self) -> tuple[float, ...]:
-        """Of its points."""
+        """Those of its points."""
         return tuple(point.value for point in self.points)
 
     @property
@@ -131,7 +121,7 @@ class Series:
         """Whether any difference in it is real: all its points are exact, and it does not flap.
 
         What a filesystem allocates can be the same throughout a run and still differ between runs
-        without a cause. Where that happens more often than levels can be told apart by ranks, the
+        without a cause. Where that happens more often than ranks can separate levels, the
         series is judged like any other.
         """
         if METRICS[self.id.metric].is_exact:
@@ -144,12 +134,7 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class TakenRun:
-    """What is kept of a run once it has been read: a few numbers.
-
-    Attributes:
-        ref: Which.
-        points: By series, with the host in words.
-    """
+    """A run reduced to its points, by series, with the host in words."""
 
     ref: RunRef
     points: Mapping[SeriesId, tuple[str, Point]]
@@ -162,7 +147,7 @@ class History:
     Attributes:
         runs: Oldest first.
         series: In the order of their names.
-        problems: What could not be used, and why, a sentence each.
+        problems: Why a run could not be used, a sentence each.
     """
 
     runs: tuple[RunRef, ...]
@@ -180,10 +165,10 @@ def take(
 
     Args:
         data: The run, its trials as columns.
-        folder: Where its records are, or None.
+        folder: Of its records, or None.
         metrics: Keys of `harness.model.metrics.METRICS`.
         commit_of: The fact that says which commit it is a run of: of the run's environment, or
-            else of the arm (`image` tells versions of an image apart).
+            else of the arm (`image` separates versions of an image).
 
     Raises:
         RecordError: The run does not say when it was.
@@ -191,6 +176,8 @@ def take(
     info = data.info
     at = _time_of(info, folder)
     ref = RunRef(info.run_id, at, folder, len(data.frame), info.ended_at is not None)
+    facts = info.environment
+    host = f"{facts.get('cpu_model')}, {facts.get('cpus')} CPUs, kernel {facts.get('kernel')}"
     counted = data.frame[data.frame["counted"]]
     wanted = [METRICS[name] for name in metrics]
     points: dict[SeriesId, tuple[str, Point]] = {}
@@ -200,15 +187,13 @@ def take(
         rows = _rows_of(counted, record)
         if rows.empty:
             continue
-        host, words = _setting(info, record), _host_in_words(info)
+        setting = _setting(info, record)
         commit = _commit(info, record, commit_of)
         for metric in wanted:
-            found = _figure(record, rows, metric)
-            if found is None:
-                continue
-            value, interval, count, is_exact = found
-            point = Point(ref, commit, value, interval, count, is_exact)
-            points[SeriesId(record.scenario, record.arm.name, metric.name, host)] = (words, point)
+            estimate = _estimate(record, rows, metric)
+            if estimate is not None:
+                name = SeriesId(record.scenario, record.arm.name, metric.name, setting)
+                points[name] = (host, Point(ref, commit, *estimate))
     return TakenRun(ref, points)
 
 
@@ -216,25 +201,20 @@ def history_of(runs: Iterable[TakenRun], problems: Iterable[str] = ()) -> Histor
     """Lay runs out in series.
 
     A run that is there more than once (copied, merged, taken from an artifact) counts once: its
-    most complete copy.
-
-    Args:
-        runs: In any order.
-        problems: What could not be read, told along.
+    most complete copy. The problems of runs that could not be read are passed on.
     """
-    told = list(problems)
+    sentences = list(problems)
     best: dict[str, TakenRun] = {}
     for run in runs:
-        known = best.get(run.ref.run_id)
-        if known is None:
-            best[run.ref.run_id] = run
+        known = best.setdefault(run.ref.run_id, run)
+        if known is run:
             continue
         kept, other = sorted((known, run), key=_completeness, reverse=True)
         best[run.ref.run_id] = kept
         if _completeness(kept)[:2] != _completeness(other)[:2]:
-            told.append(
-                f"run {run.ref.run_id} is there twice; {_place(kept)} is more complete than "
-                f"{_place(other)} and is used"
+            sentences.append(
+                f"run {run.ref.run_id} is there twice; {kept.ref.folder or _IN_TABLE} is more "
+                f"complete than {other.ref.folder or _IN_TABLE} and is used"
             )
     ordered = sorted(best.values(), key=lambda run: (run.ref.at, run.ref.run_id))
     points: dict[SeriesId, list[tuple[str, Point]]] = {}
@@ -245,7 +225,7 @@ def history_of(runs: Iterable[TakenRun], problems: Iterable[str] = ()) -> Histor
         Series(name, points[name][-1][0], tuple(point for _, point in points[name]))
         for name in sorted(points)
     )
-    return History(tuple(run.ref for run in ordered), series, tuple(dict.fromkeys(told)))
+    return History(tuple(run.ref for run in ordered), series, tuple(dict.fromkeys(sentences)))
 
 
 def _completeness(run: TakenRun) -> tuple[int, bool, bool]:
@@ -253,17 +233,14 @@ def _completeness(run: TakenRun) -> tuple[int, bool, bool]:
     return run.ref.trials, run.ref.ended, run.ref.folder is not None
 
 
-def _place(run: TakenRun) -> str:
-    return str(run.ref.folder) if run.ref.folder else "the one in a table"
-
-
 def _time_of(info: RunInfo, folder: Path | None) -> datetime:
     try:
         at = datetime.fromisoformat(info.started_at)
     except ValueError:
         where = folder or f"run {info.run_id}"
-        text = f"{where}: started_at: {info.started_at!r} is no time; the run has no place in order"
-        raise RecordError(text) from None
+        raise RecordError(
+            f"{where}: started_at: {info.started_at!r} is no time; the run has no place in order"
+        ) from None
     return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
 
 
@@ -280,22 +257,16 @@ def _setting(info: RunInfo, record: ArmRecord) -> str:
     return "-".join(filter(None, (host_class(info.environment), *facts, cold)))
 
 
-def _host_in_words(info: RunInfo) -> str:
-    facts = info.environment
-    return f"{facts.get('cpu_model')}, {facts.get('cpus')} CPUs, kernel {facts.get('kernel')}"
-
-
 def _commit(info: RunInfo, record: ArmRecord, fact: str) -> str | None:
     value = info.environment.get(fact)
-    if value is None:
-        value = record.facts.get(fact)
-    return None if value is None or value == "" else str(value)
+    value = record.facts.get(fact) if value is None else value
+    return None if value in (None, "") else str(value)
 
 
-def _figure(
+def _estimate(
     record: ArmRecord, rows: pd.DataFrame, metric: Metric
 ) -> tuple[float, stats.Interval | None, int, bool] | None:
-    """Median, interval, trials, and whether it is exact; None where the arm has no such thing."""
+    """Median, interval, trials, and whether it is exact; None where the arm has no such metric."""
     if metric.is_static:
         return static_value(metric.name, record), None, len(rows), True
     from harness.records.dataset import samples
@@ -308,5 +279,5 @@ def _figure(
         return None
     # Of one trial as well: a series is exact where the trials of every run agree.
     is_same = bool((values == values[0]).all())
-    is_exact = metric.is_exact or (metric.name in _DISK and is_same)
+    is_exact = metric.is_exact or (metric.name in ("disk", "disk-growth") and is_same)
     return found.median, None if is_exact else found.interval, found.count, is_exact

@@ -1,8 +1,8 @@
-"""What a comparison or a check comes to: findings with their evidence, as values. Pure.
+"""The result of a comparison or a check: findings with their estimates, as values. Pure.
 
-Whoever judges (a budget, a baseline, a paired run, a history) makes a `Judgement`; whoever tells
+Every check (of a budget, a baseline, a paired run, a history) makes a `Judgement`; every output
 (terminal, Markdown, JUnit, GitHub, JSON, badge) reads one. "Cannot tell" is a verdict of its own:
-it is neither a pass nor a failure, and it always says what would be needed to tell.
+neither a pass nor a failure, and it always says what would be needed for one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from harness.stats import Interval
 
 
 class Verdict(StrEnum):
-    """What the evidence says of one metric of one arm."""
+    """The result for one metric of one arm."""
 
     BETTER = "better"
     SAME = "same"
@@ -43,14 +43,14 @@ class Finding:
         scenario: Scenario name.
         arm: Arm name.
         metric: A key of `harness.model.metrics.METRICS`.
-        verdict: What the evidence says.
-        sentence: The same in plain words, with its figures; what to do if it cannot be told.
+        verdict: Better, the same, worse, or none yet.
+        sentence: The verdict in words, with its estimates; what to do where there is none.
         value: Median of what was judged, in the metric's unit; None if there is none.
         reference: Median of what it was held against; None for an absolute budget.
         ratio: `value` as a multiple of `reference`, paired where they come from one run.
         interval: Of the ratio, or of `value` for an absolute budget.
         limit: What the ratio, or the value, may at most be; None if nothing was asked for.
-        detectable: Smallest relative difference that this much evidence finds in 80 % of cases.
+        detectable: Smallest relative difference that so many blocks find in 80 % of cases.
         blocks: Pairs or trials that it rests on.
         source: `scenarios/hello.toml:12` of the budget, for annotations; empty if none.
         same: What SAME is called: `within` of a budget that is not about an earlier value, where
@@ -85,7 +85,7 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """All findings of one question, and the reasons why some could not be had.
+    """All findings of one question, and the reasons why some are missing.
 
     Attributes:
         question: What was asked, one line: `results/x against its budgets`.

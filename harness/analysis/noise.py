@@ -1,11 +1,10 @@
-"""How much an arm differs from itself: the noise floor of a host, found in a run and remembered.
+"""Finds the noise floor of a host, how much an arm differs from itself, and keeps it.
 
-An A/A comparison runs one arm twice in every block, under two names. Whatever the two differ in is
-noise, so a difference between other arms that is no larger is not worth a word.
+An A/A comparison runs one arm twice in every block, under two names. Any difference of the two is
+noise, so a difference between other arms that is no larger means nothing.
 
-What is known is kept in one small file for each class of hosts and scenario. A file that cannot be
-read or is not what it should be is no reason to end a run: it is passed over, and `look_up` says
-why.
+There is one small file for each class of hosts and scenario. A file that is damaged or cannot be
+read does not end a run: it is passed over, and `look_up` says why.
 """
 
 from __future__ import annotations
@@ -17,8 +16,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from harness import stats
 from harness.model import NoiseFloor, Trial
@@ -26,12 +25,11 @@ from harness.model.errors import RecordError
 from harness.model.metrics import METRICS, trial_value
 from harness.records import Run, write_atomically
 from harness.records.codec import ShapeError, decode, encode
-
-if TYPE_CHECKING:
-    import numpy as np
+from harness.stats.arrays import np
+from harness.stats.intervals import interpolated_rank
 
 FRESH = timedelta(days=30)
-"""For so long a noise floor is taken as that of the host; then it is measured anew."""
+"""For so long a noise floor is taken as that of the host; then it is measured again."""
 SHARE = 0.95
 """Of single pairs, which the floor is to be above."""
 POWER = 0.80
@@ -71,13 +69,8 @@ def noise_floors(run: Run) -> tuple[NoiseFloor, ...]:
         for metric in METRICS.values():
             if metric.is_static:
                 continue
-            both = (
-                (
-                    trial_value(metric.name, first, records[scenario, original]),
-                    trial_value(metric.name, second, record),
-                )
-                for first, second in pairs
-            )
+            value = partial(trial_value, metric.name)
+            both = ((value(a, records[scenario, original]), value(b, record)) for a, b in pairs)
             floor = _floor([pair for pair in both if not any(map(math.isnan, pair))])
             if floor is not None:
                 found.append(
@@ -89,7 +82,7 @@ def noise_floors(run: Run) -> tuple[NoiseFloor, ...]:
 def _pairs(
     trials: Iterable[Trial], scenario: str, original: str, twin: str
 ) -> list[tuple[Trial, Trial]]:
-    """The trials of two arms that were taken under the same circumstances."""
+    """Match the trials of two arms that were taken under the same circumstances."""
     taken: dict[str, dict[tuple[int, int, int, int], Trial]] = {original: {}, twin: {}}
     times: dict[tuple[str, int, int, int], int] = {}
     for trial in trials:
@@ -101,7 +94,7 @@ def _pairs(
 
 
 def _floor(pairs: list[tuple[float, float]]) -> tuple[int, float, float] | None:
-    """Number of pairs, floor and detectable difference; None where there is no saying."""
+    """Number of pairs, floor and detectable difference; None where they are unknown."""
     ratios = []
     for first, second in pairs:
         if first == second:
@@ -124,14 +117,12 @@ def _floor(pairs: list[tuple[float, float]]) -> tuple[int, float, float] | None:
 
 def _detectable(ratios: list[float]) -> float:
     """The smallest shift of logarithms that an interval sets apart from 0 in `POWER` of cases."""
-    import numpy as np
-
     both = np.array([*ratios, *(-ratio for ratio in ratios)])
     count = min(len(ratios), _MOST)
-    rank, weight = stats.interpolated_rank(count)
-    # RandomState's stream is frozen for good (NEP 19): the same run gives the same figure.
+    rank, weight = interpolated_rank(count)
+    # RandomState's stream is frozen for good (NEP 19): the same run gives the same floor.
     random = np.random.RandomState(0)
-    lows: list[np.ndarray[Any, Any]] = []
+    lows = []
     for _ in range(20):  # in parts, so that a thousand pairs do not take two million at once
         drawn = both[random.randint(0, len(both), (_ROUNDS // 20, count))]
         drawn.partition((rank - 1, rank), axis=1)
@@ -144,13 +135,13 @@ def _detectable(ratios: list[float]) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Recalled:
-    """What is known of the noise of a scenario on a class of hosts.
+class KnownNoise:
+    """The kept noise floors of a scenario on a class of hosts.
 
     Attributes:
         floors: Empty where nothing is known, or nothing recent enough.
         measured_at: When they were kept; None where nothing is known.
-        problem: Why what is there is not used, in a sentence; None where there is no problem.
+        problem: Why the kept ones are not used, in a sentence; None where there is no problem.
     """
 
     floors: tuple[NoiseFloor, ...]
@@ -161,62 +152,48 @@ class Recalled:
 def remember(
     folder: Path, host: str, floors: Iterable[NoiseFloor], now: datetime | None = None
 ) -> None:
-    """Keep noise floors, replacing the older ones of the same scenarios.
+    """Keep noise floors in a folder, replacing the older ones of the same scenarios.
 
-    Args:
-        folder: Where; made if it is not there.
-        host: As `host_class` names it.
-        floors: Of any number of scenarios.
-        now: When; an aware datetime. None is now.
+    The folder is made if it is not there. `host` is as `host_class` names it, `now` aware.
 
     Raises:
         RecordError: They cannot be written.
     """
-    by_scenario: dict[str, list[NoiseFloor]] = {}
-    for floor in floors:
-        by_scenario.setdefault(floor.scenario, []).append(floor)
-    for scenario, those in by_scenario.items():
+    floors = tuple(floors)
+    for scenario in dict.fromkeys(floor.scenario for floor in floors):
         path = _path(folder, host, scenario)
         document = {
             "schema": _SCHEMA,
             "scenario": scenario,
             "measured_at": (now or datetime.now(UTC)).isoformat(),
-            "floors": encode(tuple(those), "floors"),
+            "floors": encode(tuple(f for f in floors if f.scenario == scenario), "floors"),
         }
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RecordError(
-                f"cannot keep the noise floor in {folder}: {error.strerror or error}"
-            ) from error
+            reason = error.strerror or error
+            raise RecordError(f"cannot keep the noise floor in {folder}: {reason}") from error
         write_atomically(path, (json.dumps(document, indent=1) + "\n").encode("ascii"))
 
 
-def recall(
-    folder: Path, host: str, scenario: str, now: datetime | None = None
-) -> tuple[NoiseFloor, ...]:
-    """The noise floors of a scenario on a class of hosts that are younger than 30 days, if any."""
-    return look_up(folder, host, scenario, now).floors
-
-
-def look_up(folder: Path, host: str, scenario: str, now: datetime | None = None) -> Recalled:
-    """Like `recall`, and say why there is nothing. Raises nothing."""
+def look_up(folder: Path, host: str, scenario: str, now: datetime | None = None) -> KnownNoise:
+    """Look up the floors of a scenario on a class of hosts, of the last 30 days. Raises nothing."""
     path = _path(folder, host, scenario)
     try:
         measured_at, floors = _read(path, scenario)
     except FileNotFoundError:
-        return Recalled(())
+        return KnownNoise(())
     except OSError as error:
-        return Recalled((), None, f"{path} cannot be read: {error.strerror or error}")
+        return KnownNoise((), None, f"{path} cannot be read: {error.strerror or error}")
     except ShapeError as error:
-        return Recalled((), None, f"{path} is damaged: {error.field}: {error.problem}")
+        return KnownNoise((), None, f"{path} is damaged: {error.field}: {error.problem}")
     except (ValueError, TypeError, RecursionError) as error:
-        return Recalled((), None, f"{path} is damaged: {error}")
+        return KnownNoise((), None, f"{path} is damaged: {error}")
     age = (now or datetime.now(UTC)) - measured_at
     if not timedelta(minutes=-5) <= age <= FRESH:
         when = "in the future" if age < timedelta() else f"{age.days} days ago"
-        return Recalled((), measured_at, f"the noise floor of {scenario} was measured {when}")
-    return Recalled(floors, measured_at)
+        return KnownNoise((), measured_at, f"the noise floor of {scenario} was measured {when}")
+    return KnownNoise(floors, measured_at)
 
 
 def _read(path: Path, scenario: str) -> tuple[datetime, tuple[NoiseFloor, ...]]:
@@ -241,7 +218,7 @@ def _read(path: Path, scenario: str) -> tuple[datetime, tuple[NoiseFloor, ...]]:
 
 
 def _path(folder: Path, host: str, scenario: str) -> Path:
-    """Where a scenario's floors are; any name gives a file name, and no two the same."""
+    # Any name of a scenario gives a file name, and no two the same.
     plain = re.sub(r"[^A-Za-z0-9_-]", "_", scenario)[:60]
     if plain != scenario:
         digest = hashlib.sha256(scenario.encode(errors="surrogateescape")).hexdigest()[:12]

@@ -1,58 +1,51 @@
-"""A run boiled down to what the report shows: terminal, Markdown and HTML are made from this alone.
+"""Summarises a run for the report: terminal, Markdown and HTML are made from this alone.
 
-Pure: records in, frozen values out. The figures of a scenario are medians over its counted blocks;
-failed trials are censored (see `harness.stats`), and comparisons are paired within blocks.
+Pure: records in, frozen values out. A scenario is shown by medians over its counted blocks; failed
+trials are censored (see `harness.stats`), and comparisons are paired within blocks.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from types import MappingProxyType
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness import stats
 from harness.analysis import estimates
 from harness.analysis.curves import GrowthCurve, growth_curves, start_curves
-from harness.analysis.estimates import ArmData, Part
-from harness.analysis.integrity import complete_blocks, flaws
+from harness.analysis.estimates import ArmData
 from harness.model import (
     Arm,
     ArmRecord,
     CacheState,
+    DiskPart,
     Milestone,
     NoiseFloor,
     Outcome,
     Scenario,
 )
 from harness.model.diagnostics import REMEDIES, Diagnostic, DiagnosticCode
-from harness.records.dataset import Run, RunData, run_data
+from harness.model.units import count
+from harness.records.dataset import Run, RunData, run_data, samples
 
 if TYPE_CHECKING:
     import pandas as pd
-
-__all__ = ["ArmRow", "Doubt", "GrowthCurve", "Part", "ScenarioTable", "Summary", "summarise"]
 
 MARKS = (Milestone.ISOLATED, Milestone.KERNEL, Milestone.USERSPACE, Milestone.STARTED)
 """The milestones between t0 and ready, in order."""
 
 MOST_OCCURRENCES = 12
-"""No more occurrences of a doubt than these are told one by one."""
+"""No more occurrences of a diagnostic than these are listed one by one."""
 
 
 @dataclass(frozen=True, slots=True)
 class ArmRow:
-    """What is known of one arm of one scenario.
+    """The results of one arm of one scenario.
 
     Attributes:
-        arm: Its name.
-        backend: Its backend's name.
         is_reference: Whether it is what the other arms are compared with.
-        trials: Counted trials: those that follow add up to it.
-        ok: That went well.
-        failed: That failed.
-        timeouts: That were not ready in time.
+        trials: Counted trials: `ok`, `failed` and `timeouts` (not ready in time) add up to it.
         metrics: Median of every metric that the arm has, by its name in
             `harness.model.metrics.METRICS`, in its unit; milestones, stop and remove among them.
         ratios: Each of them as a multiple of the reference's; none where the reference has zero.
@@ -69,9 +62,8 @@ class ArmRow:
         ready_p90_ns: 90th percentile of `ready`; None with fewer than 10 trials.
         ready_p99_ns: 99th; None with fewer than 100.
         shared_bytes: Allocated once for all instances; None if nothing was prepared.
-        parts: What both consist of.
-        prepare_ns: What making the image, disk and kernel took in this run.
-        facts: What ran.
+        parts: Those of the shared bytes, then of an instance's own, at their medians.
+        prepare_ns: How long making the image, disk and kernel took in this run.
         errors: Distinct sentences of failed trials with their number, most frequent first.
         console: The last lines of the first failed trial that left any.
     """
@@ -86,39 +78,27 @@ class ArmRow:
     ready_p90_ns: float | None
     ready_p99_ns: float | None
     shared_bytes: int | None
-    parts: tuple[Part, ...]
+    parts: tuple[DiskPart, ...]
     prepare_ns: int | None
     facts: Mapping[str, str]
     errors: tuple[tuple[str, int], ...]
     console: str
-    metrics: Mapping[str, stats.Estimate] = field(default_factory=lambda: MappingProxyType({}))
-    ratios: Mapping[str, stats.Comparison] = field(default_factory=lambda: MappingProxyType({}))
-    differences: Mapping[str, stats.Comparison] = field(
-        default_factory=lambda: MappingProxyType({})
-    )
-    quantiles: Mapping[float, stats.Estimate] = field(default_factory=lambda: MappingProxyType({}))
-    delta: stats.Effect | None = None
-    shape: stats.Shape | None = None
-    missing: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    scopes: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-    cache: CacheState = CacheState.WARM
-    repeats: str | None = None
-    is_emulated: bool = False
+    metrics: Mapping[str, stats.Estimate]
+    ratios: Mapping[str, stats.Comparison]
+    differences: Mapping[str, stats.Comparison]
+    quantiles: Mapping[float, stats.Estimate]
+    delta: stats.Effect | None
+    shape: stats.Shape | None
+    missing: Mapping[str, str]
+    scopes: Mapping[str, str]
+    cache: CacheState
+    repeats: str | None
+    is_emulated: bool
 
     @property
     def ready(self) -> stats.Estimate | None:
         """Median of `ready`, ns; None without a trial."""
         return self.metrics.get("ready")
-
-    @property
-    def stop(self) -> stats.Estimate | None:
-        """Median from `ready` to `stopped`, ns."""
-        return self.metrics.get("stop")
-
-    @property
-    def remove(self) -> stats.Estimate | None:
-        """Median from `stopped` to `removed`, ns."""
-        return self.metrics.get("remove")
 
     @property
     def exclusive(self) -> stats.Estimate | None:
@@ -138,9 +118,8 @@ class ArmRow:
     @property
     def milestones(self) -> Mapping[Milestone, stats.Estimate]:
         """Medians since t0, ns, of those up to `ready` that exist for this arm."""
-        return {
-            mark: self.metrics[mark] for mark in (*MARKS, Milestone.READY) if mark in self.metrics
-        }
+        marks = (*MARKS, Milestone.READY)
+        return {mark: self.metrics[mark] for mark in marks if mark in self.metrics}
 
     @property
     def is_vm(self) -> bool:
@@ -150,10 +129,9 @@ class ArmRow:
 
 @dataclass(frozen=True, slots=True)
 class ScenarioTable:
-    """The answer to one scenario's question.
+    """The results of one scenario.
 
     Attributes:
-        scenario: The question.
         rows: One an arm, in the scenario's order.
         reference: Name of the arm that the others are compared with: the first `container`, else
             the first `process`, else the first that has a trial; None without any.
@@ -163,7 +141,7 @@ class ScenarioTable:
         same_response: Whether all answers to the prober were the same bytes; None if none was kept.
         growth: Of a scale scenario: footprints against the number of instances.
         start_curves: Of a scale scenario: start time against the instances that lived already.
-        together_curves: Of a scale scenario: start time against those requested at the same time.
+        burst_curves: Of a scale scenario: start time against those requested at the same time.
         noise: What A/A comparisons of this scenario showed on this host.
     """
 
@@ -174,10 +152,10 @@ class ScenarioTable:
     complete_blocks: int
     between_vms: Mapping[str, stats.Comparison]
     same_response: bool | None
-    growth: tuple[GrowthCurve, ...] = ()
-    start_curves: tuple[GrowthCurve, ...] = ()
-    together_curves: tuple[GrowthCurve, ...] = ()
-    noise: tuple[NoiseFloor, ...] = ()
+    growth: tuple[GrowthCurve, ...]
+    start_curves: tuple[GrowthCurve, ...]
+    burst_curves: tuple[GrowthCurve, ...]
+    noise: tuple[NoiseFloor, ...]
 
     def is_upper_bound(self, row: ArmRow) -> bool:
         """Whether this arm's times are an emulated CPU's, and the reference's are not."""
@@ -191,11 +169,10 @@ class ScenarioTable:
 
 
 @dataclass(frozen=True, slots=True)
-class Doubt:
+class GatheredDiagnostic:
     """A diagnostic, gathered from everywhere it came up.
 
     Attributes:
-        code: Which.
         remedy: What it means and what to do about it.
         occurrences: Where and with what detail, each once, with how often when it was in trials.
     """
@@ -207,28 +184,22 @@ class Doubt:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """All that a report says.
-
-    Attributes:
-        run: The records it was made from, as columns.
-        tables: One a scenario, in order.
-        doubts: All diagnostics, in the order of their enumeration.
-    """
+    """A run with one table a scenario, and all diagnostics in the order of their enumeration."""
 
     run: RunData
     tables: tuple[ScenarioTable, ...]
-    doubts: tuple[Doubt, ...]
+    diagnostics: tuple[GatheredDiagnostic, ...]
 
 
 def summarise(run: Run | RunData) -> Summary:
-    """Boil a run down. Works for every run, also one without a single trial."""
+    """Summarise a run, also one without a single trial."""
     data = run_data(run)
     tables = tuple(_scenario_table(data, scenario) for scenario in data.info.scenarios)
-    return Summary(run=data, tables=tables, doubts=_doubts(data))
+    return Summary(run=data, tables=tables, diagnostics=_diagnostics(data))
 
 
 def _scenario_table(data: RunData, scenario: Scenario) -> ScenarioTable:
-    seed, frame = data.info.seed, data.frame
+    frame = data.frame
     counted = frame[(frame["scenario"] == scenario.name) & frame["counted"]]
     records = {r.arm.name: r for r in data.info.arms if r.scenario == scenario.name}
     arms = _arms(scenario, records, counted)
@@ -243,10 +214,8 @@ def _scenario_table(data: RunData, scenario: Scenario) -> ScenarioTable:
     against = found[reference] if reference is not None else None
     rows = tuple(_row(data, arm, found[arm.name], against) for arm in arms)
     virtual = [row.arm for row in rows if row.is_vm and row.trials]
-    between = {
-        name: estimates.ratio(found[name], found[virtual[0]], "ready_ns", seed)
-        for name in virtual[1:]
-    }
+    ready = {name: samples(found[name].rows, "ready_ns") for name in virtual}
+    between = {name: stats.paired_ratio(ready[name], ready[virtual[0]]) for name in virtual[1:]}
     forms = [data.forms[number] for number in counted["form"].unique().tolist()]
     bodies = {form.response_sha256 for form in forms if form.response_sha256}
     return ScenarioTable(
@@ -254,21 +223,21 @@ def _scenario_table(data: RunData, scenario: Scenario) -> ScenarioTable:
         rows=rows,
         reference=reference,
         blocks=int(counted["block"].nunique()),
-        complete_blocks=complete_blocks(counted),
+        complete_blocks=_complete_blocks(counted),
         between_vms={name: value for name, value in between.items() if value is not None},
         same_response=len(bodies) == 1 if bodies else None,
         growth=growth_curves(data, scenario.name) if is_scale else (),
         start_curves=start_curves(data, scenario.name) if is_scale else (),
-        together_curves=start_curves(data, scenario.name, together=True) if is_scale else (),
+        burst_curves=start_curves(data, scenario.name, burst=True) if is_scale else (),
         noise=tuple(floor for floor in data.info.noise if floor.scenario == scenario.name),
     )
 
 
 def _arms(scenario: Scenario, records: Mapping[str, ArmRecord], counted: pd.DataFrame) -> list[Arm]:
-    """List the scenario's arms, and whatever else was prepared or ran under its name."""
+    """List the scenario's arms, and all else that was prepared or ran under its name."""
     arms = {arm.name: arm for arm in scenario.arms}
-    for record in records.values():
-        arms[record.arm.name] = record.arm  # what ran, should the two differ
+    # What ran, should the two differ.
+    arms.update((name, record.arm) for name, record in records.items())
     for name in counted["arm"].unique().tolist():
         arms.setdefault(name, Arm(name, "unknown"))
     return list(arms.values())
@@ -276,26 +245,26 @@ def _arms(scenario: Scenario, records: Mapping[str, ArmRecord], counted: pd.Data
 
 def _reference(arms: list[Arm], found: Mapping[str, ArmData]) -> str | None:
     ran = [arm for arm in arms if len(found[arm.name].taken)]
-    for backend in ("container", "process"):
-        for arm in ran:
-            if arm.backend == backend:
-                return arm.name
-    return ran[0].name if ran else None
+    preferred = [arm for kind in ("container", "process") for arm in ran if arm.backend == kind]
+    return next((arm.name for arm in (*preferred, *ran)), None)
 
 
 def _row(data: RunData, arm: Arm, found: ArmData, reference: ArmData | None) -> ArmRow:
-    seed, record = data.info.seed, found.record
+    record = found.record
     is_reference = reference is not None and reference.name == arm.name
-    medians = estimates.estimates(found, seed)
+    medians = estimates.estimates(found)
     ratios: Mapping[str, stats.Comparison] = {}
     differences: Mapping[str, stats.Comparison] = {}
     delta = None
     if reference is not None and not is_reference:
-        ratios, differences = estimates.comparisons(found, reference, seed)
-        delta = estimates.delta(found, reference, seed)
+        ratios, differences = estimates.comparisons(found, reference)
+        delta = stats.cliffs_delta(
+            *(estimates.by_block(each, "ready_ns") for each in (found, reference))
+        )
     ready = estimates.values(found, "ready_ns")
     outcomes = found.taken["outcome"].value_counts()
     facts = {} if record is None else record.facts
+    unsuccessful = (form for form in found.forms if form.outcome is not Outcome.OK)
     return ArmRow(
         arm=arm.name,
         backend=arm.backend,
@@ -311,13 +280,13 @@ def _row(data: RunData, arm: Arm, found: ArmData, reference: ArmData | None) -> 
         prepare_ns=None if record is None else record.prepare_ns,
         facts=facts,
         errors=estimates.errors(found),
-        console=estimates.console(found),
+        console=next((f.console for f in unsuccessful if f.console), ""),
         metrics=medians,
         ratios=ratios,
         differences=differences,
-        quantiles=estimates.quantiles(found, seed),
+        quantiles=estimates.quantiles(found),
         delta=delta,
-        shape=estimates.shape(found),
+        shape=stats.shape(ready.tolist()) if len(ready) else None,
         missing=estimates.missing(found, medians),
         scopes=estimates.scopes(found),
         cache=arm.cache,
@@ -326,10 +295,10 @@ def _row(data: RunData, arm: Arm, found: ArmData, reference: ArmData | None) -> 
     )
 
 
-def _doubts(data: RunData) -> tuple[Doubt, ...]:
+def _diagnostics(data: RunData) -> tuple[GatheredDiagnostic, ...]:
     """Gather the diagnostics of the run, its arms and its trials, each occurrence once."""
     found: dict[Diagnostic, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for diagnostic in (*data.info.diagnostics, *flaws(data)):
+    for diagnostic in (*data.info.diagnostics, *_record_problems(data)):
         found[diagnostic][""] = 0
     for record in data.info.arms:
         for diagnostic in record.diagnostics:
@@ -343,28 +312,70 @@ def _doubts(data: RunData) -> tuple[Doubt, ...]:
     for diagnostic, places in found.items():
         by_code[diagnostic.code].append(_occurrence(diagnostic.detail, places))
     return tuple(
-        Doubt(code, REMEDIES[code], _bounded(list(filter(None, by_code[code]))))
+        GatheredDiagnostic(code, REMEDIES[code], _bounded(by_code[code]))
         for code in DiagnosticCode
         if code in by_code
     )
 
 
 def _bounded(occurrences: list[str]) -> tuple[str, ...]:
-    """Leave out what would make a wall: details that hold a number differ in every trial."""
-    if len(occurrences) <= MOST_OCCURRENCES:
-        return tuple(occurrences)
+    # Details that hold a number differ in every trial.
+    occurrences = list(filter(None, occurrences))
     rest = len(occurrences) - MOST_OCCURRENCES
-    return (*occurrences[:MOST_OCCURRENCES], f"and {rest} more like these, in the records")
+    more = [f"and {rest} more like these, in the records"] if rest > 0 else []
+    return (*occurrences[:MOST_OCCURRENCES], *more)
 
 
 def _occurrence(detail: str, places: Mapping[str, int]) -> str:
     """Say what was seen and where: `SIGKILL after 5 s (hello, vm-micro: 2 trials)`."""
-    told = [
-        place if not number else f"{place}: {number} trial{'s' if number != 1 else ''}"
+    where = "; ".join(
+        f"{place}: {count(number, 'trial')}" if number else place
         for place, number in places.items()
         if place
-    ]
-    where = "; ".join(told)
-    if not where:
-        return detail
-    return f"{detail} ({where})" if detail else where
+    )
+    return f"{detail} ({where})" if detail and where else detail or where
+
+
+def _record_problems(data: RunData) -> tuple[Diagnostic, ...]:
+    """Check that the records are whole: no trial is missing, or there twice."""
+    sentences = [*data.problems, *_repeated(data.frame), *_lost(data)]
+    return tuple(Diagnostic(DiagnosticCode.RECORDS, sentence) for sentence in sentences)
+
+
+def _repeated(frame: pd.DataFrame) -> Iterator[str]:
+    # Instances that start in one burst share everything but their times.
+    key = ["scenario", "arm", "block", "position", "alive", "together", "ready_ns", "removed_ns"]
+    if (frame["together"] == 1).all() and (frame["alive"] == 0).all():
+        key = ["scenario", "arm", "block"]
+    number = int(frame.duplicated(key).sum())
+    if number:
+        yield (
+            f"{number} of {len(frame)} trials are there more than once; of such a block the last "
+            "counts"
+        )
+
+
+def _lost(data: RunData) -> Iterator[str]:
+    """Look for blocks without a trial of an arm that has some, where nothing interrupted them."""
+    info, frame = data.info, data.frame
+    if info.ended_at is None or info.interrupted:
+        return
+    for scenario in info.scenarios:
+        counted = frame[(frame["scenario"] == scenario.name) & frame["counted"]]
+        if not len(counted):
+            if info.blocks and any(r.scenario == scenario.name for r in info.arms):
+                yield f"{scenario.name}: the run ended properly, and none of its trials is there"
+            continue
+        expected = max(info.blocks, int(counted["block"].max()) + 1)
+        whole = _complete_blocks(counted)
+        if whole < expected:
+            yield (
+                f"{scenario.name}: the run ended properly with "
+                f"{count(expected, 'complete block')}, and {whole} of them can be found"
+            )
+
+
+def _complete_blocks(counted: pd.DataFrame) -> int:
+    """Count the blocks in which every arm that ran has a trial."""
+    arms = counted.groupby("block")["arm"].nunique()
+    return int((arms == counted["arm"].nunique()).sum())

@@ -1,6 +1,6 @@
-"""Where the series of a history changed, which of that is news, and what it comes to. Pure.
+"""Finds where the series of a history changed, which of that is new, and judges it. Pure.
 
-Series that are exact change wherever their value does. All others are judged together by
+Series that are exact change wherever their value does. All others are judged as one family by
 `harness.stats.changes`, so that the chance of any false change among all of them stays at 1 % each
 time one looks.
 
@@ -11,26 +11,29 @@ half of it back.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import pairwise
 
 from harness.analysis.acknowledged import FILE, Acknowledgement, stale
-from harness.analysis.history import History, Point, Series
+from harness.analysis.history import History, Point, RunRef, Series, SeriesId
 from harness.analysis.judgement import Finding, Judgement, Verdict
+from harness.model import units
 from harness.model.units import spell
 from harness.stats.changes import ALPHA, SHORTEST, ChangePoint, changes_of_many, fewest_points
 
 DEFAULT_WITHIN = 0.01
-"""A smaller change is shown and does not fail a check, if it is not of an exact figure."""
+"""A smaller change is shown and does not fail a check, if it is not of an exact metric."""
 FEWEST_EXACT = 2
 
 
 class State(StrEnum):
-    """What has become of a change."""
+    """State of a change."""
 
     OPEN = "open"
-    """For the worse, and nobody has said that it is meant."""
+    """For the worse, and not acknowledged."""
     ACKNOWLEDGED = "acknowledged"
     UNDONE = "undone"
     """For the worse, and taken back since."""
@@ -40,14 +43,13 @@ class State(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class SeriesChange:
     """One change of a series.
 
     Attributes:
         found: Where, from which level to which, and how likely by chance (0 of an exact series).
         first: The first point of the new level: where it began.
         last: The point before it.
-        state: What has become of it.
         reason: Why it is meant, if it is acknowledged.
     """
 
@@ -60,17 +62,15 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Trend:
-    """A series with its changes.
+    """A series with its changes, in order.
 
     Attributes:
-        series: It.
-        changes: In order.
         wanted: Points that it needs before a change can be seen in it at all.
         is_current: Whether the newest run of its scenario has a point of it.
     """
 
     series: Series
-    changes: tuple[Change, ...]
+    changes: tuple[SeriesChange, ...]
     wanted: int
     is_current: bool
 
@@ -80,7 +80,7 @@ class Trend:
         return len(self.series.points) >= self.wanted
 
     @property
-    def open(self) -> tuple[Change, ...]:
+    def open(self) -> tuple[SeriesChange, ...]:
         """Its changes that fail a check."""
         return tuple(change for change in self.changes if change.state is State.OPEN)
 
@@ -92,17 +92,15 @@ class Trend:
 
 @dataclass(frozen=True, slots=True)
 class Trends:
-    """A history with its changes.
+    """A history with one trend a series, in the same order.
 
     Attributes:
-        history: It.
-        trends: One a series, in the same order.
         stale: Of acknowledgements that acknowledge nothing, a sentence each.
     """
 
     history: History
     trends: tuple[Trend, ...]
-    stale: tuple[str, ...] = field(default=())
+    stale: tuple[str, ...] = ()
 
 
 def trends_of(
@@ -114,11 +112,8 @@ def trends_of(
 ) -> Trends:
     """Find the changes of all series.
 
-    Args:
-        history: As gathered.
-        acknowledged: Entries of the file.
-        within: Relative size below which a change for the worse does not matter.
-        alpha: Chance of any false change in all of it.
+    Changes for the worse of a relative size below `within` do not matter. `alpha` is the chance of
+    any false change in all of it.
     """
     noisy = {
         str(series.id): series.values
@@ -126,11 +121,10 @@ def trends_of(
         if not series.is_exact and len(series.points) >= 2 * SHORTEST
     }
     found = changes_of_many(noisy, alpha=alpha)
-    newest: dict[str, Point] = {}
+    newest: dict[str, RunRef] = {}
     for series in history.series:
-        last = series.points[-1]
-        known = newest.get(series.id.scenario)
-        if known is None or last.run.at > known.run.at:
+        last = series.points[-1].run
+        if last.at > newest.setdefault(series.id.scenario, last).at:
             newest[series.id.scenario] = last
     trends = []
     for series in history.series:
@@ -140,7 +134,7 @@ def trends_of(
                 series,
                 _with_states(series, places, acknowledged, within),
                 FEWEST_EXACT if series.is_exact else fewest_points(max(len(noisy), 1), alpha),
-                series.points[-1].run == newest[series.id.scenario].run,
+                series.points[-1].run == newest[series.id.scenario],
             )
         )
     begun = [(one.series, tuple(change.found.index for change in one.changes)) for one in trends]
@@ -148,11 +142,11 @@ def trends_of(
 
 
 def exact_changes(values: Sequence[float]) -> tuple[ChangePoint, ...]:
-    """The changes of a series in which any difference is real: wherever its value changes."""
+    """Find the changes of a series in which any difference is real: each change of its value."""
     return tuple(
-        ChangePoint(index, values[index - 1], values[index], 0.0)
-        for index in range(1, len(values))
-        if values[index] != values[index - 1]
+        ChangePoint(index, before, after, 0.0)
+        for index, (before, after) in enumerate(pairwise(values), start=1)
+        if before != after
     )
 
 
@@ -161,7 +155,7 @@ def _with_states(
     places: Sequence[ChangePoint],
     acknowledged: Sequence[Acknowledgement],
     within: float,
-) -> tuple[Change, ...]:
+) -> tuple[SeriesChange, ...]:
     changes = []
     for number, found in enumerate(places):
         entry = next((one for one in acknowledged if one.covers(series, found.index)), None)
@@ -178,7 +172,7 @@ def _with_states(
             state = State.OPEN
         reason = entry.reason if entry is not None and state is State.ACKNOWLEDGED else ""
         first, last = series.points[found.index], series.points[found.index - 1]
-        changes.append(Change(found, first, last, state, reason))
+        changes.append(SeriesChange(found, first, last, state, reason))
     return tuple(changes)
 
 
@@ -190,19 +184,15 @@ def _halfway(found: ChangePoint) -> float:
 
 
 def judge(trends: Trends, question: str) -> Judgement:
-    """Put a history into findings: one for each series that is current or has an open change.
+    """Judge a history: one finding for each series that is current or has an open change.
 
     A series that is not current (another host, an arm that is gone) and too short is not asked
     about: it will not get longer.
     """
-    told = [trend for trend in trends.trends if trend.is_current or trend.open]
-    settings: dict[tuple[str, str, str], set[str]] = {}
-    for trend in told:
-        told_of = trend.series.id
-        key = (told_of.scenario, told_of.arm, told_of.metric)
-        settings.setdefault(key, set()).add(told_of.setting)
-    findings = [_finding(trend, settings) for trend in told]
-    left = len(trends.trends) - len(told)
+    judged = [trend for trend in trends.trends if trend.is_current or trend.open]
+    settings = Counter(_without_setting(trend) for trend in judged)
+    findings = [_finding(trend, settings) for trend in judged]
+    left = len(trends.trends) - len(judged)
     facts = {
         "runs": str(len(trends.history.runs)),
         "series": str(len(trends.trends)),
@@ -210,27 +200,29 @@ def judge(trends: Trends, question: str) -> Judgement:
     }
     if left:
         facts["not asked about"] = f"{left} series that the newest run of their scenario lacks"
-    for name, sentences in (
-        ("passed over", trends.history.problems),
-        ("acknowledged in vain", trends.stale),
-    ):
-        if sentences:
-            facts[name] = "; ".join(sentences)
+    if trends.history.problems:
+        facts["passed over"] = "; ".join(trends.history.problems)
+    if trends.stale:
+        facts["acknowledged in vain"] = "; ".join(trends.stale)
     refusals = () if findings else ("no run has a value of these metrics; name others by --metric",)
     return Judgement(question, tuple(findings), refusals, facts)
 
 
-def _finding(trend: Trend, settings: dict[tuple[str, str, str], set[str]]) -> Finding:
-    series = trend.series
-    name, points = series.id, series.points
-    change = _telling(trend)
-    several = len(settings[name.scenario, name.arm, name.metric]) > 1
+def _without_setting(trend: Trend) -> SeriesId:
+    return replace(trend.series.id, setting="")
+
+
+def _finding(trend: Trend, settings: Mapping[SeriesId, int]) -> Finding:
+    name, points = trend.series.id, trend.series.points
+    # The change that decides: the first that is open, or else the last.
+    change = next(iter(trend.open), trend.changes[-1] if trend.changes else None)
+    several = settings[_without_setting(trend)] > 1
     return Finding(
-        scenario=name.scenario,
-        arm=f"{name.arm} on {name.setting}" if several else name.arm,
-        metric=name.metric,
-        verdict=_verdict(trend),
-        sentence=_sentence(trend, change),
+        name.scenario,
+        f"{name.arm} on {name.setting}" if several else name.arm,
+        name.metric,
+        _verdict(trend, change),
+        _sentence(trend, change),
         value=change.found.after if change else points[-1].value,
         reference=change.found.before if change else None,
         ratio=1 + change.found.relative if change and change.found.before else None,
@@ -238,42 +230,36 @@ def _finding(trend: Trend, settings: dict[tuple[str, str, str], set[str]]) -> Fi
     )
 
 
-def _telling(trend: Trend) -> Change | None:
-    """The change that decides: the first that is open, or else the last."""
-    return next(iter(trend.open), trend.changes[-1] if trend.changes else None)
-
-
-def _verdict(trend: Trend) -> Verdict:
+def _verdict(trend: Trend, change: SeriesChange | None) -> Verdict:
     if trend.open:
         return Verdict.WORSE
     if not trend.is_judged:
         return Verdict.CANNOT_TELL
-    change = _telling(trend)
     return Verdict.BETTER if change and change.state is State.BETTER else Verdict.SAME
 
 
-def _sentence(trend: Trend, change: Change | None) -> str:
+def _sentence(trend: Trend, change: SeriesChange | None) -> str:
     series, count = trend.series, len(trend.series.points)
     if not trend.is_judged and not trend.open:
         more = trend.wanted - count
         return (
-            f"{count} point{'s'[: count != 1]} of {series.id}: a change can be seen from "
-            f"{trend.wanted} on; take {more} more run{'s'[: more != 1]} on this host"
+            f"{units.count(count, 'point')} of {series.id}: a change can be seen from "
+            f"{trend.wanted} on; take {units.count(more, 'more run')} on this host"
         )
     if change is None:
         level = spell(series.id.quantity.unit, series.points[-1].value)
         return f"no change in {count} points of {series.id}; the newest is {level}"
-    text = describe(series, change)
-    if change.state is State.OPEN:
-        return f"{text}; if that is meant, acknowledge it in {FILE}, or else repair it"
-    if change.state is State.ACKNOWLEDGED:
-        return f"{text}; acknowledged: {change.reason}"
-    ending = {State.UNDONE: "; taken back since", State.SMALL: "; too small to matter"}
-    return text + ending.get(change.state, "")
+    ending = {
+        State.OPEN: f"; if that is meant, acknowledge it in {FILE}, or else repair it",
+        State.ACKNOWLEDGED: f"; acknowledged: {change.reason}",
+        State.UNDONE: "; taken back since",
+        State.SMALL: "; too small to matter",
+    }
+    return describe(series, change) + ending.get(change.state, "")
 
 
-def describe(series: Series, change: Change) -> str:
-    """Say a change in a sentence without its end: how much, and where it began."""
+def describe(series: Series, change: SeriesChange) -> str:
+    """Word a change without its end: how much, and where it began."""
     unit, found = series.id.quantity.unit, change.found
     levels = f"from {spell(unit, found.before)} to {spell(unit, found.after)}"
     return (
@@ -283,17 +269,15 @@ def describe(series: Series, change: Change) -> str:
 
 
 def change_in_words(trend: Trend) -> str:
-    """The last change of a series in a few words: `+5.1 %, open`."""
+    """Word the last change of a series: `+5.1 %, open`."""
     if trend.changes:
         change = trend.changes[-1]
         return f"{size_of(trend.series, change)}, {change.state}"
-    if not trend.is_judged:
-        return f"too few points: {trend.wanted} are needed"
-    return "none"
+    return "none" if trend.is_judged else f"too few points: {trend.wanted} are needed"
 
 
-def size_of(series: Series, change: Change) -> str:
-    """How much, with its sign: `+5.1 %`; in words where there is no ratio, exactly if it is so."""
+def size_of(series: Series, change: SeriesChange) -> str:
+    """Word the size of a change: `+5.1 %`; in words without a ratio, in units if it is exact."""
     found = change.found
     if series.is_exact and math.isfinite(found.after - found.before):
         return f"{found.after - found.before:+,.0f} {series.id.quantity.unit}"

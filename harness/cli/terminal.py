@@ -66,11 +66,11 @@ def _print_scenario(
 
 
 def _print_doubts(summary: Summary, console: Console) -> None:
-    if not summary.doubts:
+    if not summary.diagnostics:
         return
     console.print()
     console.print(Text("Doubts", style="bold"))
-    for doubt in summary.doubts:
+    for doubt in summary.diagnostics:
         _bullets([f"{doubt.code}: {doubt.remedy}."], console, "yellow")
         for occurrence in doubt.occurrences:
             console.print(Padding(Text(occurrence, style="dim"), (0, 0, 0, 4)))

@@ -178,7 +178,8 @@ def checked(
 def _judged(sides: Sides, metrics: Sequence[str], within: float, conduct: Conduct) -> Judgement:
     chosen: tuple[str, ...] = sequence_of(metrics)
     pairs = [pair for paired in sides.scenarios for pair in paired.pairs]
-    questions = questions_on(pairs, chosen or DEFAULT_METRICS, Margin(within), asked=bool(chosen))
+    rule = Margin(1 + within)
+    questions = questions_on(pairs, chosen or DEFAULT_METRICS, rule, asked=bool(chosen))
     first, second = sides.names
     return judge(sides, questions, f"is B ({second}) worse than A ({first})?", conduct)
 

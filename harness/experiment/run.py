@@ -300,7 +300,7 @@ def with_noise(
     known: list[NoiseFloor] = []
     scenarios = []
     for scenario in request.scenarios:
-        floors = noise.recall(folder, host, scenario.name)
+        floors = noise.look_up(folder, host, scenario.name).floors
         known += floors
         pairs = max((floor.blocks for floor in floors), default=0)
         # With a time limit it is not known how many blocks there will be.

@@ -120,17 +120,15 @@ class UntilNarrow:
 
     Attributes:
         until: Metric -> the largest relative half-width of its intervals.
-        seed: Of the intervals, where they are drawn.
     """
 
     until: Mapping[str, float]
-    seed: int
 
     def look(self, taken: Taken) -> Outlook:
         """See `StoppingRule.look`."""
         if not is_checkpoint(taken.counted):
             return Outlook(is_over=False)
-        widths = widest(samples_of(taken.trials, taken.records, self.until), self.seed)
+        widths = widest(samples_of(taken.trials, taken.records, self.until))
         is_over = all(widths.get(name, math.inf) <= most for name, most in self.until.items())
         return Outlook(is_over, widths=widths)
 
@@ -174,7 +172,7 @@ def rule_of(request: Request, *more: StoppingRule) -> StoppingRule:
     if request.time_limit_ns is not None:
         rules.append(TimeLimit(request.time_limit_ns))
     if request.until:
-        rules.append(UntilNarrow(request.until, request.seed))
+        rules.append(UntilNarrow(request.until))
     return AnyOf((*rules, *more))
 
 
@@ -207,12 +205,11 @@ def samples_of(
     return samples
 
 
-def widest(samples: Samples, seed: int) -> dict[str, float]:
+def widest(samples: Samples) -> dict[str, float]:
     """Find for each metric the widest 95 % interval of a median among all arms and scenarios.
 
     Args:
         samples: An arm without any value of a metric (nothing meters it there) does not count.
-        seed: Of the intervals, where they are drawn.
 
     Returns:
         Metric -> half the interval's width as a share of the median; infinite where an interval is
@@ -221,6 +218,6 @@ def widest(samples: Samples, seed: int) -> dict[str, float]:
     found: dict[str, float] = {}
     for (_, _, metric), values in samples.items():
         found.setdefault(metric, -math.inf)
-        if (estimate := stats.estimate(values, seed)) is not None:
+        if (estimate := stats.estimate(values)) is not None:
             found[metric] = max(found[metric], stats.relative_width(estimate))
     return {metric: width if width > -math.inf else math.inf for metric, width in found.items()}

@@ -83,7 +83,7 @@ def _run(summary: Summary) -> dict[str, Any]:
         "scenarios": [_scenario(table, summary) for table in summary.tables],
         "doubts": [
             {"code": doubt.code.value, "remedy": doubt.remedy, "seen": list(doubt.occurrences)}
-            for doubt in summary.doubts
+            for doubt in summary.diagnostics
         ],
     }
 
@@ -104,7 +104,7 @@ def _scenario(table: ScenarioTable, summary: Summary) -> dict[str, Any]:
         "arms": [_arm(table, row) for row in table.rows],
         "growth": [_curve(curve, "alive, all together") for curve in table.growth]
         + [_curve(curve, "alive already") for curve in table.start_curves]
-        + [_curve(curve, "requested together") for curve in table.together_curves],
+        + [_curve(curve, "requested together") for curve in table.burst_curves],
         "noise": [
             {
                 "arm": floor.arm,

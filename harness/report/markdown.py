@@ -72,10 +72,10 @@ def _scenario(table: ScenarioTable, summary: Summary, charts: list[Chart]) -> li
 
 
 def _doubts(summary: Summary) -> list[str]:
-    if not summary.doubts:
+    if not summary.diagnostics:
         return []
     told = []
-    for doubt in summary.doubts:
+    for doubt in summary.diagnostics:
         where = "".join(f"\n  - {_text(occurrence)}" for occurrence in doubt.occurrences)
         told.append(f"- `{doubt.code}`: {_text(doubt.remedy)}.{where}")
     return [_folded(f"Doubts ({len(told)})", ["\n".join(told)])]

@@ -14,7 +14,7 @@ from itertools import groupby
 from pathlib import Path
 
 from harness.analysis.history import Point, RunRef, Series
-from harness.analysis.trends import Change, State, Trend, Trends, change_in_words, size_of
+from harness.analysis.trends import SeriesChange, State, Trend, Trends, change_in_words, size_of
 from harness.model import units
 from harness.model.errors import RecordError
 from harness.records import RUN_FILE, TRIALS_FILE
@@ -221,7 +221,7 @@ def _series_cell(trend: Trend, *, full: bool = False) -> Cell:
     return Cell(f"{scenario}{name.arm}: {name.metric}", f"{SERIES_FOLDER}/{file_name(name)}.html")
 
 
-def _news(trend: Trend, change: Change) -> str:
+def _news(trend: Trend, change: SeriesChange) -> str:
     return f"{size_of(trend.series, change)}, began with {change.first.label}"
 
 

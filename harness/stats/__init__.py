@@ -40,29 +40,14 @@ BCa (Efron 1987) degenerates: leaving a sample out moves the median to one of tw
 Where a bootstrap over blocks could still have been the better one, it was not either: for quantiles
 of samples of which several share a block (6 blocks of 2: 82 % for BCa, 95 % for Woodruff's
 interval), and for Cliff's delta (10 blocks, 10 % longer: 91 against 98 %; 60 blocks: 95 and 96 %).
-`tests/bench/test_statistics.py` simulates all of this anew and prints its tables. (The bootstraps'
-own figures hang on the seed where a tail falls between two samples, with 9 blocks most of all.)
+`tests/bench/test_statistics.py` simulates all of this and prints its tables.
 
-numpy is imported when a function first needs it, not with this package.
+numpy is imported at its first use (`harness.stats.arrays`), not with this package.
 """
 
 from harness.stats.effect import Effect, cliffs_delta
-from harness.stats.estimates import (
-    Estimate,
-    estimate,
-    quantile,
-    quantile_estimate,
-    relative_width,
-)
-from harness.stats.intervals import (
-    FEWEST_FOR_LEVEL,
-    LEVEL,
-    Interval,
-    Method,
-    interpolated_rank,
-    order_statistic_coverage,
-    order_statistic_rank,
-)
+from harness.stats.estimates import Estimate, estimate, quantile, quantile_estimate, relative_width
+from harness.stats.intervals import FEWEST_FOR_LEVEL, LEVEL, Interval, Method
 from harness.stats.lines import Line, line
 from harness.stats.pairs import Comparison, paired_difference, paired_ratio
 from harness.stats.shapes import Shape, shape
@@ -79,10 +64,7 @@ __all__ = [
     "Shape",
     "cliffs_delta",
     "estimate",
-    "interpolated_rank",
     "line",
-    "order_statistic_coverage",
-    "order_statistic_rank",
     "paired_difference",
     "paired_ratio",
     "quantile",

@@ -1,6 +1,6 @@
-"""Where a series changed its level: a scan over ranks, judged by permutation. Pure.
+"""Finds where a series changed its level: a scan over ranks, judged by permutation. Pure.
 
-A history of medians is short (tens of points), skewed, with outliers, and nobody knows its noise
+A history of medians is short (tens of points), skewed, with outliers, and its noise is not known
 beforehand. So the test looks at ranks alone and draws its null distribution from the series itself:
 
 1. Each value becomes the normal score of its rank (van der Waerden, *Indagationes Mathematicae* 14,
@@ -13,20 +13,17 @@ beforehand. So the test looks at ranks alone and draws its null distribution fro
    What no permutation reached is judged more finely: the chance of each place's sum, counted
    exactly, summed over all places, which can only be too cautious. Without that, the correction
    for hundreds of series would ask for more permutations than there is time for.
-   A level that has returned to where it was before leaves no two parts to tell apart. So a fifth of
-   each question's error rate goes to the newer half alone: what is news must not be lost in what
-   was long ago.
+   A level that has returned to where it was before leaves no two parts that differ. So a fifth of
+   each question's error rate goes to the newer half alone.
 3. If it is small enough, the series is cut there and both parts are searched again (binary
    segmentation). Each further question is asked at a stricter level, so that the chance of any
    false change in a series stays at what was asked for.
-4. Once all are found, each is placed anew by the same scan, between its neighbours alone: the
+4. Once all are found, each is placed again by the same scan, between its neighbours alone: the
    first cut of a series was made across all the others.
 
-Many series are judged together (`changes_of_many`): Holm's step-down over the first question of
-each (*Scandinavian Journal of Statistics* 6, 1979), valid whatever the dependence between series,
-with one half of the error rate; the further questions of all share the other half.
-
-numpy is imported when a function first needs it, not with this module.
+Many series are one family (`changes_of_many`): Holm's step-down over the first question of each
+(*Scandinavian Journal of Statistics* 6, 1979), valid under any dependence between series, with one
+half of the error rate; the further questions of all share the other half.
 """
 
 from __future__ import annotations
@@ -35,20 +32,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from statistics import NormalDist
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Numbers = NDArray[np.float64]
+from harness.stats.arrays import Array, np
 
 ALPHA = 0.01
 """Chance of a false change anywhere in a series that has none."""
 SHORTEST = 4
-"""Points that a level needs on either side of a change: with fewer, ranks cannot tell it apart."""
+"""Points that a level needs on either side of a change: with fewer, ranks show nothing."""
 PERMUTATIONS = 4000
 _WHOLE = 0.8
 """Of the error rate, for the question about the whole; the rest for that about its newer half."""
@@ -95,8 +87,6 @@ def change_points(
     Returns:
         In order; none for fewer than 2 × `SHORTEST` points.
     """
-    import numpy as np
-
     values = np.asarray(series, float)
     found: dict[int, float] = {}
     pending = [(0, len(values), alpha)]
@@ -109,25 +99,19 @@ def change_points(
         if p > level:
             continue
         found[begin + place] = p
-        # Both halves together may err as often as the question that led to them.
-        half = (
-            (alpha if further is None else further) / 2 if len(part) == len(values) else level / 2
-        )
-        pending += [(begin, begin + place, half), (begin + place, end, half)]
+        if len(part) == len(values) and further is not None:
+            level = further
+        # Both halves may err as often as the question that led to them.
+        pending += [(begin, begin + place, level / 2), (begin + place, end, level / 2)]
     return _with_levels(values, _placed(values, found))
 
 
 def changes_of_many(
     series: Mapping[str, Sequence[float]], *, alpha: float = ALPHA
 ) -> dict[str, tuple[ChangePoint, ...]]:
-    """Find the changes of level of many series.
+    """Find the changes of level of many series, by name.
 
-    Args:
-        series: As for `change_points`, by name.
-        alpha: Chance of any false change in any of them.
-
-    Returns:
-        By name, of every series.
+    `alpha` is the chance of any false change in any of them.
     """
     strongest = {name: strongest_change(values) for name, values in series.items()}
     changed = corrected({name: one.p for name, one in strongest.items() if one}, alpha / 2)
@@ -141,8 +125,6 @@ def changes_of_many(
 @cache
 def fewest_points(series: int, alpha: float = ALPHA) -> int:
     """Points that one of so many series needs before `changes_of_many` can see any step in it."""
-    import numpy as np
-
     count = 2 * SHORTEST
     while _asked(np.arange(count, dtype=np.float64), 0)[1] > alpha / 2 / max(series, 1):
         count += 1
@@ -151,8 +133,6 @@ def fewest_points(series: int, alpha: float = ALPHA) -> int:
 
 def strongest_change(series: Sequence[float], *, seed: int = 0) -> ChangePoint | None:
     """The most likely change of a series, however weak: for `corrected`; None if too short."""
-    import numpy as np
-
     values = np.asarray(series, float)
     if len(values) < 2 * SHORTEST:
         return None
@@ -161,24 +141,17 @@ def strongest_change(series: Sequence[float], *, seed: int = 0) -> ChangePoint |
 
 
 def corrected(p_values: Mapping[str, float], alpha: float = ALPHA) -> frozenset[str]:
-    """Which of many series have changed, with a chance of `alpha` that any is named wrongly.
+    """Name the series that have changed, by the p-values of their strongest changes.
 
-    Args:
-        p_values: Of `strongest_change`, by series.
-        alpha: Family-wise error rate.
+    `alpha` is the chance that any is named wrongly (family-wise).
     """
-    changed: set[str] = set()
-    for place, (name, p) in enumerate(sorted(p_values.items(), key=lambda item: item[1])):
-        if p > alpha / (len(p_values) - place):
-            break
-        changed.add(name)
-    return frozenset(changed)
+    rising = sorted(p_values, key=lambda name: p_values[name])
+    limits = {name: alpha / (len(rising) - place) for place, name in enumerate(rising)}
+    return frozenset(takewhile(lambda name: p_values[name] <= limits[name], rising))
 
 
-def _placed(values: Numbers, found: Mapping[int, float]) -> dict[int, float]:
+def _placed(values: Array, found: Mapping[int, float]) -> dict[int, float]:
     """Move each change to the likeliest place between its neighbours, where there is one."""
-    import numpy as np
-
     placed: dict[int, float] = {}
     begin = 0
     for place, end in pairwise([*sorted(found), len(values)]):
@@ -189,9 +162,7 @@ def _placed(values: Numbers, found: Mapping[int, float]) -> dict[int, float]:
     return placed
 
 
-def _with_levels(values: Numbers, found: Mapping[int, float]) -> tuple[ChangePoint, ...]:
-    import numpy as np
-
+def _with_levels(values: Array, found: Mapping[int, float]) -> tuple[ChangePoint, ...]:
     places = sorted(found)
     borders = [0, *places, len(values)]
     levels = [float(np.median(values[a:b])) for a, b in pairwise(borders)]
@@ -201,7 +172,7 @@ def _with_levels(values: Numbers, found: Mapping[int, float]) -> tuple[ChangePoi
     )
 
 
-def _asked(values: Numbers, seed: int) -> tuple[int, float]:
+def _asked(values: Array, seed: int) -> tuple[int, float]:
     """Place and p-value of the likeliest change of a series, or of its newer half."""
     place, p = _strongest(values, seed)
     p = min(1.0, p / _WHOLE)
@@ -213,10 +184,8 @@ def _asked(values: Numbers, seed: int) -> tuple[int, float]:
     return place, p
 
 
-def _strongest(values: Numbers, seed: int) -> tuple[int, float]:
+def _strongest(values: Array, seed: int) -> tuple[int, float]:
     """Place and p-value of the largest difference of scores."""
-    import numpy as np
-
     if values.min() == values.max():
         return SHORTEST, 1.0  # nothing changed
     scores = _scores(values)
@@ -231,47 +200,39 @@ def _strongest(values: Numbers, seed: int) -> tuple[int, float]:
     return best + SHORTEST, p if as_large else min(p, _counted(scores, float(scan[best])))
 
 
-def _scores(values: Numbers) -> Numbers:
+def _scores(values: Array) -> Array:
     """Normal scores in whole tenths, centred; equal values share that of their middle rank."""
-    import numpy as np
-
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     twice = 2 * np.cumsum(counts) - counts + 1  # twice the middle rank
     scores = _normal_scores(len(values))[twice[inverse]]
-    centred: Numbers = scores - scores.mean()
+    centred: Array = scores - scores.mean()
     return centred
 
 
 @cache
-def _normal_scores(count: int) -> Numbers:
+def _normal_scores(count: int) -> Array:
     """The score of each half rank from 1 on, by twice that."""
-    import numpy as np
-
     normal = NormalDist()
     halves = range(2, 2 * count + 1)
     scores = [0.0, 0.0, *(normal.inv_cdf(half / 2 / (count + 1)) for half in halves)]
-    whole: Numbers = np.rint(_GRAIN * np.array(scores))
+    whole: Array = np.rint(_GRAIN * np.array(scores))
     return whole
 
 
-def _scan(scores: Numbers) -> Numbers:
+def _scan(scores: Array) -> Array:
     """The standardised difference at each allowed place, for one series or a row of them each."""
-    import numpy as np
-
     count = scores.shape[-1]
     before = np.arange(SHORTEST, count - SHORTEST + 1)
     sums = np.cumsum(scores, axis=-1)[..., before - 1]
     # Var of a sum of k of n values drawn without replacement: k (n-k) / (n-1) times theirs.
     variance = np.mean(np.square(scores), axis=-1, keepdims=True)
     deviation = np.sqrt(before * (count - before) / (count - 1) * variance)
-    scan: Numbers = np.abs(sums) / deviation
+    scan: Array = np.abs(sums) / deviation
     return scan
 
 
-def _counted(scores: Numbers, reached: float) -> float:
+def _counted(scores: Array, reached: float) -> float:
     """An upper bound of the chance that a permutation reaches so large a difference anywhere."""
-    import numpy as np
-
     count = len(scores)
     places = range(SHORTEST, count - SHORTEST + 1)
     if count > _COUNTED_MOST:
@@ -289,10 +250,8 @@ def _counted(scores: Numbers, reached: float) -> float:
 
 
 @lru_cache(maxsize=32)
-def _subsets(weights: tuple[int, ...]) -> Numbers:
+def _subsets(weights: tuple[int, ...]) -> Array:
     """How many subsets of each size (up to half) have each sum: shape (sizes, sums)."""
-    import numpy as np
-
     numbers = np.zeros((len(weights) // 2 + 1, sum(weights) + 1))
     numbers[0, 0] = 1
     for weight in weights:
@@ -300,19 +259,15 @@ def _subsets(weights: tuple[int, ...]) -> Numbers:
     return numbers
 
 
-def _null(scores: Numbers, random: np.random.RandomState) -> Numbers:
+def _null(scores: Array, random: np.random.RandomState) -> Array:
     """The largest differences of random permutations of the scores: shape (PERMUTATIONS,)."""
-    import numpy as np
-
     order = np.argsort(random.random_sample((PERMUTATIONS, len(scores))), axis=1)
-    largest: Numbers = _scan(scores[order]).max(axis=1)
+    largest: Array = _scan(scores[order]).max(axis=1)
     return largest
 
 
 @cache
-def _untied_null(count: int) -> Numbers:
+def _untied_null(count: int) -> Array:
     """Without ties the null depends on the number of points alone: one table for all series."""
-    import numpy as np
-
     scores = _scores(np.arange(count, dtype=np.float64))
     return _null(scores, np.random.RandomState(count))

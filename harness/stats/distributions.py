@@ -56,12 +56,7 @@ def binomial_cdf(successes: int, count: int, probability: float) -> float:
 
 @functools.lru_cache(maxsize=512)
 def student_quantile(probability: float, freedom: float) -> float:
-    """Quantile of Student's t.
-
-    Args:
-        probability: Above 0.5 and below 1.
-        freedom: Degrees of freedom, above 0, not necessarily whole.
-    """
+    """Quantile of Student's t, by a probability above 0.5; freedom need not be whole."""
     low, high = 0.0, 1.0
     while student_cdf(high, freedom) < probability:
         low, high = high, high * 2

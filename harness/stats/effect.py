@@ -5,20 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
+from harness.stats.arrays import Array, np
 from harness.stats.distributions import student_quantile
 from harness.stats.intervals import LEVEL, Interval, Method
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """How far two arms' samples lie apart, whatever their distributions.
+    """The distance of two arms' samples, under any distributions.
 
     Attributes:
         delta: Between -1 (every trial of the first is shorter than every one of the second) and 1;
@@ -31,29 +26,24 @@ class Effect:
 
 
 def cliffs_delta(
-    a: Mapping[int, float] | Sequence[float],
-    b: Mapping[int, float] | Sequence[float],
-    seed: int = 0,  # noqa: ARG001 - nothing is drawn
+    a: Mapping[int, float] | Sequence[float], b: Mapping[int, float] | Sequence[float]
 ) -> Effect | None:
     """Compare every trial of `a` with every trial of `b`.
 
     The interval is that of Cliff (*Ordinal Methods for Behavioral Data Analysis*, 1996; Feng &
     Cliff, "Monte Carlo evaluation of ordinal d with improved confidence interval", 2004), which
     bends with delta and does not shrink to nothing when the two do not overlap. Its variance is
-    that of the dominances summed over blocks, so that arms which a disturbance hits together are
+    that of the dominances summed over blocks, so that arms which one disturbance hits are
     not taken for independent.
 
     Args:
         a: Block number to value, which uses the pairing; or values alone, taken as independent.
             Infinity stands for a failed trial (two failed ones are equal), NaN is left out.
         b: The same of the other arm.
-        seed: Not used: nothing is drawn by chance.
 
     Returns:
         None when either has no samples.
     """
-    import numpy as np
-
     paired = isinstance(a, Mapping) and isinstance(b, Mapping)
     first, first_blocks = _arrays(a)
     second, second_blocks = _arrays(b)
@@ -66,11 +56,9 @@ def cliffs_delta(
         return Effect(delta, None)
     own, other = (rows - delta) / len(first), (columns - delta) / len(second)
     if paired:
-        blocks, places = np.unique(
-            np.concatenate([first_blocks, second_blocks]), return_inverse=True
-        )
+        _, places = np.unique(np.concatenate([first_blocks, second_blocks]), return_inverse=True)
         shares = np.bincount(places, np.concatenate([own, other]))
-        number = len(blocks)
+        number = len(shares)
         variance = float((shares**2).sum()) * number / (number - 1)
     else:
         variance = sum(
@@ -86,21 +74,19 @@ def _interval(delta: float, variance: float, fewest: int) -> Interval:
     # than where they do not overlap at all.
     furthest = (fewest - z * z) / (fewest + z * z)
     if abs(delta) == 1:
-        ends = (furthest, 1.0)
+        low, high = furthest, 1.0
     else:
         skew = 1 - delta * delta
         half = z * math.sqrt(variance * (skew * skew + spread))
         middle = abs(delta) * skew
-        ends = ((middle - half) / (skew + spread), (middle + half) / (skew + spread))
-    low, high = min(ends[0], furthest) if spread or abs(delta) == 1 else ends[0], min(ends[1], 1.0)
+        low, high = (middle - half) / (skew + spread), (middle + half) / (skew + spread)
+        low, high = min(low, furthest) if spread else low, min(high, 1.0)
     if delta < 0:
         low, high = -high, -low
     return Interval(max(low, -1.0), high, LEVEL, Method.DOMINANCE)
 
 
 def _arrays(values: Mapping[int, float] | Sequence[float]) -> tuple[Array, Array]:
-    import numpy as np
-
     if isinstance(values, Mapping):
         blocks, samples = np.array(list(values), float), np.array(list(values.values()), float)
     else:
@@ -113,11 +99,8 @@ def _arrays(values: Mapping[int, float] | Sequence[float]) -> tuple[Array, Array
 def _dominances(samples: Array, others: Array) -> Array:
     """For each sample: the share of the others that are smaller, minus the share that are larger.
 
-    Returns:
-        Shape (samples,). By sorting: a million against a million takes a second, not a terabyte.
+    By sorting: a million against a million takes a second, not a terabyte.
     """
-    import numpy as np
-
     ordered = np.sort(others)
     smaller = np.searchsorted(ordered, samples, "left")
     larger = len(ordered) - np.searchsorted(ordered, samples, "right")

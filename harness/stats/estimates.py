@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
 
+from harness.stats.arrays import Samples, np
 from harness.stats.distributions import student_cdf, student_quantile
-from harness.stats.intervals import (
-    LEVEL,
-    Interval,
-    Method,
-    Samples,
-    cautious_half,
-    interval_of,
-)
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    Array = np.ndarray[Any, np.dtype[np.float64]]
+from harness.stats.intervals import LEVEL, Interval, Method, cautious_half, interval_of
 
 _STEADY_MOST = 10_000
 """With more samples a lucky early stop is long past."""
@@ -30,15 +19,15 @@ _MANY = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """The median of samples (or another figure of them), and how sure it is.
+    """The median of samples (or another quantity of them), and how sure it is.
 
     Attributes:
         median: In the unit of the samples; not finite when half of them or more are censored.
         interval: None for a single sample, which says nothing of its own spread.
         count: Samples, the censored ones among them.
         censored: How many of them are only bounds: failed and timed-out trials.
-        steady: Half-width of the interval, judged cautiously: see `relative_width`. None where
-            nobody may stop because of it.
+        steady: Half-width of the interval, judged cautiously: see `relative_width`. None where a
+            run may not stop because of it.
     """
 
     median: float
@@ -53,13 +42,12 @@ class Estimate:
         return math.isfinite(self.median)
 
 
-def estimate(samples: Samples, seed: int = 0) -> Estimate | None:  # noqa: ARG001 - nothing is drawn
+def estimate(samples: Samples) -> Estimate | None:
     """Estimate the median of one sample a block.
 
     Args:
         samples: Shape (blocks,), any unit, in the order taken; infinity stands for a failed trial,
             NaN for a value that could not be had: such samples are left out.
-        seed: Not used: nothing is drawn by chance. Callers that have one may give it.
 
     Returns:
         None when there are no samples.
@@ -70,10 +58,10 @@ def estimate(samples: Samples, seed: int = 0) -> Estimate | None:  # noqa: ARG00
     ordered = _sorted(kept)
     middle = _median(ordered)
     return Estimate(
-        median=middle,
-        interval=interval_of(ordered, 0.5, middle),
-        count=len(ordered),
-        censored=_censored(ordered),
+        middle,
+        interval_of(ordered, 0.5, middle),
+        len(ordered),
+        _censored(ordered),
         steady=_steady(kept, ordered) if len(kept) <= _STEADY_MOST else None,
     )
 
@@ -94,7 +82,7 @@ def quantile(samples: Samples, probability: float) -> float | None:
 
 
 def quantile_estimate(
-    samples: Samples, probability: float, seed: int = 0, blocks: Sequence[int] | None = None
+    samples: Samples, probability: float, blocks: Sequence[int] | None = None
 ) -> Estimate | None:
     """Estimate a quantile: `median` of the result is `quantile`.
 
@@ -105,7 +93,6 @@ def quantile_estimate(
     Args:
         samples: As for `quantile`.
         probability: Above 0 and below 1.
-        seed: Not used: nothing is drawn by chance.
         blocks: The block of each sample, where several samples share one and are alike for it.
 
     Returns:
@@ -116,7 +103,6 @@ def quantile_estimate(
         return None
     if blocks is not None and len(set(blocks)) < len(samples):
         return _clustered(samples, probability, blocks)
-    del seed
     ordered = _sorted(kept)
     value = _quantile(ordered, probability)
     return Estimate(
@@ -127,12 +113,12 @@ def quantile_estimate(
 def relative_width(found: Estimate) -> float:
     """Half the width of an interval as a share of its median, judged cautiously: for stopping.
 
-    Who stops once an interval is narrow stops too early now and then, because the samples happened
-    to lie close together: intervals of 95 % were simulated to cover 90 % then. So the width is
-    the widest of three: the interval's own; that of an interval of 99.9999 %, scaled down, which
-    rests on more than the few samples in the middle; and both of these of the first three quarters
-    of the samples, so that it was narrow before. With that, coverage was 93 % and more (the tables
-    of `tests/bench/test_statistics.py`; 92 % for two groups of nearly equal size, where the median
+    A run that stops once an interval is narrow stops too early now and then, because the samples
+    happened to lie close together: intervals of 95 % were simulated to cover 90 % then. So the
+    width is the widest of three: the interval's own; that of an interval of 99.9999 %, scaled down,
+    which rests on more than the few samples in the middle; and both of these of the first three
+    quarters of the samples. With that, coverage was 93 % and more (the tables of
+    `tests/bench/test_statistics.py`; 92 % for two groups of nearly equal size, where the median
     lies at the edge of a gap). It is never below what the interval in the report shows.
 
     Returns:
@@ -159,18 +145,14 @@ def _clustered(samples: Samples, probability: float, blocks: Sequence[int]) -> E
     interval of the share of samples at or below the quantile, from the blocks' totals, turned back
     into samples.
     """
-    import numpy as np
-
     if len(blocks) != len(samples):
-        message = f"{len(blocks)} blocks of {len(samples)} samples"
-        raise ValueError(message)
-    values, owners = np.asarray(samples, float), np.asarray(blocks)
-    owners = owners[~np.isnan(values)]
-    values = values[~np.isnan(values)]
-    order = np.argsort(values, kind="stable")
-    ordered = values[order]
+        raise ValueError(f"{len(blocks)} blocks of {len(samples)} samples")
+    values = np.asarray(samples, float)
+    present = ~np.isnan(values)
+    values = values[present]
+    ordered = np.sort(values)
     value = _quantile(ordered, probability)
-    _, places = np.unique(owners, return_inverse=True)
+    _, places = np.unique(np.asarray(blocks)[present], return_inverse=True)
     totals = np.bincount(places, (values <= value) - probability)
     count, number = len(ordered), len(totals)
     interval = None
@@ -178,11 +160,10 @@ def _clustered(samples: Samples, probability: float, blocks: Sequence[int]) -> E
         error = math.sqrt(number / (number - 1) * float(((totals - totals.mean()) ** 2).sum()))
         margin = student_quantile((1 + LEVEL) / 2, number - 1) * error / count
         low, high = probability - margin, probability + margin
-        # Beyond the samples there is nothing to reach to: say how often that is enough.
-        reach = [min(margin, probability), min(margin, 1 - probability)]
+        # Beyond the samples there is nothing to reach to: report how often that is enough.
         sides = (
-            student_cdf(part * count / error, number - 1) - 0.5 if part < margin else LEVEL / 2
-            for part in reach
+            student_cdf(reach * count / error, number - 1) - 0.5 if reach < margin else LEVEL / 2
+            for reach in (probability, 1 - probability)
         )
         interval = Interval(
             float(ordered[max(math.ceil(low * count) - 1, 0)]),
@@ -204,28 +185,21 @@ def _quantile(ordered: Samples, probability: float) -> float:
 def _present(samples: Samples) -> Samples:
     if len(samples) < _MANY:
         return [float(sample) for sample in samples if not math.isnan(sample)]
-    import numpy as np
-
-    values: Array = np.asarray(samples, float)
-    kept: Array = values[~np.isnan(values)]
+    values = np.asarray(samples, float)
+    kept: Samples = values[~np.isnan(values)]
     return kept
 
 
 def _sorted(samples: Samples) -> Samples:
     if isinstance(samples, list):
         return sorted(samples)
-    import numpy as np
-
-    values: Array = np.sort(np.asarray(samples, float))
+    values: Samples = np.sort(np.asarray(samples, float))
     return values
 
 
 def _censored(ordered: Samples) -> int:
     """Count the infinite ones of both ends, without looking at those between."""
-    import bisect
-
-    least, greatest = bisect.bisect_right(ordered, -math.inf), bisect.bisect_left(ordered, math.inf)
-    return least + len(ordered) - greatest
+    return bisect_right(ordered, -math.inf) + len(ordered) - bisect_left(ordered, math.inf)
 
 
 def _median(ordered: Samples) -> float:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from bisect import bisect_right
 from dataclasses import dataclass
 from enum import StrEnum
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any
 
+from harness.stats.arrays import Samples
 from harness.stats.distributions import binomial, binomial_cdf
-
-if TYPE_CHECKING:
-    import numpy as np
 
 LEVEL = 0.95
 """The coverage that every interval aims at."""
@@ -23,11 +20,6 @@ FEWEST_FOR_LEVEL = 6
 _STEADY_LEVEL = 1 - 1e-6
 """Of the interval that stopping is judged by besides that of 95 %: it rests on the outer samples,
 and wavers less. With few samples it is their range."""
-
-if TYPE_CHECKING:
-    Samples = Sequence[float] | np.ndarray[Any, np.dtype[np.float64]]
-else:
-    Samples = Sequence
 
 
 class Method(StrEnum):
@@ -52,7 +44,7 @@ class Method(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Where a figure lies, with a stated confidence.
+    """An interval that contains the truth with a stated confidence.
 
     Attributes:
         low: Lower end, in the unit of the samples.
@@ -69,7 +61,7 @@ class Interval:
 
     @property
     def is_certain(self) -> bool:
-        """Whether it keeps the promise of 95 %."""
+        """Whether it covers the truth in 95 % of cases."""
         return self.coverage >= LEVEL
 
 
@@ -90,18 +82,13 @@ def order_statistic_coverage(count: int, rank: int) -> float:
 def _rank(count: int, probability: float, tail: float) -> int:
     """The largest r such that the r-th smallest is above the quantile with at most `tail`."""
     first, cumulative = binomial(count, probability)
-    rank = first
-    for below in cumulative:
-        if below > tail:
-            break
-        rank += 1
-    return rank
+    return first + bisect_right(cumulative, tail)
 
 
 def interpolated_rank(
     count: int, probability: float = 0.5, tail: float = (1 - LEVEL) / 2
 ) -> tuple[int, float]:
-    """Where the lower end of an interval for a quantile lies among samples in rising order.
+    """Find the lower end of an interval for a quantile among samples in rising order.
 
     Nyblom, "Note on interpolated order statistics" (Statistics & Probability Letters 14, 1992);
     for the median the same as Hettmansperger & Sheather, "Confidence intervals based on
@@ -126,16 +113,9 @@ def interpolated_rank(
 
 
 def _end(ordered: Samples, probability: float, tail: float, *, inward: bool) -> tuple[float, float]:
-    """The lower end of an interval for a quantile.
+    """The lower end of an interval for a quantile, and how often the quantile lies beyond it.
 
-    Args:
-        ordered: Rising, or for the upper end of an interval falling, with 1 - probability.
-        probability: Of the quantile.
-        tail: How often it may lie beyond the end.
-        inward: Whether to interpolate, towards the next sample.
-
-    Returns:
-        The end, and how often the quantile lies beyond it: `tail`, or what can be had.
+    For the upper end `ordered` falls, with 1 - probability. With `inward` the end is interpolated.
     """
     count = len(ordered)
     rank, weight = interpolated_rank(count, probability, tail)

@@ -5,16 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
+from harness.stats.arrays import Array, np
 from harness.stats.distributions import student_quantile
 from harness.stats.estimates import Estimate
 from harness.stats.intervals import LEVEL, Interval, Method
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    Array = np.ndarray[Any, np.dtype[np.float64]]
 
 _ROUNDING = 1e-9
 """Residuals below this share of the values are those of floating-point arithmetic."""
@@ -29,7 +24,7 @@ class Line:
 
     Attributes:
         slope: Its `median` is the coefficient: value per instance. Its interval is None where two
-            points determine the line and nothing tells how well.
+            points determine the line and nothing shows how well.
         intercept: The value at no instances.
         blocks: How many blocks the intervals rest on.
     """
@@ -39,7 +34,7 @@ class Line:
     blocks: int
 
 
-def line(points: Sequence[tuple[int, float, float]], seed: int = 0) -> Line | None:  # noqa: ARG001
+def line(points: Sequence[tuple[int, float, float]]) -> Line | None:
     """Fit a line, with intervals that take a block as one observation, however many points it has.
 
     Points of one block share what the block had to bear, and a ramp's points share its instances,
@@ -55,23 +50,19 @@ def line(points: Sequence[tuple[int, float, float]], seed: int = 0) -> Line | No
     Args:
         points: (block, x, y). Infinite y (a failed trial) is counted as censored and takes no part;
             NaN is left out.
-        seed: Not used: nothing is drawn by chance.
 
     Returns:
         None when the points that are left do not have two different x.
     """
-    import numpy as np
-
     table = np.array(points, float).reshape(-1, 3)
     table = table[~np.isnan(table).any(axis=1)]
     censored = int(np.isinf(table[:, 2]).sum())
     table = table[np.isfinite(table[:, 2])]
-    if len(np.unique(table[:, 1])) < 2:
-        return None
     table = table[np.lexsort((table[:, 1], table[:, 0]))]
-    count = len(table)
-    blocks = len(np.unique(table[:, 0]))
-    x, y = table[:, 1], table[:, 2]
+    owners, x, y = table.T
+    if len(np.unique(x)) < 2:
+        return None
+    count, blocks = len(table), len(np.unique(owners))
     coefficients = _fit(x, y)
     residuals = y - coefficients[0] - coefficients[1] * x
     if count > 2 and np.abs(residuals).max() <= _ROUNDING * max(float(np.abs(y).max()), 1e-300):
@@ -81,7 +72,7 @@ def line(points: Sequence[tuple[int, float, float]], seed: int = 0) -> Line | No
         coefficients = (float(y[least] - slope * x[least]), slope)
         halves, method = (0.0, 0.0), Method.EXACT
     elif blocks > 1:
-        halves, method = _clustered(table[:, 0], x, residuals), Method.REGRESSION
+        halves, method = _clustered(owners, x, residuals), Method.REGRESSION
     elif count > 2:
         halves, method = _within(x, residuals), Method.ONE_BLOCK
     else:
@@ -100,19 +91,9 @@ def line(points: Sequence[tuple[int, float, float]], seed: int = 0) -> Line | No
 
 def _fit(x: Array, y: Array) -> tuple[float, float]:
     """Intercept and slope; about the means, which loses no digits to large values."""
-    middle = float(x.mean())
-    level = float(y.mean())
+    middle, level = float(x.mean()), float(y.mean())
     slope = float(((x - middle) * (y - level)).sum() / ((x - middle) ** 2).sum())
     return level - slope * middle, slope
-
-
-def _weights(x: Array) -> Array:
-    """What each y contributes to intercept and slope, shape (2, points)."""
-    import numpy as np
-
-    centred = x - x.mean()
-    slope = centred / (centred**2).sum()
-    return np.stack([1 / len(x) - x.mean() * slope, slope])
 
 
 def _clustered(blocks: Array, x: Array, residuals: Array) -> tuple[float, float]:
@@ -121,8 +102,6 @@ def _clustered(blocks: Array, x: Array, residuals: Array) -> tuple[float, float]
     With X the design, M = (X'X)^-1 and H = X M X', a block's residuals are scaled by
     A = (I - H_block)^(-1/2) first. As H_block has rank 2, so has all of this.
     """
-    import numpy as np
-
     scale = float(np.abs(x).max()) or 1.0
     design = np.stack([np.ones_like(x), x / scale], axis=1)
     inverse = np.linalg.inv(design.T @ design)
@@ -132,7 +111,7 @@ def _clustered(blocks: Array, x: Array, residuals: Array) -> tuple[float, float]
     adjusted = []
     for number, part in enumerate(parts):
         left, lengths, _ = np.linalg.svd(design[part] @ root, full_matrices=False)
-        # A block that alone determines a coefficient has leverage 1: nothing tells its error.
+        # A block that alone determines a coefficient has leverage 1: nothing shows its error.
         rest = np.maximum(1 - lengths**2, 0.0)
         factor = np.where(rest > 1e-9, 1 / np.sqrt(np.maximum(rest, 1e-9)), 0.0) - 1
         moved = design[part] + left @ (factor[:, None] * (left.T @ design[part]))
@@ -154,9 +133,10 @@ def _clustered(blocks: Array, x: Array, residuals: Array) -> tuple[float, float]
 
 def _within(x: Array, residuals: Array) -> tuple[float, float]:
     """Half-widths of the intervals of intercept and slope from the points of one block."""
-    import numpy as np
-
-    weights = _weights(x)
+    # What each y contributes to intercept and slope, shape (2, points).
+    centred = x - x.mean()
+    slopes = centred / (centred**2).sum()
+    weights = np.stack([1 / len(x) - x.mean() * slopes, slopes])
     freedom = len(x) - 2
     margin = student_quantile((1 + LEVEL) / 2, freedom)
     alone = margin * np.sqrt((weights**2).sum(axis=1) * (residuals**2).sum() / freedom)

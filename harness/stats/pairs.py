@@ -6,7 +6,11 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from harness.stats.arrays import Array, Integers, np
 from harness.stats.estimates import Estimate, estimate
+
+ByBlock = Mapping[int, float] | tuple[Integers, Array]
+"""Block number to value, or distinct block numbers and their values, both of shape (blocks,)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,50 +31,53 @@ class Comparison:
     undetermined: int = 0
 
 
-def paired_ratio(
-    arm: Mapping[int, float], reference: Mapping[int, float], seed: int = 0
-) -> Comparison | None:
-    """Say how many times the reference's duration the arm's is, block by block.
+def paired_ratio(arm: ByBlock, reference: ByBlock) -> Comparison | None:
+    """Divide the arm's duration by the reference's, block by block.
 
     Two equal amounts have the ratio 1, two of zero too; a negative amount (available memory can
     grow meanwhile) has none.
 
     Args:
-        arm: Block number to duration, infinity for a failed trial; NaN: the block has none.
+        arm: Durations by block, infinity for a failed trial; NaN: the block has none.
         reference: The same of the arm that is the measure.
-        seed: Not used: nothing is drawn by chance.
 
     Returns:
-        None when no block tells the two apart.
+        None when there is no block in which both have a value and not both failed.
     """
-    return _paired(arm, reference, _ratio, seed)
+    return _paired(arm, reference, _ratio)
 
 
-def paired_difference(
-    arm: Mapping[int, float], reference: Mapping[int, float], seed: int = 0
-) -> Comparison | None:
-    """Say how much longer than the reference the arm takes, block by block; see `paired_ratio`."""
-    return _paired(arm, reference, lambda a, b: a - b, seed)
+def paired_difference(arm: ByBlock, reference: ByBlock) -> Comparison | None:
+    """Subtract the reference's duration from the arm's, block by block; see `paired_ratio`."""
+    return _paired(arm, reference, lambda a, b: a - b)
 
 
-def _ratio(amount: float, measure: float) -> float:
-    if amount == measure:
-        return 1.0
-    if amount < 0 or measure < 0:
-        return math.nan
-    return amount / measure if measure > 0 else math.inf
+def _ratio(amounts: Array, measures: Array) -> Array:
+    ratios = np.where(measures > 0, amounts / measures, math.inf)
+    ratios[(amounts < 0) | (measures < 0)] = math.nan
+    ratios[amounts == measures] = 1.0
+    return ratios
 
 
 def _paired(
-    arm: Mapping[int, float],
-    reference: Mapping[int, float],
-    compare: Callable[[float, float], float],
-    seed: int,
+    arm: ByBlock, reference: ByBlock, compare: Callable[[Array, Array], Array]
 ) -> Comparison | None:
-    both = [(arm[block], reference[block]) for block in sorted(arm.keys() & reference.keys())]
-    pairs = [pair for pair in both if not any(map(math.isnan, pair))]
-    told = [pair for pair in pairs if any(map(math.isfinite, pair))]
-    values = [compare(*pair) if math.isfinite(pair[1]) else -math.inf for pair in told]
-    known = [value for value in values if not math.isnan(value)]
-    found = estimate(known, seed)
-    return Comparison(found, len(pairs) - len(known)) if found is not None else None
+    (a_blocks, a), (b_blocks, b) = _columns(arm), _columns(reference)
+    if not np.array_equal(a_blocks, b_blocks):
+        _, a_places, b_places = np.intersect1d(
+            a_blocks, b_blocks, assume_unique=True, return_indices=True
+        )
+        a, b = a[a_places], b[b_places]
+    present = ~(np.isnan(a) | np.isnan(b))
+    known = present & (np.isfinite(a) | np.isfinite(b))
+    a, b = a[known], b[known]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        values = np.where(np.isfinite(b), compare(a, b), -math.inf)
+    found = estimate(values)  # which leaves out those that are NaN
+    return Comparison(found, int(present.sum()) - found.count) if found is not None else None
+
+
+def _columns(values: ByBlock) -> tuple[Integers, Array]:
+    if isinstance(values, tuple):
+        return values
+    return np.array(list(values), np.int64), np.array(list(values.values()), float)

@@ -1,6 +1,6 @@
-"""Comparing two arms while the blocks come in, without fooling oneself by looking often. Pure.
+"""Compares two arms while the blocks come in, at planned looks that share one error. Pure.
 
-Who looks after each block and stops at the first 5 % finds "differences" in every second pair of
+A look after each block that stops at the first 5 % finds "differences" in every second pair of
 equals. Here the looks are planned, and each may use up only a part of the error that is allowed:
 
 - **Looks** at block counts that grow by a third each: early ones catch large differences cheaply.
@@ -13,10 +13,8 @@ equals. Here the looks are planned, and each may use up only a part of the error
   McPherson & Rowe, 1969).
 - **At each look** the signed-rank statistic of the paired log ratios (Wilcoxon 1945): no
   distribution is assumed but that the two sides of zero look alike. Inverted, it gives the
-  Hodges-Lehmann estimate of the ratio and its interval, valid at all looks together (a repeated
+  Hodges-Lehmann estimate of the ratio and its interval, valid at all looks as a whole (a repeated
   confidence interval: Jennison & Turnbull 1989).
-
-numpy is imported when a function first needs it, not with this module.
 """
 
 from __future__ import annotations
@@ -26,13 +24,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from statistics import NormalDist
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    Numbers = NDArray[np.float64]
+from harness.stats.arrays import Array, np
 
 FIRST_LOOK = 12
 """Fewer pairs cannot reach the first critical value: a signed-rank p-value is at least 2^-n."""
@@ -40,7 +33,7 @@ LOOK_GROWTH = 4 / 3
 ERROR = 0.005
 """Chance that two equal arms are ever called different in one direction, over all looks.
 
-A gate that is asked a hundred times then cries wolf more than twice in one of seventy hundreds.
+Of a hundred checks of equal arms more than two then fail in one case of seventy.
 """
 _SPENDING_EXPONENT = 1.5
 _GRID_POINTS = 2401
@@ -49,14 +42,14 @@ _GRID_DEVIATIONS = 8.0
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What one look at the pairs shows.
+    """The estimate of one look at the pairs.
 
     Attributes:
         pairs: How many blocks it rests on.
         ratio: Hodges-Lehmann estimate of arm / reference.
-        low: Lower end of its interval, which holds at all looks together; 0 while it is open.
+        low: Lower end of its interval, which holds at all looks as a whole; 0 while it is open.
         high: Upper end; infinite while it is open.
-        coverage: Of the intervals of all looks together.
+        coverage: Of the intervals of all looks as a whole.
     """
 
     pairs: int
@@ -80,10 +73,10 @@ def look_at(ratios: Sequence[float], planned: Sequence[int], error: float = ERRO
     """Look at the pairs taken so far, if now is the time.
 
     Args:
-        ratios: Arm / reference of each block that tells the two apart, in order; infinity where
+        ratios: Arm / reference of each block in which not both failed, in order; infinity where
             only the arm failed, 0 where only the reference failed.
         planned: From `looks`.
-        error: As `ERROR`; divide it by the number of metrics that are judged together.
+        error: As `ERROR`; divide it by the number of metrics that share it.
 
     Returns:
         None between looks. Blocks beyond a look do not change it: pass them at the next.
@@ -91,28 +84,27 @@ def look_at(ratios: Sequence[float], planned: Sequence[int], error: float = ERRO
     if len(ratios) not in planned:
         return None
     critical = critical_values(tuple(planned), error)[list(planned).index(len(ratios))]
-    logs = [math.log(ratio) if ratio > 0 else -math.inf for ratio in ratios]
-    low, middle, high = signed_rank_interval(logs, critical)
-    return Look(len(ratios), _exp(middle), _exp(low), _exp(high), 1 - 2 * error)
+    return _look(ratios, critical, error)
 
 
 def last_look(ratios: Sequence[float], planned: Sequence[int], error: float = ERROR) -> Look:
-    """Look once more at the end, wherever that is, with all of the error that is left.
+    """Look once more at the end, at any number of pairs, with all of the error that is left.
 
     For a run that ends between two looks, or before the last, by its time. That is no look too
     many: how long a block took does not depend on which of its two arms was the slower, so under
     equality the moment of the end says nothing of the signs that the test counts.
 
-    Args:
-        ratios: As for `look_at`; at least one.
-        planned: From `looks`; those before the end have been taken.
-        error: As for `look_at`.
+    All is as for `look_at`; the planned looks before the end have been taken.
     """
     count = len(ratios)
     critical = critical_values(ends_at(planned, count), error, max(planned[-1], count))[-1]
+    return _look(ratios, critical, error)
+
+
+def _look(ratios: Sequence[float], critical: float, error: float) -> Look:
     logs = [math.log(ratio) if ratio > 0 else -math.inf for ratio in ratios]
-    low, middle, high = signed_rank_interval(logs, critical)
-    return Look(count, _exp(middle), _exp(low), _exp(high), 1 - 2 * error)
+    low, middle, high = (math.exp(end) for end in signed_rank_interval(logs, critical))
+    return Look(len(ratios), middle, low, high, 1 - 2 * error)
 
 
 def ends_at(planned: Sequence[int], count: int) -> tuple[int, ...]:
@@ -133,8 +125,6 @@ def signed_rank_interval(
         Lower end, Hodges-Lehmann estimate, upper end; the ends are infinite when too few pairs
         cannot exclude anything.
     """
-    import numpy as np
-
     # A difference that is only a bound counts as larger than any that was seen.
     finite = [abs(value) for value in differences if math.isfinite(value)]
     edge = 1e3 * (max(finite, default=1.0) + 1.0)
@@ -153,18 +143,10 @@ def signed_rank_interval(
 
 
 def detectable_ratio(ratios: Sequence[float], critical: float, power: float = 0.8) -> float:
-    """The smallest ratio above 1 that as many pairs with this spread would find.
+    """The smallest ratio above 1 that as many pairs with this spread find at the last look.
 
-    Args:
-        ratios: As for `look_at`.
-        critical: Of the last look.
-        power: In which share of cases.
-
-    Returns:
-        1.05 for 5 %; infinite where the pairs tell nothing of their spread.
+    They find it in a share `power` of cases. Infinite where the pairs do not show their spread.
     """
-    import numpy as np
-
     logs = [math.log(ratio) for ratio in ratios if 0 < ratio < math.inf]
     if len(logs) < FIRST_LOOK:
         return math.inf
@@ -180,15 +162,13 @@ def detectable_ratio(ratios: Sequence[float], critical: float, power: float = 0.
 def critical_values(
     planned: tuple[int, ...], error: float = ERROR, most: int | None = None
 ) -> tuple[float, ...]:
-    """The value that |z| must exceed at each look, so that all looks together keep the error.
+    """The value that |z| must exceed at each look, so that all looks as a whole keep the error.
 
     Args:
         planned: Numbers of pairs, rising. The last look may use up all that is left of the error.
         error: On each side.
         most: Pairs that there were to be, where it ended before; None is the last of `planned`.
     """
-    import numpy as np
-
     most = most or planned[-1]
     # A Brownian motion seen at the looks: the statistic's sum has variance "pairs".
     edge = _GRID_DEVIATIONS * math.sqrt(most)
@@ -214,25 +194,17 @@ def critical_values(
     return tuple(values)
 
 
-def _moved_on(density: Numbers, grid: Numbers, variance: float) -> Numbers:
+def _moved_on(density: Array, grid: Array, variance: float) -> Array:
     """Let a distribution on the grid diffuse."""
-    import numpy as np
-
     step = float(grid[1] - grid[0])
     deviation = math.sqrt(variance)
     reach = math.ceil(_GRID_DEVIATIONS * deviation / step)
     offsets = np.arange(-reach, reach + 1) * step
     kernel = np.exp(-0.5 * (offsets / deviation) ** 2)
-    moved: Numbers = np.convolve(density, kernel / kernel.sum(), mode="full")[
-        reach : reach + len(grid)
-    ]
-    return moved
+    spread: Array = np.convolve(density, kernel / kernel.sum(), mode="full")
+    return spread[reach : reach + len(grid)]
 
 
 def _opened(value: float, edge: float) -> float:
-    """What was only a bound is one again: it lies far beyond all that was seen."""
+    # What was only a bound is one again: it lies far beyond all that was seen.
     return math.copysign(math.inf, value) if abs(value) > edge / 4 else value
-
-
-def _exp(value: float) -> float:
-    return math.inf if value == math.inf else math.exp(value)

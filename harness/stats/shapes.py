@@ -1,4 +1,4 @@
-"""What a median hides: samples far out, two groups, a trend. Shown, never removed.
+"""Finds what a median hides: samples far out, two groups, a trend. Shown, never removed.
 
 False alarms, from 1,000 simulated runs each, and how often a real one is found, are in the tables
 of `tests/bench/test_statistics.py`.
@@ -10,22 +10,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
-
-    Array = np.ndarray[Any, np.dtype[np.float64]]
+from harness.stats.arrays import Array, np
 
 FALSE_ALARMS = 0.01
 """How often a flag may be raised where there is nothing."""
 _FEWEST = 10
-"""With fewer samples neither groups nor trends can be told from chance."""
+"""With fewer samples neither groups nor trends differ from chance."""
 _MOST = 1_000
 """Beyond these, trends are judged on the medians of consecutive groups, and groups on a part."""
 _FENCE = 3.0
 _MATERIAL = 0.02
-"""Share of the median: groups, or ends of a trend, that are no further apart matter to nobody."""
+"""Share of the median: groups, or ends of a trend, that are no further apart do not matter."""
 _DIP_LIMITS = (
     (10, 0.504), (12, 0.516), (15, 0.526), (20, 0.539), (25, 0.552), (30, 0.555),
     (40, 0.565), (60, 0.579), (100, 0.592), (200, 0.601), (500, 0.612), (1000, 0.620),
@@ -36,12 +33,12 @@ simulated sets each, 20,000 of 500 and more."""
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What the samples of an arm look like, in the order in which they were taken.
+    """Outliers, groups and trend of an arm's samples, in the order in which they were taken.
 
     Attributes:
         outliers: Places of samples beyond Tukey's outer fences, three quartile distances outside
-            the quartiles (*Exploratory Data Analysis*, 1977, 2D). They stay in every figure. Failed
-            trials are no outliers: they are failures.
+            the quartiles (*Exploratory Data Analysis*, 1977, 2D). They stay in every estimate.
+            Failed trials are no outliers: they are failures.
         is_bimodal: Whether the samples fall into two groups (Hartigan & Hartigan, "The dip test of
             unimodality", Annals of Statistics 13, 1985, at a false alarm rate of 1 % and less),
             and the middle 80 % of them span more than 2 % of the median.
@@ -69,30 +66,21 @@ def shape(samples: Sequence[float]) -> Shape:
         samples: In the order taken, at most one a block; infinity stands for a failed trial and
             takes part in trends, NaN is no sample. Places of outliers count all of them.
     """
-    import numpy as np
-
     values = np.asarray(samples, float)
     present = values[~np.isnan(values)]
     finite = present[np.isfinite(present)]
     outliers = _outliers(values, finite)
     if len(finite) < _FEWEST:
         return Shape(outliers, is_bimodal=False, drift=None)
-    drift, chance = _drift(present)
     correlation = _autocorrelation(present)
     limit = NormalDist().inv_cdf(1 - FALSE_ALARMS / 2) / math.sqrt(len(present))
+    is_dependent = correlation is not None and correlation > limit
     return Shape(
-        outliers=outliers,
-        is_bimodal=_is_bimodal(finite),
-        drift=drift,
-        drift_p=chance,
-        autocorrelation=correlation,
-        is_dependent=correlation is not None and correlation > limit,
+        outliers, _is_bimodal(finite), *_drift(present), correlation, is_dependent=is_dependent
     )
 
 
 def _outliers(values: Array, finite: Array) -> tuple[int, ...]:
-    import numpy as np
-
     if len(finite) < 4:
         return ()
     lower, upper = np.quantile(finite, (0.25, 0.75))
@@ -103,22 +91,16 @@ def _outliers(values: Array, finite: Array) -> tuple[int, ...]:
 
 def _drift(samples: Array) -> tuple[float | None, float | None]:
     """Mann-Kendall's test, and the Theil-Sen line if it finds something."""
-    import numpy as np
-
-    count = len(samples)
-    if count > _MOST:
-        groups = np.array_split(samples, _MOST)
-        samples = np.array([np.median(group) for group in groups])
+    if len(samples) > _MOST:
+        samples = np.array([np.median(group) for group in np.array_split(samples, _MOST)])
     number = len(samples)
     later, earlier = np.tril_indices(number, -1)
-    rises = (samples[later] > samples[earlier]).astype(int)
-    rises -= samples[later] < samples[earlier]
+    rises = (samples[later] > samples[earlier]).sum() - (samples[later] < samples[earlier]).sum()
     _, ties = np.unique(samples, return_counts=True)
     variance = _kendall(number) - float(_kendall(ties.astype(float)).sum())
     if variance <= 0:
         return None, 1.0
-    score = float(rises.sum())
-    normal = max(abs(score) - 1, 0.0) / math.sqrt(variance)
+    normal = max(abs(float(rises)) - 1, 0.0) / math.sqrt(variance)
     chance = 2 * (1 - NormalDist().cdf(normal))
     if chance >= FALSE_ALARMS:
         return None, chance
@@ -137,8 +119,6 @@ def _kendall(number: Any) -> Any:
 
 def _autocorrelation(samples: Array) -> float | None:
     """Correlation of the ranks of neighbours; ties get their mean rank."""
-    import numpy as np
-
     _, places, counts = np.unique(samples, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[places]
     ranks = ranks - ranks.mean()
@@ -147,8 +127,6 @@ def _autocorrelation(samples: Array) -> float | None:
 
 
 def _is_bimodal(finite: Array) -> bool:
-    import numpy as np
-
     # Every so-manieth in the order taken: a thinned order by size would be smoother than chance.
     ordered = np.sort(finite[:: math.ceil(len(finite) / _MOST)])
     count = len(ordered)
@@ -174,8 +152,6 @@ def dip(ordered: Sequence[float]) -> float:
     Returns:
         Between 1/(2n) and 1/4.
     """
-    import numpy as np
-
     x = np.asarray(ordered, float)
     count = len(x)
     if count < 2 or x[0] == x[-1]:
@@ -187,19 +163,20 @@ def dip(ordered: Sequence[float]) -> float:
         minorant, majorant = (_hull(x, low, high, side) for side in (1, -1))
         above = majorant - np.interp(x[majorant], x[minorant], minorant) + 1
         below = np.interp(x[minorant], x[majorant], majorant) - minorant + 1
-        if len(minorant) == 2 and len(majorant) == 2:
+        most_above, most_below = above[1:-1].max(initial=0), below[1:-1].max(initial=0)
+        if len(minorant) == len(majorant) == 2 or max(most_above, most_below) < found:
             return found / (2 * count)
-        if max(above[1:-1].max(initial=0), below[1:-1].max(initial=0)) < found:
-            return found / (2 * count)
-        if above[1:-1].max(initial=0) > below[1:-1].max(initial=0):
+        if most_above > most_below:
             end = int(majorant[1 + above[1:-1].argmax()])
             start = int(minorant[np.searchsorted(minorant, end, "right") - 1])
         else:
             start = int(minorant[1 + below[1:-1].argmax()])
             end = int(majorant[np.searchsorted(majorant, start, "left")])
-        outside = [_farthest(x, minorant[minorant <= start], 1)]
-        outside.append(_farthest(x, majorant[majorant >= end], -1))
-        found = max(found, *outside)
+        found = max(
+            found,
+            _farthest(x, minorant[minorant <= start], 1),
+            _farthest(x, majorant[majorant >= end], -1),
+        )
         if (start, end) == (low, high):
             return found / (2 * count)
         low, high = start, end
@@ -207,16 +184,12 @@ def dip(ordered: Sequence[float]) -> float:
 
 def _hull(x: Array, low: int, high: int, side: int) -> Any:
     """Places of the corners of the convex minorant (side 1) or concave majorant (side -1)."""
-    import numpy as np
-
     corners: list[int] = []
     for place in range(low, high + 1):
         while len(corners) > 1:
             before, last = corners[-2], corners[-1]
-            turn = (x[last] - x[before]) * (place - before) - (x[place] - x[before]) * (
-                last - before
-            )
-            if side * turn > 0:
+            rise, run = x[place] - x[before], place - before
+            if side * ((x[last] - x[before]) * run - rise * (last - before)) > 0:
                 break
             corners.pop()
         corners.append(place)
@@ -225,8 +198,6 @@ def _hull(x: Array, low: int, high: int, side: int) -> Any:
 
 def _farthest(x: Array, corners: Any, side: int) -> float:
     """The greatest distance of the samples' steps from a hull with these corners, in samples."""
-    import numpy as np
-
     if len(corners) < 2:
         return 0.0
     places = np.arange(corners[0], corners[-1] + 1)

@@ -92,7 +92,7 @@ class Bench:
         self.number += 1
         images = self.image(0), self.image(delay_us)
         paired = with_sides(self.scenario, "container", *(f"image={name}" for name in images))
-        comparer = Comparer(questions_on(paired.pairs, ["ready"], Margin(0.05)), most)
+        comparer = Comparer(questions_on(paired.pairs, ["ready"], Margin(1.05)), most)
         request = Request(
             scenarios=(paired.scenario,), blocks=most, warmup_blocks=1, seed=self.number,
             time_limit_ns=None, required_arms=frozenset(arm.name for arm in paired.scenario.arms),

@@ -24,6 +24,7 @@ import pytest
 
 from harness import stats
 from harness.measure.stopping import is_checkpoint
+from harness.stats import intervals
 from harness.stats.shapes import _DIP_LIMITS, dip
 from tests.support.measured import Array, measured
 
@@ -171,7 +172,7 @@ def _percentile_and_bca(samples: Array, drawn: Array) -> tuple[Ends, Ends]:
 @pytest.mark.parametrize("count", [6, 7, 9, 10, 15, 20, 30, 60])
 def test_the_interval_of_the_median_is_the_best_of_four(count: int) -> None:
     runs, methods = 1000, ("percentile", "BCa", "exact", "interpolated")
-    rank = stats.order_statistic_rank(count)
+    rank = intervals.order_statistic_rank(count)
     print(
         f"\n{count} blocks: coverage in per cent and width as a share of exact\n{'':20}", *methods
     )

@@ -132,7 +132,7 @@ def test_the_page_answers_a_stranger(tmp_path: Path) -> None:
         assert table.scenario.source.split("\n")[0] in text
     for milestone in Milestone:
         assert milestone in text
-    for doubt in summary.doubts:
+    for doubt in summary.diagnostics:
         assert f"{doubt.code} : {doubt.remedy}" in text
 
 

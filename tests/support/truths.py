@@ -55,14 +55,13 @@ def is_recovered(
     reference: tuple[Sequence[Trial], ArmRecord],
     metric: str,
     truth: float,
-    seed: int,
 ) -> bool:
     """Whether the paired difference is within 5 % of the truth, or its interval holds it."""
     values = [
         {trial.block: trial_value(metric, trial, record) for trial in trials}
         for trials, record in (arm, reference)
     ]
-    comparison = paired_difference(*values, seed=seed)
+    comparison = paired_difference(*values)
     assert comparison is not None
     estimate = comparison.estimate
     if abs(estimate.median - truth) <= TOLERANCE * truth:

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from harness import stats
-from harness.analysis.summary import GrowthCurve, ScenarioTable
+from harness.analysis.curves import GrowthCurve
+from harness.analysis.summary import ScenarioTable
 from harness.model.metrics import METRICS, Unit
 from harness.report.charts import parts
 from harness.report.charts.drawing import INK, MARGIN_INCHES, Chart, Told, add_axes, new_figure
@@ -131,7 +132,7 @@ def crowd_chart(table: ScenarioTable) -> Chart | None:
         )
         for across, what, curves in (
             ("instances alive already", "for each alive", table.start_curves),
-            ("requested at the same time", "for each more at once", table.together_curves),
+            ("requested at the same time", "for each more at once", table.burst_curves),
         )
         if curves
     ]

@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from harness.analysis.history import Point, Series, SeriesId
-from harness.analysis.trends import Change, State, Trend, change_in_words, size_of
+from harness.analysis.trends import SeriesChange, State, Trend, change_in_words, size_of
 from harness.model import units
 from harness.model.metrics import Unit
 from harness.report.charts import parts
@@ -264,7 +264,7 @@ def _marker(value: float, scale: _Scale) -> str:
     return "v" if value < scale.low else "o"
 
 
-def _draw_signs(axes: Axes, changes: Sequence[Change], inches: float) -> None:
+def _draw_signs(axes: Axes, changes: Sequence[SeriesChange], inches: float) -> None:
     """Number the changes above the plot; those that are near one another at several heights."""
     low, high = axes.get_ylim()
     row, last = 0, -math.inf

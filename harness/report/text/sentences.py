@@ -67,7 +67,7 @@ def starts(table: ScenarioTable) -> Iterator[str]:
     """Say how start time changes with the instances that live already, or start together."""
     for curves, beside in (
         (table.start_curves, "with each instance that lives already"),
-        (table.together_curves, "with each instance that is requested at the same time"),
+        (table.burst_curves, "with each instance that is requested at the same time"),
     ):
         for curve in curves:
             if curve.line is None:

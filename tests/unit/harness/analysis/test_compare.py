@@ -89,7 +89,7 @@ def comparer_on(
     **options: Any,
 ) -> Comparer:
     """As `steelyard compare` asks."""
-    return Comparer(questions_on(pairs, metrics, Margin(within), asked=asked), **options)
+    return Comparer(questions_on(pairs, metrics, Margin(1 + within), asked=asked), **options)
 
 
 def judged(
@@ -129,7 +129,7 @@ def blocks_to_decide(comparer: Comparer, trials: Sequence[Trial]) -> int | None:
     ],
 )
 def test_a_look_allows_one_verdict(low: float, high: float, verdict: Verdict) -> None:
-    assert Margin(0.05).verdict(low, high) is verdict
+    assert Margin(1.05).verdict(low, high) is verdict
 
 
 @pytest.mark.parametrize(

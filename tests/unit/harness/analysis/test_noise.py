@@ -195,25 +195,25 @@ def test_what_is_remembered_is_recalled(tmp_path: Path) -> None:
     other = NoiseFloor("python-http", "container", "ready", 12, 0.3, 0.1, FLOOR.run_id)
     folder = tmp_path / "cache" / "noise"
     noise.remember(folder, HOST, [FLOOR, other], NOW)
-    assert noise.recall(folder, HOST, "hello", NOW) == (FLOOR,)
-    assert noise.look_up(folder, HOST, "python-http", NOW) == noise.Recalled((other,), NOW)
+    assert noise.look_up(folder, HOST, "hello", NOW).floors == (FLOOR,)
+    assert noise.look_up(folder, HOST, "python-http", NOW) == noise.KnownNoise((other,), NOW)
     newer = NoiseFloor("hello", "container", "ready", 60, 0.1, 0.02, "later")
     noise.remember(folder, HOST, [newer], NOW + timedelta(days=1))
-    assert noise.recall(folder, HOST, "hello", NOW + timedelta(days=2)) == (newer,)
+    assert noise.look_up(folder, HOST, "hello", NOW + timedelta(days=2)).floors == (newer,)
     # Nothing of the writing is left aside.
     assert sorted(p.name for p in folder.rglob("*.*")) == ["hello.json", "python-http.json"]
 
 
 def test_nothing_known_is_no_problem(tmp_path: Path) -> None:
     noise.remember(tmp_path, HOST, [FLOOR], NOW)
-    assert noise.look_up(tmp_path, "another", "hello", NOW) == noise.Recalled(())
-    assert noise.look_up(tmp_path, HOST, "other", NOW) == noise.Recalled(())
-    assert noise.look_up(tmp_path / "none", HOST, "hello") == noise.Recalled(())
+    assert noise.look_up(tmp_path, "another", "hello", NOW) == noise.KnownNoise(())
+    assert noise.look_up(tmp_path, HOST, "other", NOW) == noise.KnownNoise(())
+    assert noise.look_up(tmp_path / "none", HOST, "hello") == noise.KnownNoise(())
 
 
 def test_what_is_old_is_measured_anew(tmp_path: Path) -> None:
     noise.remember(tmp_path, HOST, [FLOOR], NOW)
-    assert noise.recall(tmp_path, HOST, "hello", NOW + timedelta(days=29)) == (FLOOR,)
+    assert noise.look_up(tmp_path, HOST, "hello", NOW + timedelta(days=29)).floors == (FLOOR,)
     late = noise.look_up(tmp_path, HOST, "hello", NOW + timedelta(days=31))
     assert (late.floors, late.measured_at) == ((), NOW)
     assert late.problem == "the noise floor of hello was measured 31 days ago"
@@ -264,7 +264,7 @@ def test_a_damaged_file_is_passed_over_with_a_reason(
     noise.remember(tmp_path, HOST, [FLOOR], NOW)
     (path,) = tmp_path.rglob("hello.json")
     path.write_bytes(json.dumps(GOOD).encode())
-    assert noise.recall(tmp_path, HOST, "hello", NOW) == (FLOOR,)
+    assert noise.look_up(tmp_path, HOST, "hello", NOW).floors == (FLOOR,)
     path.write_bytes(content)
     found = noise.look_up(tmp_path, HOST, "hello", NOW)
     assert found.floors == ()
@@ -272,7 +272,7 @@ def test_a_damaged_file_is_passed_over_with_a_reason(
     assert problem in found.problem
     assert str(path) in found.problem
     noise.remember(tmp_path, HOST, [FLOOR], NOW)  # and is replaced by the next
-    assert noise.recall(tmp_path, HOST, "hello", NOW) == (FLOOR,)
+    assert noise.look_up(tmp_path, HOST, "hello", NOW).floors == (FLOOR,)
 
 
 def test_a_folder_in_the_file_s_place_is_passed_over(tmp_path: Path) -> None:
@@ -287,7 +287,7 @@ def test_any_scenario_name_is_a_file_below_the_folder(tmp_path: Path, name: str)
     floor = NoiseFloor(name, "container", "ready", 30, 0.16, 0.05, "run")
     folder = tmp_path / "noise"
     noise.remember(folder, HOST, [floor], NOW)
-    assert noise.recall(folder, HOST, name, NOW) == (floor,)
+    assert noise.look_up(folder, HOST, name, NOW).floors == (floor,)
     assert [p.name for p in tmp_path.iterdir()] == ["noise"]
     assert len(list((folder / HOST).iterdir())) == 1
 

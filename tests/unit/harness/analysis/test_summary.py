@@ -183,7 +183,7 @@ def test_trials_of_an_unknown_arm_are_shown_too() -> None:
 def test_doubts_are_gathered_with_where_and_how_often() -> None:
     run = synthetic_run(blocks=10, failure_rate=0.4)
     summary = summarise(run)
-    by_code = {doubt.code: doubt for doubt in summary.doubts}
+    by_code = {doubt.code: doubt for doubt in summary.diagnostics}
     assert list(by_code) == [code for code in DiagnosticCode if code in by_code]
     assert by_code[DiagnosticCode.TCG].remedy == REMEDIES[DiagnosticCode.TCG]
     (tcg,) = by_code[DiagnosticCode.TCG].occurrences
@@ -275,7 +275,7 @@ def test_where_growth_ended_is_told() -> None:
 def test_start_curves_are_against_the_living_and_the_simultaneous() -> None:
     table, _, _ = hello(synthetic_scale_run(blocks=5))
     alive = {curve.arm: curve for curve in table.start_curves}["container"]
-    together = {curve.arm: curve for curve in table.together_curves}["container"]
+    together = {curve.arm: curve for curve in table.burst_curves}["container"]
     assert sorted({number for number, _ in alive.points}) == list(range(8))
     assert sorted({number for number, _ in together.points}) == [1, 2, 4]
     assert alive.line is not None
@@ -291,11 +291,11 @@ def test_comparisons_in_columns_are_those_of_pairs() -> None:
         estimates.arm_data(data, counted, name, None, is_scale=False)
         for name in ("vm-micro", "container")
     )
-    ratios, differences = estimates.comparisons(ours, theirs, 1)
+    ratios, differences = estimates.comparisons(ours, theirs)
     for metric in ("ready", "isolated", "pss", "stop", "available-delta"):
         pairs = [estimates.by_block(arm, METRICS[metric].column) for arm in (ours, theirs)]
-        assert ratios[metric] == stats.paired_ratio(*pairs, 1)
+        assert ratios[metric] == stats.paired_ratio(*pairs)
         if metric in estimates.DIFFERENCES:
-            assert differences[metric] == stats.paired_difference(*pairs, 1)
+            assert differences[metric] == stats.paired_difference(*pairs)
     assert ratios["ready"].undetermined > 0
     assert "kernel" not in ratios

@@ -49,7 +49,7 @@ def test_the_terminal_gets_every_answer_in_its_width(odd: Run, width: int) -> No
         assert not table.trials or f"({found.badge})" in flat
         # Bullets are wrapped with an indent, so compare words.
         assert all(sentence in flat for sentence in found.certainty)
-    for doubt in summary.doubts:
+    for doubt in summary.diagnostics:
         assert f"{doubt.code}: {doubt.remedy}." in flat
 
 

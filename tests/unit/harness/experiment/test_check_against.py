@@ -51,7 +51,7 @@ def test_what_has_no_noise_is_held_against_the_limit_exactly(
     ours: float, theirs: float, verdict: Verdict
 ) -> None:
     assert Allowance(1.15).exact(ours, theirs) is verdict
-    assert Margin(0.15).exact(100, 99) is Verdict.WORSE  # any difference is one
+    assert Margin(1.15).exact(100, 99) is Verdict.WORSE  # any difference is one
 
 
 def test_advice_is_more_blocks_and_a_wider_limit_where_that_helps() -> None:

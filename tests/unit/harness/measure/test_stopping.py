@@ -105,7 +105,7 @@ def test_samples_are_those_of_the_trials_that_count() -> None:
 
 
 def widths(*trials: Trial) -> dict[str, float]:
-    return widest(samples_of(trials, RECORDS, ["ready", "pss"]), 1)
+    return widest(samples_of(trials, RECORDS, ["ready", "pss"]))
 
 
 def test_of_growing_instances_the_first_of_each_block_counts() -> None:
@@ -125,7 +125,7 @@ def test_the_widest_interval_of_all_arms_decides() -> None:
 
 
 def until(trials: Sequence[Trial], block: int, **most: float) -> Outlook:
-    return UntilNarrow(most, seed=1).look(Taken(block, (), trials, RECORDS))
+    return UntilNarrow(most).look(Taken(block, (), trials, RECORDS))
 
 
 def test_an_open_interval_and_a_metric_that_nobody_has_are_never_narrow() -> None:

@@ -296,7 +296,9 @@ def test_any_damage_has_the_same_end_for_both_readers(tmp_path: Path) -> None:
 
 def doubts(folder: Path) -> tuple[str, ...]:
     summary = summarise(read_data(folder))
-    return next((d.occurrences for d in summary.doubts if d.code is DiagnosticCode.RECORDS), ())
+    return next(
+        (d.occurrences for d in summary.diagnostics if d.code is DiagnosticCode.RECORDS), ()
+    )
 
 
 def test_whole_records_raise_no_doubt(tmp_path: Path) -> None:
