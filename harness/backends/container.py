@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import runtime
 from harness.backends.preparation import (
     image_spec,
+    join_lab,
     prepare_image,
     require_usable,
     unknown_options,
@@ -217,12 +218,7 @@ class _ContainerArm(LaunchedArm):
     def find_place(self) -> Place:
         if self.lab is None:
             return Place(runtime.NetworkSpec())
-        lease = self.lab.lease()
-        try:
-            namespace_fd = self.lab.attach_container(lease)
-        except BaseException:
-            self.lab.release(lease)
-            raise
+        lease, namespace_fd = join_lab(self.lab)
         network = runtime.NetworkSpec("join", namespace_fd)
         return Place(network, lease.address, lease, namespace_fd)
 
@@ -271,7 +267,7 @@ class ContainerBackend:
     ) -> PreparedArm:
         """See `harness.model.backend.Backend.prepare`."""
         del arm
-        require_usable(self)
+        require_usable(self.name, self.availability())
         image, store = prepare_image(scenario, progress)
         prepared = _ContainerArm(scenario, lab, image, store)
         plan = runtime.plan_container(prepared.template)

@@ -7,8 +7,10 @@ from typing import Any
 
 import runtime
 from harness.model import ARM_SETTINGS, Scenario
-from harness.model.backend import Backend, Progress
+from harness.model.backend import Availability, Backend, Progress
+from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.model.errors import BackendUnavailableError, PrepareError
+from harness.model.network import Lease, Network
 
 
 def unknown_options(backend: Backend, options: Mapping[str, Any]) -> tuple[str, ...]:
@@ -23,11 +25,28 @@ def unknown_options(backend: Backend, options: Mapping[str, Any]) -> tuple[str, 
     )
 
 
-def require_usable(backend: Backend) -> None:
-    """Raise BackendUnavailableError if the backend cannot work here."""
-    verdict = backend.availability()
-    if not verdict.usable:
-        raise BackendUnavailableError(backend.name, verdict.reason, verdict.remedy)
+def require_usable(name: str, found: Availability) -> None:
+    """Raise BackendUnavailableError if a backend cannot work here."""
+    if not found.usable:
+        raise BackendUnavailableError(name, found.reason, found.remedy)
+
+
+def without_limits(scenario: Scenario, detail: str) -> tuple[Diagnostic, ...]:
+    """The diagnostic for an arm that ignores limits, if the scenario sets any."""
+    limits = scenario.limits
+    if limits.memory_bytes is limits.cpus is limits.pids is None:
+        return ()
+    return (Diagnostic(DiagnosticCode.NOT_LIMITED, detail),)
+
+
+def join_lab(lab: Network) -> tuple[Lease, int]:
+    """Take a place in the lab: its lease, and a descriptor of its network namespace."""
+    lease = lab.lease()
+    try:
+        return lease, lab.attach_container(lease)
+    except BaseException:
+        lab.release(lease)
+        raise
 
 
 def prepare_image(

@@ -23,11 +23,11 @@ from harness.backends.preparation import (
     prepare_image,
     require_usable,
     unknown_options,
+    without_limits,
 )
 from harness.meters.disk import measure
 from harness.model import Arm, DiskPart, Scenario, Sharing
 from harness.model.backend import Availability, PreparedArm, Progress
-from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.model.errors import PrepareError
 from runtime.linux.features import probe_features
 from runtime.linux.files import remove_tree
@@ -93,7 +93,7 @@ class ProcessBackend:
     ) -> PreparedArm:
         """See `harness.model.backend.Backend.prepare`."""
         del arm
-        require_usable(self)
+        require_usable(self.name, self.availability())
         image, store = prepare_image(scenario, progress)
         session = runtime.Session.current()
         rootfs = session.directory / session.next_name("process-rootfs")
@@ -116,10 +116,7 @@ class ProcessBackend:
             "plan_sha256": runtime.plan_container(template).sha256(),
         }
         prepared.facts = MappingProxyType(facts)
-        limits = scenario.limits
-        if not (limits.memory_bytes is None and limits.cpus is None and limits.pids is None):
-            detail = "a plain process has no limits"
-            prepared.diagnostics = (Diagnostic(DiagnosticCode.NOT_LIMITED, detail),)
+        prepared.diagnostics = without_limits(scenario, "a plain process has no limits")
         return prepared
 
 

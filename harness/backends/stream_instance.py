@@ -71,6 +71,8 @@ class StreamInstance(ABC):
             data = os.read(self._output_fd, _READ_BYTES)
         except BlockingIOError:
             return False
+        except ConnectionResetError:
+            data = b""
         if data:
             self.output.append(data, now)
             return True
@@ -95,3 +97,10 @@ class StreamInstance(ABC):
         """The last lines that were printed."""
         lines = self.output.data.decode(errors="replace").splitlines()
         return "\n".join(lines[-_TAIL_LINES:])
+
+
+def wait_readable(fd: int, timeout_ns: int) -> bool:
+    """Wait until a descriptor is readable; False if that takes longer than `timeout_ns`."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(-(-max(0, timeout_ns) // 1_000_000)))

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import shlex
 import shutil
 from collections.abc import Iterator, Mapping
-from functools import cache
+from contextlib import ExitStack, closing, contextmanager
+from functools import cache, partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import runtime
 from harness.backends.peers.argv import oci_config
-from harness.backends.peers.arm import NAMES, PeerArm, Tool
-from harness.backends.peers.command import hierarchies, remove_cgroup_parents
+from harness.backends.peers.arm import NAMES, PeerArm
+from harness.backends.peers.command import Tool, hierarchies, remove_cgroup_parents
 from harness.backends.peers.engine import (
     PRIVATE_MEMORY,
     SHORT_NAME,
@@ -28,13 +28,18 @@ from harness.backends.peers.engine import (
     saved,
 )
 from harness.backends.peers.events import why_no_events
-from harness.backends.peers.table import PEERS, Peer
+from harness.backends.peers.table import BWRAP, CRUN, DOCKER, PEERS, PODMAN, RUNC, Peer
 from harness.backends.peers.trying import find_program, try_out, version_of
-from harness.backends.preparation import image_spec, prepare_image
+from harness.backends.preparation import (
+    image_spec,
+    prepare_image,
+    require_usable,
+    without_limits,
+)
 from harness.model import Arm, Scenario
 from harness.model.backend import Availability, PreparedArm, Progress
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
-from harness.model.errors import BackendUnavailableError, HarnessError, PrepareError
+from harness.model.errors import HarnessError, PrepareError
 from harness.model.suggestions import did_you_mean
 from runtime.linux.cgroup_mounts import find_layout
 from runtime.linux.files import remove_tree
@@ -50,17 +55,10 @@ _OCI_RUNTIMES = ("crun", "runc")
 class PeerBackend:
     """A backend that runs somebody else's tool. See `harness.model.backend.Backend`."""
 
-    peer: ClassVar[Peer]
-
-    @property
-    def name(self) -> str:
-        """As scenario files spell it."""
-        return self.peer.name
-
-    @property
-    def options(self) -> Mapping[str, str]:
-        """What an arm can set."""
-        return self.peer.options
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
+        self.name = peer.name
+        self.options = peer.options
 
     def check_options(self, options: Mapping[str, Any]) -> tuple[str, ...]:
         """See `harness.model.backend.Backend.check_options`."""
@@ -88,9 +86,7 @@ class PeerBackend:
         if problems := self.check_options(arm.options):
             raise PrepareError(f"arm {arm.name}: {'; '.join(problems)}")
         path, oci_runtime = arm.options.get("path"), arm.options.get("runtime")
-        verdict = _verdict(peer.name, path, oci_runtime)
-        if not verdict.usable:
-            raise BackendUnavailableError(peer.name, verdict.reason, verdict.remedy)
+        require_usable(peer.name, _verdict(peer.name, path, oci_runtime))
         if lab is not None and not peer.joins_network:
             raise PrepareError(
                 f"{peer.name} cannot be put into the private network, which readiness "
@@ -100,7 +96,7 @@ class PeerBackend:
         spec = image_spec(scenario, image, store)
         if spec.user.uid != 0 and not peer.can_switch_user:
             raise PrepareError(f"{peer.name} cannot run a workload as user {spec.user.uid}")
-        with contextlib.ExitStack() as hold:
+        with ExitStack() as hold:
             hold.enter_context(store.lease(image))
             tool = hold.enter_context(tool_for(peer, path, oci_runtime))
             engine = None
@@ -111,9 +107,9 @@ class PeerBackend:
                 hold.callback(engine.close)
                 extra = engine.facts()
             prepared = PeerArm(peer, tool, scenario, lab, image, spec, engine)
-            prepared.facts = MappingProxyType(_facts(prepared, tool, image, oci_runtime) | extra)
-            prepared.diagnostics = _doubts(prepared, scenario)
-            prepared.keep(hold.pop_all())
+            prepared.facts = MappingProxyType(_facts(prepared, oci_runtime) | extra)
+            prepared.diagnostics = _diagnostics(prepared)
+            prepared.hold = hold.pop_all()
         return prepared
 
 
@@ -138,11 +134,10 @@ def _verdict(name: str, path: str | None, oci_runtime: str | None) -> Availabili
 
 def _oci_runtime(asked: str | None) -> str | None:
     """What podman calls: its own first choice, unless asked otherwise."""
-    return next((name for name in ((asked,) if asked else _OCI_RUNTIMES) if shutil.which(name)),
-                None)  # fmt: skip
+    return next(filter(shutil.which, (asked,) if asked else _OCI_RUNTIMES), None)
 
 
-@contextlib.contextmanager
+@contextmanager
 def tool_for(peer: Peer, path: str | None, oci_runtime: str | None) -> Iterator[Tool]:
     """A folder, mounts and variables for a peer to work with; gone at the end.
 
@@ -153,7 +148,7 @@ def tool_for(peer: Peer, path: str | None, oci_runtime: str | None) -> Iterator[
     assert program is not None
     session = runtime.Session.current()
     directory = os.fspath(session.directory / session.next_name(peer.name))
-    with contextlib.ExitStack() as stack:
+    with ExitStack() as stack:
         os.mkdir(directory, 0o700)
         stack.callback(remove_tree, Path(directory))
         layout = find_layout()
@@ -164,7 +159,7 @@ def tool_for(peer: Peer, path: str | None, oci_runtime: str | None) -> Iterator[
         stack.callback(remove_cgroup_parents, seen)
         namespace = MountNamespace(hidden)
         stack.callback(namespace.close)
-        environment = dict(os.environ)
+        environment: Mapping[str, str] = dict(os.environ)
         if peer.is_engine and peer.is_seen:
             called = _oci_runtime(oci_runtime)
             assert called is not None
@@ -173,11 +168,8 @@ def tool_for(peer: Peer, path: str | None, oci_runtime: str | None) -> Iterator[
             program, MappingProxyType(environment), directory, namespace, _unwatched(), seen
         )
         os.mkdir(tool.state, 0o700)
-        thread = NamespaceThread(namespace.enter, name=f"mounts of {peer.name}")
-        try:
+        with closing(NamespaceThread(namespace.enter, name=f"mounts of {peer.name}")) as thread:
             thread.call(lambda: _furnish(peer, tool))
-        finally:
-            thread.close()
         yield tool
 
 
@@ -191,33 +183,30 @@ def _furnish(peer: Peer, tool: Tool) -> None:
 
 @cache
 def _unwatched() -> str | None:
-    """Why the kernel does not tell this process of others; None if it does."""
+    """Why the kernel does not report other processes to this one; None if it does."""
     return why_no_events()
 
 
 def _load(peer: Peer, tool: Tool, image: runtime.Image, store: runtime.ImageStore) -> Engine:
     archive = saved(image, store, tool.directory)
-    thread = NamespaceThread(tool.namespace.enter, name=f"loading into {peer.name}")
 
     def load() -> Engine:
         if peer.is_seen:
-            return Podman(peer, tool.program, tool.environment, archive, tool.directory)
-        ids = (image.config_digest, image.digest)
-        return Docker(peer, tool.program, tool.environment, archive, ids)
+            return Podman(peer, tool, archive)
+        return Docker(peer, tool, archive, (image.config_digest, image.digest))
 
+    name = f"loading into {peer.name}"
     try:
-        return thread.call(load)
+        with closing(NamespaceThread(tool.namespace.enter, name=name)) as thread:
+            return thread.call(load)
     finally:
-        thread.close()
         archive.unlink(missing_ok=True)
 
 
-def _facts(
-    prepared: PeerArm, tool: Tool, image: runtime.Image, oci_runtime: str | None
-) -> dict[str, str]:
-    peer = prepared.peer
+def _facts(prepared: PeerArm, oci_runtime: str | None) -> dict[str, str]:
+    peer, tool = prepared.peer, prepared.tool
     facts = {
-        "image": image.digest,
+        "image": prepared.image.digest,
         "program": tool.program,
         "version": version_of(tool.program, tool.environment),
         "argv": shlex.join(prepared.argv_for_records()),
@@ -234,13 +223,10 @@ def _facts(
     return facts
 
 
-def _doubts(prepared: PeerArm, scenario: Scenario) -> tuple[Diagnostic, ...]:
-    peer, limits = prepared.peer, scenario.limits
-    found = []
-    is_limited = not (limits.memory_bytes is limits.cpus is limits.pids is None)
-    if is_limited and not peer.has_limits:
-        detail = f"{peer.name} sets no limits"
-        found.append(Diagnostic(DiagnosticCode.NOT_LIMITED, detail))
+def _diagnostics(prepared: PeerArm) -> tuple[Diagnostic, ...]:
+    peer, found = prepared.peer, list[Diagnostic]()
+    if not peer.has_limits:
+        found += without_limits(prepared.scenario, f"{peer.name} sets no limits")
     if not prepared.watches:
         detail = (
             f"when the workload of {peer.name} starts cannot be seen, and its end is that of the "
@@ -248,3 +234,10 @@ def _doubts(prepared: PeerArm, scenario: Scenario) -> tuple[Diagnostic, ...]:
         )
         found.append(Diagnostic(DiagnosticCode.MISSING, detail))
     return tuple(found)
+
+
+RuncBackend = partial(PeerBackend, RUNC)
+CrunBackend = partial(PeerBackend, CRUN)
+BwrapBackend = partial(PeerBackend, BWRAP)
+PodmanBackend = partial(PeerBackend, PODMAN)
+DockerBackend = partial(PeerBackend, DOCKER)

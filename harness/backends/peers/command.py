@@ -5,21 +5,52 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import select
 import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from harness.backends.peers.argv import CGROUP_PARENT
-from runtime.linux.files import remove_tree
+from harness.backends.stream_instance import wait_readable
+from runtime.linux.mounts import MountNamespace
 
 _EMPTYING_NS = 2_000_000_000
 _PEER_PATIENCE_S = 20
 
 
-class Command:
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """Where and how a peer is run.
+
+    Attributes:
+        program: Absolute path.
+        environment: All its variables.
+        directory: The arm's folder.
+        namespace: The mounts that it sees.
+        unwatched: Why process events cannot be had; None if they can.
+        hierarchies: Mount points of the control group hierarchies that it sees.
+    """
+
+    program: str
+    environment: Mapping[str, str]
+    directory: str
+    namespace: MountNamespace
+    unwatched: str | None
+    hierarchies: tuple[str, ...]
+
+    @property
+    def state(self) -> str:
+        """Where it keeps its state: in memory, as `/run` is, and gone with the namespace."""
+        return f"{self.directory}/state"
+
+    def run(self, *arguments: str) -> tuple[int, str]:
+        """Run one of its commands; see `run_peer`."""
+        return run_peer([self.program, *arguments], self.environment)
+
+
+class PeerProcess:
     """A started program: its pidfd, and its end.
 
     Attributes:
@@ -73,10 +104,7 @@ class Command:
         """Wait until it has ended; False if the deadline came first."""
         if self.status is not None:
             return True
-        poll = select.poll()
-        poll.register(self.pidfd, select.POLLIN)
-        left_ms = -(-max(0, deadline_ns - time.monotonic_ns()) // 1_000_000)
-        if not poll.poll(left_ms):
+        if not wait_readable(self.pidfd, deadline_ns - time.monotonic_ns()):
             return False
         _, self.status, usage = os.wait4(self.pid, 0)
         self.cpu_ns = (round(usage.ru_utime * 1e9), round(usage.ru_stime * 1e9))
@@ -126,9 +154,7 @@ def kill_process(pid: int) -> None:
         pidfd = os.pidfd_open(pid)
         try:
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-            poll = select.poll()
-            poll.register(pidfd, select.POLLIN)
-            poll.poll(_EMPTYING_NS / 1e6)
+            wait_readable(pidfd, _EMPTYING_NS)
         finally:
             os.close(pidfd)
 
@@ -236,8 +262,3 @@ def remove_cgroup_parents(mounts: Sequence[str]) -> None:
     for mount in mounts:
         with contextlib.suppress(OSError):
             os.rmdir(f"{mount}/{CGROUP_PARENT}")
-
-
-def remove_folder(path: str) -> None:
-    """Remove an instance's folder with everything in it; absent is fine."""
-    remove_tree(Path(path))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import runtime
 from harness.backends.peers.argv import Start, filled, run_argv
-from harness.backends.peers.command import run_peer
+from harness.backends.peers.command import Tool, run_peer
 from harness.backends.peers.table import Peer
 from harness.meters.disk import measure
 from harness.model import DiskPart, Sharing
@@ -40,18 +40,15 @@ class Engine:
     image_parts: tuple[DiskPart, ...] = ()
     image_paths: tuple[Path, ...] = ()
 
-    def __init__(
-        self, peer: Peer, program: str, environment: Mapping[str, str], archive: Path
-    ) -> None:
+    def __init__(self, peer: Peer, tool: Tool, archive: Path) -> None:
         """Bring the image there; in a thread that sees the engine's mounts.
 
         Raises:
             PrepareError: The engine does not take it.
         """
         self.peer = peer
-        self.program = program
-        self.environment = environment
-        code, said = run_peer([program, "load", "--quiet", "--input", f"{archive}"], environment)
+        self.tool = tool
+        code, said = tool.run("load", "--quiet", "--input", f"{archive}")
         names = [
             line.removeprefix(words)
             for line in said.splitlines()
@@ -68,16 +65,9 @@ class Engine:
 
     def first_pid(self, identifier: str) -> int | None:
         """The first process of a running box, for an engine that does not write it into a file."""
-        del identifier
-        return None
 
     def failure(self, identifier: str) -> str | None:
-        """Why a box never started, for an engine whose boxes the kernel does not tell of.
-
-        None: it did start, or nobody knows.
-        """
-        del identifier
-        return None
+        """Why a box never started, where the kernel reports nothing; None: it did, or not known."""
 
     def facts(self) -> dict[str, str]:
         """What the records should say of it."""
@@ -91,40 +81,28 @@ class Engine:
         """An instance that is made and never run."""
         argv = run_argv(self.peer, start)
         argv[argv.index("run")] = "create"
-        code, said = run_peer(argv, self.environment)
+        code, said = run_peer(argv, self.tool.environment)
         if code != 0:
             raise HarnessError(f"{self.peer.name} cannot make a container: {said}")
         try:
             yield
         finally:
-            run_peer(filled(self.peer.delete, start), self.environment)
+            run_peer(filled(self.peer.delete, start), self.tool.environment)
 
 
 class Podman(Engine):
-    """Podman with all its state in a folder of the arm.
+    """Podman with all its state in the arm's folder; `root` in it is the storage."""
 
-    Args:
-        directory: The arm's folder; `root` in it is the storage.
-    """
-
-    def __init__(
-        self,
-        peer: Peer,
-        program: str,
-        environment: Mapping[str, str],
-        archive: Path,
-        directory: str,
-    ) -> None:
-        super().__init__(peer, program, environment, archive)
-        self._root = Path(directory, "root")
+    def __init__(self, peer: Peer, tool: Tool, archive: Path) -> None:
+        super().__init__(peer, tool, archive)
+        self._root = Path(tool.directory, "root")
         self.image_parts = (measure(self._root, "podman's storage", Sharing.SHARED),)
         self.image_paths = tuple(sorted(self._root.glob("overlay/*/diff")))
 
     def measure(self, identifier: str) -> tuple[DiskPart, ...]:
         """Its layer (upper and work folder) and its settings."""
-        for container in json.loads(
-            (self._root / "overlay-containers/containers.json").read_text()
-        ):
+        listed = (self._root / "overlay-containers/containers.json").read_text()
+        for container in json.loads(listed):
             if identifier in container.get("names", ()):
                 layer = self._root / "overlay" / container["layer"]
                 settings = self._root / "overlay-containers" / container["id"]
@@ -143,17 +121,10 @@ class Docker(Engine):
             manifest, depending on the daemon's storage.
     """
 
-    def __init__(
-        self,
-        peer: Peer,
-        program: str,
-        environment: Mapping[str, str],
-        archive: Path,
-        ids: tuple[str, ...],
-    ) -> None:
-        argv = [program, "image", "inspect", "--format", "{{.Id}}"]
-        self._was_there = any(run_peer([*argv, name], environment)[0] == 0 for name in ids)
-        super().__init__(peer, program, environment, archive)
+    def __init__(self, peer: Peer, tool: Tool, archive: Path, ids: tuple[str, ...]) -> None:
+        asked = ("image", "inspect", "--format", "{{.Id}}")
+        self._was_there = any(tool.run(*asked, name)[0] == 0 for name in ids)
+        super().__init__(peer, tool, archive)
         try:
             data = self._graph("image", self.image)
         except HarnessError:
@@ -168,26 +139,23 @@ class Docker(Engine):
     def close(self) -> None:
         """Remove the image. Idempotent."""
         if not self._was_there:
-            run_peer([self.program, "image", "rm", self.image], self.environment)
+            self.tool.run("image", "rm", self.image)
             self._was_there = True
 
     def facts(self) -> dict[str, str]:
         """The daemon's version, which is not the client's."""
-        argv = [self.program, "version", "--format", "{{.Server.Version}}"]
-        code, said = run_peer(argv, self.environment)
+        code, said = self.tool.run("version", "--format", "{{.Server.Version}}")
         return {"daemon": said if code == 0 else "unknown"}
 
     def first_pid(self, identifier: str) -> int | None:
-        """Asked of the daemon; None once it has ended."""
-        argv = [self.program, "inspect", "--format", "{{.State.Pid}}", identifier]
-        code, said = run_peer(argv, self.environment)
+        """The daemon's answer; None once it has ended."""
+        code, said = self.tool.run("inspect", "--format", "{{.State.Pid}}", identifier)
         return int(said) or None if code == 0 and said.isdecimal() else None
 
     def failure(self, identifier: str) -> str | None:
-        """Asked of the daemon: its error, if the container was made and its start failed."""
+        """The daemon's error, if the container was made and its start failed."""
         form = "{{.State.StartedAt}} {{.State.Error}}"
-        argv = [self.program, "container", "inspect", "--format", form, identifier]
-        code, said = run_peer(argv, self.environment)
+        code, said = self.tool.run("container", "inspect", "--format", form, identifier)
         # The zero of Go's time.Time stands for "never".
         if code != 0 or not said.startswith("0001-"):
             return None
@@ -202,8 +170,7 @@ class Docker(Engine):
 
     def _graph(self, kind: str, name: str) -> dict[str, str]:
         """Where the storage driver overlay2 has the folders of an image or a container."""
-        argv = [self.program, kind, "inspect", "--format", "{{json .GraphDriver.Data}}", name]
-        code, said = run_peer(argv, self.environment)
+        code, said = self.tool.run(kind, "inspect", "--format", "{{json .GraphDriver.Data}}", name)
         if code != 0:
             raise HarnessError(f"docker cannot tell about {name}: {said}")
         return dict(json.loads(said) or {})

@@ -11,13 +11,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import select
 import socket
 import struct
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from harness.backends.stream_instance import wait_readable
 from harness.model.backend import Exit
 
 # linux/netlink.h, linux/connector.h, linux/cn_proc.h
@@ -35,7 +35,7 @@ NONE, FORK, EXEC, EXIT = 0x0, 0x1, 0x2, 0x8000_0000
 """PROC_EVENT_NONE (the answer to a request), _FORK, _EXEC, _EXIT."""
 _SO_RCVBUFFORCE = 33
 _BUFFER_BYTES = 2 << 20
-_ANSWER_PATIENCE_MS = 200
+_ANSWER_PATIENCE_NS = 200_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +100,10 @@ class ProcessEvents:
 
     def is_answered(self) -> bool:
         """Wait for the kernel's answer to the subscription: False if it refused, or is silent."""
-        poll = select.poll()
-        poll.register(self._socket, select.POLLIN)
-        deadline = time.monotonic() + _ANSWER_PATIENCE_MS / 1e3
-        while time.monotonic() < deadline and poll.poll(_ANSWER_PATIENCE_MS):
+        deadline_ns = time.monotonic_ns() + _ANSWER_PATIENCE_NS
+        while (left_ns := deadline_ns - time.monotonic_ns()) > 0 and wait_readable(
+            self.fileno(), left_ns
+        ):
             while (data := self._receive()) is not None:
                 kind = _EVENT.unpack_from(data, _EVENT_AT)[0]
                 if kind == NONE:
@@ -258,11 +258,7 @@ class WorkloadWatch:
 
     def _is_over(self) -> bool:
         """Whether the workload's process has ended with all its threads."""
-        if self._pidfd is None:
-            return True
-        poll = select.poll()
-        poll.register(self._pidfd, select.POLLIN)
-        return bool(poll.poll(0))
+        return self._pidfd is None or wait_readable(self._pidfd, 0)
 
     def close(self) -> None:
         """Listen no more. Idempotent."""

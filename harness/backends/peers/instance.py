@@ -1,4 +1,4 @@
-"""One box of a peer: its command, its output, and what the kernel tells of its workload."""
+"""One box of a peer: its command, its output, and what the kernel reports of its workload."""
 
 from __future__ import annotations
 
@@ -6,30 +6,31 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
-from harness.backends.peers.accounts import accounting_of
+import runtime
 from harness.backends.peers.argv import Start, filled
 from harness.backends.peers.command import (
-    Command,
+    PeerProcess,
+    Tool,
     cgroup_folders,
     family,
     kill_process,
     parent_of,
     run_peer,
 )
+from harness.backends.peers.engine import Engine
 from harness.backends.peers.events import WorkloadWatch, exit_of
+from harness.backends.peers.table import Peer
 from harness.backends.stream_instance import StreamInstance
 from harness.meters import cpu
-from harness.model import DiskPart, Milestone
+from harness.meters.disk import measure
+from harness.model import DiskPart, Meter, Milestone, Reading, Sharing
 from harness.model.backend import Accounting, Exit
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.model.errors import LaunchFailedError
-
-if TYPE_CHECKING:
-    from harness.backends.peers.table import Peer
-    from runtime.linux.namespace_thread import NamespaceThread
+from runtime.linux.namespace_thread import NamespaceThread
 
 _SIGNAL_BASE = 128
 """A tool ends with 128 + number when a signal ended the workload, as a shell does."""
@@ -39,36 +40,34 @@ _STEP_NS = 2_000_000
 _FORCE_NS = 2_000_000_000
 _CLEARING_UP_NS = 5_000_000_000
 """How long the command may take to end after its workload, before it is left alone."""
+_CPU_GROUPS = ("cpu", "cpuacct")
+_CPU_METERS = (Meter.CPU_NS, Meter.CPU_USER_NS, Meter.CPU_SYSTEM_NS)
+_CHARGED = (Meter.CGROUP_CURRENT_BYTES, Meter.CGROUP_PEAK_BYTES)
 
 
 class LaunchingArm(Protocol):
-    """What an instance needs of the arm that launched it.
+    """The part of `PeerArm` that its instances use; a protocol, since the arm imports them.
 
     Attributes:
         peer: Which tool it is of.
-        environment: All variables of the tool.
-        hierarchies: Mount points of the control group hierarchies that the tool sees.
+        tool: Where the tool runs.
+        engine: The tool's own storage, if it has one.
         watches: Whether process events are read.
         waits_for_exit: Whether the scenario asks for the workload's end.
     """
 
     peer: Peer
-    environment: Mapping[str, str]
-    hierarchies: tuple[str, ...]
+    tool: Tool
+    engine: Engine | None
     watches: bool
     waits_for_exit: bool
 
-    def measure_instance(self, start: Start) -> tuple[DiskPart, ...]:
-        """What one instance owns on disk now."""
 
-    def first_pid(self, start: Start) -> int | None:
-        """The first process of a running box, where only the tool knows it."""
-
-    def failure(self, start: Start) -> str | None:
-        """Why a box never started, asked of the engine; None if it did, or nobody knows."""
-
-    def forget(self, instance: PeerInstance) -> None:
-        """An instance has been removed."""
+def writable_parts(start: Start, engine: Engine | None) -> tuple[DiskPart, ...]:
+    """Measure what one instance owns on disk now."""
+    if engine is not None:
+        return engine.measure(start.identifier)
+    return (measure(start.directory, "writable layer", Sharing.EXCLUSIVE),)
 
 
 class PeerInstance(StreamInstance):
@@ -78,7 +77,7 @@ class PeerInstance(StreamInstance):
         self,
         arm: LaunchingArm,
         start: Start,
-        command: Command,
+        command: PeerProcess,
         watch: WorkloadWatch,
         thread: NamespaceThread,
         output_fd: int,
@@ -123,7 +122,7 @@ class PeerInstance(StreamInstance):
             self._find_exit(now)
 
     def _look(self) -> None:
-        """Take in what the kernel told of the workload."""
+        """Take in what the kernel reported of the workload."""
         watch = self._watch
         watch.look()
         if watch.started_ns is not None:
@@ -155,8 +154,8 @@ class PeerInstance(StreamInstance):
         assert self._command.status is not None
         end = exit_of(self._command.status, now)
         if not self._arm.peer.is_seen and end.code in _NOT_STARTED:
-            failure = self._arm.failure(self._start)
-            if failure is not None:
+            engine = self._arm.engine
+            if engine and (failure := engine.failure(self._start.identifier)) is not None:
                 raise self._launch_failed(failure)
         if end.code is not None and _SIGNAL_BASE < end.code <= _SIGNAL_BASE + signal.NSIG:
             return Exit(None, end.code - _SIGNAL_BASE, now)
@@ -169,35 +168,65 @@ class PeerInstance(StreamInstance):
 
     def disk_parts(self) -> tuple[DiskPart, ...]:
         """The writable layer, and what the peer keeps beside it."""
-        return self._arm.measure_instance(self._start)
+        return writable_parts(self._start, self._arm.engine)
 
     def accounting(self) -> Accounting:
-        """The workload, and what the peer keeps running for it."""
+        """The workload, and what the peer keeps running for it.
+
+        CPU time: that of the workload and of the peer together, or arms would differ in what they
+        leave out. The command waits for its workload, so its processes cover it all; their groups
+        hold the workload alone. An engine is the other way round: the workload is not below its
+        command, but the group that we name holds everything but the command, and stays until we
+        remove it.
+        """
+        peer, command = self._arm.peer, self._command
         now = time.monotonic_ns()
         self._look()
         self._watch.close()
         if self.exit is not None:
-            # What has ended is counted by whoever waited for it: that is the command, and it tells
-            # when it has ended itself.
-            self._command.wait(now + _CLEARING_UP_NS)
-        roots = [self._command.pid] if self._command.status is None else []
-        first_pid = self._watch.first_pid
-        if self.exit is None and not self._arm.peer.is_seen:
-            first_pid = self._arm.first_pid(self._start)
-        if first_pid is not None and self.exit is None:
-            keeper = parent_of(first_pid)
-            if keeper is not None and keeper not in (1, os.getpid()):
-                roots.append(keeper)
-            roots.append(first_pid)
+            # What has ended is counted by the process that waited for it: that is the command,
+            # whose own count is known when it has ended itself.
+            command.wait(now + _CLEARING_UP_NS)
+        running = () if command.status is not None else (command.pid,)
         until = "" if self.exit is None else ", to its own end"
-        return accounting_of(
-            self._arm.peer,
-            pids=family(*roots),
-            scope=f"workload and {self._arm.peer.name}{until}",
-            cgroups=cgroup_folders(self._start.cgroup, self._arm.hierarchies),
-            command=self._command,
-            owned=self._start.directory,
+        scope = f"workload and {peer.name}{until}"
+        cgroups = cgroup_folders(self._start.cgroup, self._arm.tool.hierarchies)
+        readings: list[Reading] = []
+        if peer.is_engine and "cpuacct" in cgroups:
+            readings += _sum(
+                scope,
+                Accounting((), scope, {"cpuacct": cgroups["cpuacct"]}),
+                Accounting(running, scope, {}, command.cpu_ns),
+            )
+        if not peer.is_seen and command.status is not None:
+            # What ran was the daemon's child; the client's own time is not the box's.
+            reason = f"the workload was waited for by {peer.name}'s daemon, which tells nobody"
+            readings += [Reading(meter, None, scope, reason) for meter in _CPU_METERS]
+        if "memory" not in cgroups:
+            reason = _why_no_group(peer)
+            readings += [Reading(meter, None, scope, reason) for meter in _CHARGED]
+        return Accounting(
+            pids=family(*running, *self._box_processes()),
+            scope=scope,
+            cgroups={name: path for name, path in cgroups.items() if name not in _CPU_GROUPS},
+            ended_cpu_ns=command.cpu_ns,
+            readings=tuple(readings),
+            owned=(self._start.directory,),
         )
+
+    def _box_processes(self) -> Sequence[int]:
+        """The box's first process, and the one that the peer keeps above it."""
+        if self.exit is not None:
+            return ()
+        first_pid, engine = self._watch.first_pid, self._arm.engine
+        if engine is not None and not self._arm.peer.is_seen:
+            first_pid = engine.first_pid(self._start.identifier)
+        if first_pid is None:
+            return ()
+        keeper = parent_of(first_pid)
+        if keeper is None or keeper in (1, os.getpid()):
+            return (first_pid,)
+        return (keeper, first_pid)
 
     def stop(self, timeout_ns: int) -> None:
         """End the box in the peer's own way, at the latest by force."""
@@ -232,7 +261,7 @@ class PeerInstance(StreamInstance):
         if peer.kill:
             argv = filled(peer.kill, self._start)
             while True:
-                code, _ = self._thread.call(lambda: run_peer(argv, self._arm.environment))
+                code, _ = self._thread.call(lambda: run_peer(argv, self._arm.tool.environment))
                 if code == 0:
                     return
                 # Where nobody says when there is a box, there may be none yet: ask again.
@@ -267,15 +296,33 @@ class PeerInstance(StreamInstance):
         finally:
             self._command.close()
             self._thread.close()
-            self._arm.forget(self)
+            runtime.Session.current().on_close.discard(self.remove)
         self.milestones_ns[Milestone.REMOVED] = time.monotonic_ns()
 
     def _remove_here(self) -> None:
         if self._needs_delete and self._arm.peer.delete:
             # Told by what is left, not by its exit code: it is an error to delete what is gone.
-            run_peer(filled(self._arm.peer.delete, self._start), self._arm.environment)
+            run_peer(filled(self._arm.peer.delete, self._start), self._arm.tool.environment)
         if self._arm.peer.is_engine:
             # The group goes next; its processes were nobody's children here.
-            groups = cgroup_folders(self._start.cgroup, self._arm.hierarchies)
+            groups = cgroup_folders(self._start.cgroup, self._arm.tool.hierarchies)
             self.apart_cpu_ns = cpu.group_ns(groups.get("cpuacct", ""))
         self._take_away()
+
+
+def _why_no_group(peer: Peer) -> str:
+    if not peer.has_limits:
+        return f"{peer.name} makes no control group"
+    if not peer.is_seen:
+        return f"where {peer.name} keeps the control group is not known"
+    return f"{peer.name} removes the control group as soon as the workload has ended"
+
+
+def _sum(scope: str, *parts: Accounting) -> list[Reading]:
+    """CPU readings of several sources added up; what one lacks, the sum lacks."""
+    sums = []
+    for readings in zip(*(cpu.read((part,)) for part in parts), strict=True):
+        lacking = next((reading.missing for reading in readings if reading.value is None), None)
+        value = None if lacking else sum(reading.value or 0 for reading in readings)
+        sums.append(Reading(readings[0].meter, value, scope, lacking))
+    return sums

@@ -6,18 +6,17 @@ mounted read-only, and what runs is the host's `true`.
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import shutil
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 
 import runtime
 from harness.backends.peers.argv import Start, filled, oci_config
-from harness.backends.peers.arm import Tool
-from harness.backends.peers.command import remove_cgroups, run_peer
+from harness.backends.peers.command import Tool, remove_cgroups, run_peer
 from harness.backends.peers.table import Peer
 from harness.model.backend import Availability
 from runtime.linux.namespace_thread import NamespaceThread
@@ -29,13 +28,10 @@ _TRIAL_IMAGE = "steelyard-trial"
 
 def find_program(peer: Peer, asked: object = None) -> str | None:
     """Absolute path of a peer's program; None if there is none."""
-    found = shutil.which(str(asked) if asked else peer.name, path=_search_path())
+    # Administrators' programs too: not every user's PATH has them.
+    path = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
+    found = shutil.which(str(asked) if asked else peer.name, path=path)
     return os.path.abspath(found) if found else None
-
-
-def _search_path() -> str:
-    """PATH, and where administrators' programs are: not every user's PATH has those."""
-    return os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
 
 
 def version_of(program: str, environment: Mapping[str, str]) -> str:
@@ -46,9 +42,8 @@ def version_of(program: str, environment: Mapping[str, str]) -> str:
 
 def try_out(peer: Peer, tool: Tool) -> Availability:
     """Run the smallest container there is."""
-    remedy = ""
     if peer.name == "docker":
-        code, said = run_peer([tool.program, "version"], tool.environment)
+        code, said = tool.run("version")
         if code != 0:
             reason = said.splitlines()[-1] if said else f"its client ended with code {code}"
             return Availability(False, reason, "start its daemon: dockerd")
@@ -60,28 +55,24 @@ def try_out(peer: Peer, tool: Tool) -> Availability:
     for name in (*folders, "proc", "dev", "sys", "tmp"):
         (root / name).mkdir()
     identifier = f"{runtime.Session.current().identifier}-{Path(tool.directory).name}-trial"
-    start = Start(tool.program, identifier, os.fspath(root), tool.state, _spec())
-    thread = NamespaceThread(tool.namespace.enter, name=f"trial of {peer.name}")
-    try:
-        code, said = thread.call(lambda: _run(peer, tool, start, tuple(folders)))
-    finally:
-        thread.call(lambda: _clear_up(peer, tool, start))
-        thread.close()
+    spec = runtime.ContainerSpec(runtime.DirectoryRoot(""), (_TRUE,), {"PATH": "/bin"})
+    start = Start(tool.program, identifier, os.fspath(root), tool.state, spec)
+    with closing(NamespaceThread(tool.namespace.enter, name=f"trial of {peer.name}")) as thread:
+        try:
+            code, said = thread.call(lambda: _run(peer, tool, start, folders))
+        finally:
+            thread.call(lambda: _clear_up(peer, tool, start))
     version = version_of(tool.program, tool.environment)
     if code != 0:
         last = said.splitlines()[-1] if said else "it said nothing"
         reason = f"{version} cannot run a container here (code {code}): {last}"
-        return Availability(False, reason, remedy)
+        return Availability(False, reason)
     unseen = ""
-    if not peer.is_seen or tool.unwatched is not None:
+    if not peer.is_seen:
         unseen = "; when the workload starts is not seen"
-        if peer.is_seen:
-            unseen += f": {tool.unwatched}"
+    elif tool.unwatched is not None:
+        unseen = f"; when the workload starts is not seen: {tool.unwatched}"
     return Availability(True, f"{version}, {tool.program}{unseen}")
-
-
-def _spec() -> runtime.ContainerSpec:
-    return runtime.ContainerSpec(runtime.DirectoryRoot(""), (_TRUE,), {"PATH": "/bin"})
 
 
 def _host_folders() -> tuple[dict[str, str], list[str]]:
@@ -98,7 +89,7 @@ def _host_folders() -> tuple[dict[str, str], list[str]]:
     return links, folders
 
 
-def _run(peer: Peer, tool: Tool, start: Start, folders: tuple[str, ...]) -> tuple[int, str]:
+def _run(peer: Peer, tool: Tool, start: Start, folders: list[str]) -> tuple[int, str]:
     if peer.has_bundle:
         config = oci_config(start)
         config["root"] = {"path": start.directory, "readonly": False}
@@ -136,22 +127,16 @@ def _run(peer: Peer, tool: Tool, start: Start, folders: tuple[str, ...]) -> tupl
 
 def _import_empty(tool: Tool, start: Start) -> tuple[int, str]:
     """Make the trial's folder, which holds links and empty folders only, an image of docker's."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for path in _entries(start.directory):
-            tar.add(path, path.name, recursive=False)
     archive = Path(tool.directory, "trial.tar")
-    archive.write_bytes(buffer.getvalue())
-    return run_peer([tool.program, "import", f"{archive}", _TRIAL_IMAGE], tool.environment)
-
-
-def _entries(directory: str) -> Iterator[Path]:
-    yield from sorted(Path(directory).iterdir())
+    with tarfile.open(archive, mode="w") as tar:
+        for path in sorted(Path(start.directory).iterdir()):
+            tar.add(path, path.name, recursive=False)
+    return tool.run("import", f"{archive}", _TRIAL_IMAGE)
 
 
 def _clear_up(peer: Peer, tool: Tool, start: Start) -> None:
     if peer.name == "docker":
-        run_peer([tool.program, "image", "rm", "--force", _TRIAL_IMAGE], tool.environment)
+        tool.run("image", "rm", "--force", _TRIAL_IMAGE)
     elif peer.delete:
         run_peer(filled(peer.delete, start), tool.environment)
     if peer.has_limits:

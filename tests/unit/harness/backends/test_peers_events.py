@@ -227,7 +227,7 @@ def test_a_full_buffer_is_noticed(subscription: ProcessEvents) -> None:
 
 
 def test_a_kernel_that_is_silent_has_not_agreed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(events, "_ANSWER_PATIENCE_MS", 20)
+    monkeypatch.setattr(events, "_ANSWER_PATIENCE_NS", 20_000_000)
     one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     silent = ProcessEvents.__new__(ProcessEvents)
     one.setblocking(False)
