@@ -13,7 +13,6 @@ import hashlib
 import json
 import os
 import re
-import select
 import subprocess
 import tempfile
 import time
@@ -21,6 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from harness.backends.stream_instance import wait_readable
 from harness.backends.vm import host
 from harness.backends.vm.argv import PROGRAM, Wiring, qemu_argv
 from harness.backends.vm.arms import MICRO, AcceleratorChoice
@@ -39,7 +39,7 @@ USERSPACE_MARK = b"steelyard: userspace"
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class AcceleratorVerdict:
     """Whether KVM works here.
 
     Attributes:
@@ -56,24 +56,30 @@ class Verdict:
         return "kvm" if self.usable else "tcg"
 
 
-def kvm_verdict(kernel: Callable[[], Kernel], progress: Callable[[str], None]) -> Verdict:
+def kvm_verdict(
+    kernel: Callable[[], Kernel], progress: Callable[[str], None]
+) -> AcceleratorVerdict:
     """Find out whether guests boot on KVM, from the cache if nothing has changed.
 
     Args:
         kernel: Gives the kernel to try; called only when there is a /dev/kvm.
-        progress: Told when a guest is booted.
+        progress: Called when a guest is booted.
     """
     if not KVM_DEVICE.exists():
-        return Verdict(False, "there is no /dev/kvm")
+        return AcceleratorVerdict(False, "there is no /dev/kvm")
     try:
         os.close(os.open(KVM_DEVICE, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
-        return Verdict(False, f"/dev/kvm is there, but cannot be opened: {error.strerror}")
+        return AcceleratorVerdict(
+            False, f"/dev/kvm is there, but cannot be opened: {error.strerror}"
+        )
     found = kernel()
     firmware = find_firmware(MICRO.firmware)
     if firmware is None:
         # That says nothing about KVM, so it is not kept.
-        return Verdict(False, f"/dev/kvm is there, but QEMU has no {MICRO.firmware} to try it with")
+        return AcceleratorVerdict(
+            False, f"/dev/kvm is there, but QEMU has no {MICRO.firmware} to try it with"
+        )
     key = _key(found, firmware)
     path = cache_home() / "accelerators.json"
     # Others wait: two trials at once would slow each other down, and need no second answer.
@@ -90,7 +96,7 @@ def kvm_verdict(kernel: Callable[[], Kernel], progress: Callable[[str], None]) -
     return verdict
 
 
-def choose(choice: AcceleratorChoice, verdict: Verdict, backend: str) -> str:
+def choose(choice: AcceleratorChoice, verdict: AcceleratorVerdict, backend: str) -> str:
     """The accelerator for an arm: what it asks for, or what works.
 
     Raises:
@@ -166,15 +172,15 @@ def try_accelerator(kernel: Kernel, accelerator: str, timeout_s: float) -> tuple
     return False, f"a guest did not boot on it within {timeout_s:g} s"
 
 
-def _try_kvm(kernel: Kernel) -> Verdict:
+def _try_kvm(kernel: Kernel) -> AcceleratorVerdict:
     """One guest; one more if that took too long: a busy host must not be judged for good."""
     for _ in range(2):
         works, seen = try_accelerator(kernel, "kvm", BOOT_TIMEOUT_S)
         if works:
-            return Verdict(True, seen)
+            return AcceleratorVerdict(True, seen)
         if not seen.startswith("a guest"):
             break
-    return Verdict(False, f"/dev/kvm is there, but {seen}")
+    return AcceleratorVerdict(False, f"/dev/kvm is there, but {seen}")
 
 
 def _trial_argv(
@@ -188,8 +194,8 @@ def _trial_argv(
         accelerator=accelerator,
         memory_bytes=MICRO.memory_bytes,
         vcpus=1,
-        console_fd=descriptors.console,
-        qmp_fd=descriptors.qmp,
+        console_fd=descriptors.console_fd,
+        qmp_fd=descriptors.qmp_fd,
         tsc_khz=host.tsc_khz() if accelerator == "tcg" else None,
         probe=True,
     )
@@ -203,11 +209,9 @@ def _last_words(machine: Machine) -> str:
 
 def _reaches_userspace(machine: Machine, deadline: float) -> bool:
     """Whether the mark appears on the console before the deadline and the guest's end."""
-    poller = select.poll()
-    poller.register(machine.console, select.POLLIN)
     while USERSPACE_MARK not in machine.console_bytes:
-        left_ms = int((deadline - time.monotonic()) * 1000)
-        if left_ms <= 0 or not poller.poll(left_ms):
+        left_ns = round((deadline - time.monotonic()) * 1e9)
+        if left_ns <= 0 or not wait_readable(machine.console.fileno(), left_ns):
             return False
         data = machine.console.recv(65536)
         if not data:
@@ -220,13 +224,12 @@ def _reaches_userspace(machine: Machine, deadline: float) -> bool:
 def _key(kernel: Kernel, firmware: Path) -> str:
     """Everything that the verdict depends on, as a digest."""
     status = os.stat(KVM_DEVICE)
-    descriptors = Descriptors(0, 0, 0, 0)
     parts = [
         os.uname().release,
         qemu_version(),
         kernel.digest,
         hashlib.sha256(firmware.read_bytes()).hexdigest(),
-        *_trial_argv(kernel, Path("initramfs"), "kvm", descriptors),
+        *_trial_argv(kernel, Path("initramfs"), "kvm", Descriptors(0, 0, 0, 0)),
         f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}",
         host.cpu_model(),
         str(BOOT_TIMEOUT_S),
@@ -234,12 +237,12 @@ def _key(kernel: Kernel, firmware: Path) -> str:
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-def _read(file: Path) -> dict[str, Verdict]:
+def _read(file: Path) -> dict[str, AcceleratorVerdict]:
     """The verdicts of before; a file that is not as it should be is no verdict."""
     try:
         content = json.loads(file.read_text())
         return {
-            key: Verdict(bool(value["usable"]), str(value["reason"]))
+            key: AcceleratorVerdict(bool(value["usable"]), str(value["reason"]))
             for key, value in content.items()
             if isinstance(value, Mapping)
         }

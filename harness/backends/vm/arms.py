@@ -65,27 +65,7 @@ class NetworkChoice(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class MachineSpec:
-    """A virtual machine as a value.
-
-    Attributes:
-        machine: QEMU's `-machine`, without the accelerator.
-        bus: How the virtio devices are attached.
-        kernel_format: How the kernel is entered.
-        disk: What an instance gets as its root disk.
-        devices: More `-device` values.
-        kernel_arguments: More words for the kernel's command line.
-        firmware: QEMU's `-bios`: a file in its data folders, or a path.
-        cpu: QEMU's `-cpu` under TCG; KVM always gets `host`. The default is the oldest model with
-            all of x86-64-v2, and RDRAND so that the guest need not wait for entropy: the wide
-            vector state of younger ones costs 0.15 s of emulated boot.
-        memory_bytes: Guest memory where the scenario sets no limit.
-        vcpus: vCPUs where the scenario sets no limit.
-        accelerator: What executes the guest's code; `auto` finds out by booting.
-        network: How a guest that needs a network gets it.
-        kernel: A bzImage to use instead of the distribution's.
-        modules: The `lib/modules/<release>` that belongs to it.
-        qemu: A QEMU to use instead of the `qemu-system-x86_64` that is found by PATH.
-    """
+    """A virtual machine as a value; `OPTIONS` says what each field means."""
 
     machine: str
     bus: Bus
@@ -94,6 +74,8 @@ class MachineSpec:
     firmware: str
     devices: tuple[str, ...] = ()
     kernel_arguments: tuple[str, ...] = ()
+    # The oldest model with all of x86-64-v2, and RDRAND so that the guest need not wait for
+    # entropy: the wide vector state of younger ones costs 0.15 s of emulated boot.
     cpu: str = "Nehalem-v1,+rdrand"
     memory_bytes: int = 256 * _MIB
     vcpus: int = 1

@@ -10,28 +10,18 @@ import shlex
 import shutil
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.backends.preparation import image_spec, prepare_image, unknown_options
 from harness.backends.vm import host
-from harness.backends.vm.accelerator import (
-    choose,
-    find_firmware,
-    kvm_verdict,
-    qemu_version,
-)
+from harness.backends.vm.accelerator import choose, find_firmware, kvm_verdict, qemu_version
 from harness.backends.vm.argv import PROGRAM, Wiring, qemu_argv
-from harness.backends.vm.arms import OPTIONS, DiskKind, KernelFormat, MachineSpec
+from harness.backends.vm.arms import CLASSIC, MICRO, OPTIONS, DiskKind, KernelFormat, MachineSpec
 from harness.backends.vm.guest.disk import copy_disk, image_disk
-from harness.backends.vm.guest.initramfs import (
-    Command,
-    base_initramfs,
-    find_busybox,
-    workload_segment,
-)
+from harness.backends.vm.guest.initramfs import base_initramfs, find_busybox, workload_segment
 from harness.backends.vm.guest.kernel import Kernel, find_kernel
 from harness.backends.vm.instance import VmInstance
 from harness.backends.vm.machine import Descriptors, Machine, death_signal_prefix
@@ -41,10 +31,9 @@ from harness.model import Arm, DiskPart, Milestone, Scenario, Sharing
 from harness.model.backend import Availability, Instance, Progress
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.model.errors import HarnessError, LaunchFailedError, PrepareError
-
-if TYPE_CHECKING:
-    from harness.model.network import Network
-    from runtime import ContainerSpec
+from harness.model.network import Network
+from runtime import ContainerSpec, Session
+from runtime.linux.files import remove_tree
 
 _TOOLS = {
     PROGRAM: "qemu-system-x86",
@@ -73,7 +62,7 @@ class VmBackend:
         self.spec = spec
 
     def check_options(self, options: Mapping[str, Any]) -> tuple[str, ...]:
-        """Each option by itself, so that every mistake is told."""
+        """Each option by itself, so that every mistake is reported."""
         problems = list(unknown_options(self, options))
         for name in options.keys() & OPTIONS.keys():
             try:
@@ -109,13 +98,12 @@ class VmBackend:
         """See `harness.model.backend.Backend.prepare`."""
         spec = self.spec.with_options(arm.options, arm.name)
         if spec.qemu is not None:
-            qemu_version(str(spec.qemu))  # what cannot be run is told before anything is made
+            qemu_version(str(spec.qemu))  # what cannot be run is reported before anything is made
         if find_firmware(spec.firmware, str(spec.qemu or PROGRAM)) is None:
             where = f"in the data folders of {spec.qemu or PROGRAM} (-L help)"
             raise PrepareError(f"arm {arm.name}: there is no {spec.firmware} {where}; install it")
         # Imported now, so that no launch pays for it.
         import harness.backends.vm.qmp  # noqa: F401
-        from runtime import Session
 
         image, store = prepare_image(scenario, progress)
         kernel = self._kernel(spec, progress)
@@ -127,7 +115,7 @@ class VmBackend:
         directory = session.new_instance_directory(session.next_name(f"arm-{self.name}"))
         try:
             initramfs = directory / "initramfs"
-            segments = base_initramfs(kernel, spec.bus), workload_segment(_command(container))
+            segments = base_initramfs(kernel, spec.bus), workload_segment(container)
             initramfs.write_bytes(b"".join(segments))
             template = directory / "overlay"
             if spec.disk is DiskKind.OVERLAY:
@@ -149,15 +137,14 @@ class VmBackend:
             raise
         prepared = VmArm(spec, scenario, lab, template_wiring, backing, template, directory)
         prepared.facts = _facts(spec, template_wiring, kernel, verdict.reason, image.digest)
-        prepared.diagnostics = _doubts(scenario, container, accelerator, verdict.reason)
+        prepared.diagnostics = _diagnostics(scenario, container, accelerator, verdict.reason)
         if arm.options:
             try:
                 prepared.try_machine()
-            except (HarnessError, OSError) as error:
+            except BaseException as error:
                 prepared.close()
-                raise PrepareError(f"arm {arm.name}: {error}; look at its options") from error
-            except BaseException:
-                prepared.close()
+                if isinstance(error, HarnessError | OSError):
+                    raise PrepareError(f"arm {arm.name}: {error}; look at its options") from error
                 raise
         return prepared
 
@@ -165,65 +152,57 @@ class VmBackend:
         return find_kernel(spec.kernel, spec.modules, progress)
 
 
+@dataclasses.dataclass(eq=False)
 class VmArm:
     """A machine spec with kernel, initramfs and disk ready.
 
     Implements `harness.model.backend.PreparedArm`.
 
     Attributes:
+        spec: The machine.
+        scenario: The question.
+        lab: The network, if the scenario needs one.
+        wiring: What all instances have in common.
+        backing: The image's disk.
+        template: A fresh overlay on it, if the machine has one.
+        directory: The arm's own folder.
         facts: What will run.
-        diagnostics: Doubts about the arm.
+        diagnostics: What is to be said about the arm.
     """
 
-    def __init__(
-        self,
-        spec: MachineSpec,
-        scenario: Scenario,
-        lab: Network | None,
-        wiring: Wiring,
-        backing: Path,
-        template: Path,
-        directory: Path,
-    ) -> None:
-        self.facts: Mapping[str, str] = {}
-        self.diagnostics: tuple[Diagnostic, ...] = ()
-        self._spec = spec
-        self._scenario = scenario
-        self._lab = lab
-        self._wiring = wiring
-        self._backing = backing
-        self._template = template
-        self._directory = directory
-        # The file is sparse: what it holds, not how long it is.
-        self._image_bytes = measure(backing, "", Sharing.SHARED).allocated_bytes
+    spec: MachineSpec
+    scenario: Scenario
+    lab: Network | None
+    wiring: Wiring
+    backing: Path
+    template: Path
+    directory: Path
+    facts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    diagnostics: tuple[Diagnostic, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Measure once what the image holds. The file is sparse: not how long it is."""
+        self._image_bytes = measure(self.backing, "", Sharing.SHARED).allocated_bytes
 
     def disk_parts(self) -> tuple[DiskPart, ...]:
         """Firmware, kernel, initramfs and the image's disk, which all instances share."""
-        is_overlay = self._spec.disk is DiskKind.OVERLAY
+        is_overlay = self.spec.disk is DiskKind.OVERLAY
         parts = {
-            "kernel": self._wiring.kernel,
-            "initramfs": self._wiring.initramfs,
-            "backing file" if is_overlay else "disk to copy": self._backing,
+            "kernel": self.wiring.kernel,
+            "initramfs": self.wiring.initramfs,
+            "backing file" if is_overlay else "disk to copy": self.backing,
         }
-        firmware = find_firmware(self._spec.firmware, str(self._spec.qemu or PROGRAM))
-        if firmware is not None:
+        if firmware := find_firmware(self.spec.firmware, str(self.spec.qemu or PROGRAM)):
             parts = {"firmware": firmware, **parts}
         return tuple(measure(path, name, Sharing.SHARED) for name, path in parts.items())
 
     def initial_disk_parts(self) -> tuple[DiskPart, ...]:
         """A copy, or an overlay, that no guest has written to."""
-        from runtime import Session
-        from runtime.linux.files import remove_tree
-
-        session = Session.current()
-        directory = session.new_instance_directory(session.next_name("initial-disk"))
         try:
-            disk = self._make_disk(directory)
-            return (measure(disk, _DISK_NAMES[self._spec.disk], Sharing.EXCLUSIVE),)
+            with self._trial_disk("initial-disk") as disk:
+                return (measure(disk, _DISK_NAMES[self.spec.disk], Sharing.EXCLUSIVE),)
         except OSError as error:
             raise PrepareError(f"an instance's disk cannot be made: {error}") from error
-        finally:
-            remove_tree(directory)
 
     def try_machine(self) -> None:
         """Start QEMU and end it before the guest runs: what it refuses, it refuses now.
@@ -231,30 +210,29 @@ class VmArm:
         Raises:
             LaunchFailedError: With QEMU's complaint.
         """
-        from runtime import Session
-        from runtime.linux.files import remove_tree
+        name = f"steelyard-{Session.current().identifier}-try"
+        with (
+            self._trial_disk("try-machine") as disk,
+            contextlib.closing(self._start(name, disk, None)) as machine,
+        ):
+            machine.connect("try")
 
+    @contextlib.contextmanager
+    def _trial_disk(self, name: str) -> Iterator[Path]:
+        """An instance's disk in a folder of its own, for as long as it is tried."""
         session = Session.current()
-        directory = session.new_instance_directory(session.next_name("try-machine"))
+        directory = session.new_instance_directory(session.next_name(name))
         try:
-            disk = self._make_disk(directory)
-            machine = self._start(f"steelyard-{session.identifier}-try", disk, None)
-            try:
-                machine.connect("try")
-            finally:
-                machine.close()
+            yield self._make_disk(directory)
         finally:
             remove_tree(directory)
 
     def image_paths(self) -> tuple[Path, ...]:
         """What QEMU reads to boot the guest, and the disk that the guest's is on, or a copy of."""
-        return (self._wiring.kernel, self._wiring.initramfs, self._backing)
+        return (self.wiring.kernel, self.wiring.initramfs, self.backing)
 
     def launch(self, name: str) -> Instance:
         """See `harness.model.backend.PreparedArm.launch`."""
-        from runtime import Session
-        from runtime.linux.files import remove_tree
-
         session = Session.current()
         requested_ns = time.monotonic_ns()
         with contextlib.ExitStack() as stack:
@@ -266,8 +244,8 @@ class VmArm:
                 machine = self._start(f"steelyard-{session.identifier}-{name}", disk, connection)
                 stack.callback(machine.close)
                 accelerator = machine.connect(name)
-                if accelerator != self._wiring.accelerator:
-                    wanted = self._wiring.accelerator
+                if accelerator != self.wiring.accelerator:
+                    wanted = self.wiring.accelerator
                     raise LaunchFailedError(f"QEMU runs the guest on {accelerator}, not {wanted}")
                 isolated_ns = time.monotonic_ns()
                 machine.run()
@@ -277,7 +255,7 @@ class VmArm:
         return VmInstance(
             machine,
             {Milestone.REQUESTED: requested_ns, Milestone.ISOLATED: isolated_ns},
-            (disk, _DISK_NAMES[self._spec.disk]),
+            (disk, _DISK_NAMES[self.spec.disk]),
             self._image_bytes,
             connection.reachable_at if connection else None,
             list(connection.diagnostics) if connection else [],
@@ -286,42 +264,37 @@ class VmArm:
 
     def close(self) -> None:
         """Remove the arm's initramfs and template."""
-        from runtime.linux.files import remove_tree
-
-        remove_tree(self._directory)
+        remove_tree(self.directory)
 
     def _make_disk(self, directory: Path) -> Path:
         """The instance's own disk: a copy, or an overlay that is made once and is 200 kB."""
-        if self._spec.disk is DiskKind.COPY:
+        if self.spec.disk is DiskKind.COPY:
             disk = directory / "disk.raw"
-            copy_disk(self._backing, disk)
+            copy_disk(self.backing, disk)
         else:
             disk = directory / "overlay.qcow2"
-            copy_disk(self._template, disk)
+            copy_disk(self.template, disk)
         return disk
 
     def _connect(self, stack: contextlib.ExitStack) -> Connection | None:
         """The guest's network, where the scenario needs one."""
-        if self._lab is None:
+        if self.lab is None:
             return None
-        connection = connect(self._lab, self._spec.network, self._scenario.readiness.port)
+        connection = connect(self.lab, self.spec.network, self.scenario.readiness.port)
         stack.callback(connection.close)
         return connection
 
     def _start(self, name: str, disk: Path, connection: Connection | None) -> Machine:
         def argv(descriptors: Descriptors) -> tuple[str, ...]:
             wiring = dataclasses.replace(
-                self._wiring,
+                self.wiring,
+                **vars(descriptors),
                 name=name,
                 disk=disk,
-                console_fd=descriptors.console,
-                qmp_fd=descriptors.qmp,
-                control_fd=descriptors.control,
-                output_fd=descriptors.output,
                 netdev=connection.netdev if connection else None,
                 address=connection.address if connection else None,
             )
-            return qemu_argv(self._spec, wiring)
+            return qemu_argv(self.spec, wiring)
 
         inherited = connection.inherited if connection else ()
         prefix = connection.prefix if connection else ()
@@ -329,17 +302,6 @@ class VmArm:
         if connection:
             connection.handed_over()
         return machine
-
-
-def _command(container: ContainerSpec) -> Command:
-    """The workload as a container would run it, for a guest."""
-    return Command(
-        argv=container.command,
-        environment=container.environment,
-        uid=container.user.uid,
-        gid=container.user.gid,
-        directory=container.working_directory,
-    )
 
 
 def _make_overlay(backing: Path, overlay: Path) -> None:
@@ -355,13 +317,10 @@ def _facts(
     """What runs, for the records. The command line has 0 for descriptors and no instance's name."""
     shown = dataclasses.replace(
         wiring,
+        **vars(Descriptors(0, 0, 0, 0)),
         name="steelyard",
         disk=Path("disk"),
         initramfs=Path("initramfs"),
-        console_fd=0,
-        qmp_fd=0,
-        control_fd=0,
-        output_fd=0,
     )
     return MappingProxyType(
         {
@@ -380,25 +339,29 @@ def _facts(
     )
 
 
-def _doubts(
+def _diagnostics(
     scenario: Scenario, container: ContainerSpec, accelerator: str, verdict: str
 ) -> tuple[Diagnostic, ...]:
     """In what this arm is not what was asked for, or cannot be compared."""
-    doubts = []
+    found = []
     limits = scenario.limits
     if accelerator == "tcg":
-        doubts.append(Diagnostic(DiagnosticCode.TCG, verdict))
+        found.append(Diagnostic(DiagnosticCode.TCG, verdict))
     if limits.pids is not None:
         detail = "pids: a guest has a kernel of its own, without that limit"
-        doubts.append(Diagnostic(DiagnosticCode.NOT_LIMITED, detail))
+        found.append(Diagnostic(DiagnosticCode.NOT_LIMITED, detail))
     if limits.cpus is not None and limits.cpus != math.ceil(limits.cpus):
         detail = f"cpus: {limits.cpus:g} became {math.ceil(limits.cpus)} vCPUs"
-        doubts.append(Diagnostic(DiagnosticCode.NOT_LIMITED, detail))
+        found.append(Diagnostic(DiagnosticCode.NOT_LIMITED, detail))
     if container.user.additional_gids:
         detail = "the user's supplementary groups are not set in the guest"
-        doubts.append(Diagnostic(DiagnosticCode.MISSING, detail))
-    return tuple(doubts)
+        found.append(Diagnostic(DiagnosticCode.MISSING, detail))
+    return tuple(found)
 
 
 def _silent(_: str) -> None:
-    """Progress that nobody wants to hear."""
+    """Progress that is not shown."""
+
+
+MicroBackend = functools.partial(VmBackend, "vm-micro", MICRO)
+ClassicBackend = functools.partial(VmBackend, "vm-classic", CLASSIC)

@@ -9,11 +9,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from harness.backends.stream_instance import StreamInstance
 from harness.backends.vm.accelerator import USERSPACE_MARK
 from harness.backends.vm.machine import Ending, Machine
 from harness.meters.disk import measure
 from harness.model import DiskPart, Meter, Milestone, Reading, Sharing
-from harness.model.backend import Accounting, Exit, Output
+from harness.model.backend import Accounting, Exit
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.model.errors import LaunchFailedError, MeterError, UnexpectedExitError
 
@@ -21,14 +22,11 @@ _KERNEL_MARK = b"Linux version "
 """The first words of every kernel, printed as soon as there is a console to print on."""
 _DISK_SCOPE = "root disk"
 _READ_BYTES = 65536
-_OUTPUT_LINES = 20
 _DRAIN_PATIENCE_NS = 2_000_000_000
 
 
-class VmInstance:
+class VmInstance(StreamInstance):
     """A guest, from its first instruction to the end of QEMU.
-
-    Implements `harness.model.backend.Instance`.
 
     Marks come from two places and are stamped here when they arrive: `kernel` is the kernel's
     banner on the console, `userspace` the line that the guest's init prints as its first act,
@@ -52,18 +50,15 @@ class VmInstance:
         """Take over a machine whose vCPUs have just been let go.
 
         Args:
-            machine: The QEMU process.
+            machine: The QEMU process; its output socket passes to the instance.
             milestones_ns: `requested` and `isolated`.
             disk: File of the instance's own disk, and what the part is called.
             image_bytes: What the disk holds of the image: what the guest could read.
             address: Where the guest can be reached.
-            diagnostics: Doubts that came up while launching.
+            diagnostics: What came up while launching.
             take_away: Removes what the instance has besides its machine.
         """
-        self.milestones_ns = milestones_ns
-        self.output = Output()
-        self.exit: Exit | None = None
-        self.address = address
+        super().__init__(machine.output.detach(), milestones_ns, address)
         self.diagnostics = diagnostics
         self._machine = machine
         self._disk = disk
@@ -73,7 +68,7 @@ class VmInstance:
         # The workload has ended, but not all that it printed is here yet.
         self._ended: Exit | None = None
         self._open: dict[int, socket.socket] = {
-            end.fileno(): end for end in (machine.console, machine.control, machine.output)
+            end.fileno(): end for end in (machine.console, machine.control)
         }
 
     def pump(self, deadline_ns: int, wake_fd: int | None = None) -> None:
@@ -84,20 +79,21 @@ class VmInstance:
             UnexpectedExitError: The guest ended with the workload in it, or does not know how the
                 workload ended.
         """
-        poller = select.poll()
-        for fd in self._open:
-            poller.register(fd, select.POLLIN)
-        if self.exit is None:
-            poller.register(self._machine.pidfd, select.POLLIN)
-        if wake_fd is not None:
-            poller.register(wake_fd, select.POLLIN)
         if self._ended is not None:
             deadline_ns = min(deadline_ns, self._ended.at_ns + _DRAIN_PATIENCE_NS)
-        # Rounded up: a poll that gives up some microseconds early would make callers spin.
-        left_ms = -(-max(0, deadline_ns - time.monotonic_ns()) // 1_000_000)
-        ready = {fd for fd, _ in poller.poll(left_ms)}
-        now = time.monotonic_ns()
-        self._take_streams(ready, now)
+        super().pump(deadline_ns, wake_fd)
+
+    def _register(self, poll: select.poll) -> None:
+        for fd in self._open:
+            poll.register(fd, select.POLLIN)
+        if self.exit is None:
+            poll.register(self._machine.pidfd, select.POLLIN)
+
+    def _take(self, ready: set[int], now: int) -> None:
+        # Console before control: marks on it come first in the guest too.
+        for fd, end in tuple(self._open.items()):
+            if fd in ready:
+                self._read(end, now)
         ended = self._ended
         if ended is not None and self.exit is None and now - ended.at_ns >= _DRAIN_PATIENCE_NS:
             self.exit = ended
@@ -147,6 +143,7 @@ class VmInstance:
             return
         self._machine.close()
         self._open.clear()
+        self._close_output()
         self._take_away()
         self.milestones_ns[Milestone.REMOVED] = time.monotonic_ns()
 
@@ -155,15 +152,7 @@ class VmInstance:
         tail = self._machine.tail()
         if Milestone.STARTED not in self.milestones_ns:
             return tail
-        printed = self.output.data.decode("utf-8", "replace").splitlines()[-_OUTPUT_LINES:]
-        return "\n".join((tail, *(printed or ["(the workload printed nothing)"])))
-
-    def _take_streams(self, ready: set[int], now: int) -> None:
-        """Read what is there. Console before control: marks on it come first in the guest too."""
-        machine = self._machine
-        for end in (machine.console, machine.output, machine.control):
-            if end.fileno() in ready and end.fileno() in self._open:
-                self._read(end, now)
+        return f"{tail}\n{super().console_tail() or '(the workload printed nothing)'}"
 
     def _read(self, end: socket.socket, now: int) -> bool:
         """Take in what one stream has; False when it has nothing, or has ended."""
@@ -177,9 +166,7 @@ class VmInstance:
             # QEMU is going; its pidfd tells the rest.
             del self._open[end.fileno()]
             return False
-        if end is self._machine.output:
-            self.output.append(data, now)
-        elif end is self._machine.console:
+        if end is self._machine.console:
             self._take_console(data, now)
         else:
             self._take_control(data, now)
@@ -228,13 +215,13 @@ class VmInstance:
 
     def _drain(self, now: int) -> None:
         """What was printed before the end belongs to it: it is in the socket by now."""
-        while self._machine.output.fileno() in self._open and self._read(self._machine.output, now):
-            pass
+        self._read_all(now)
         if self.exit is None:
             self.exit = self._ended
 
     def _take_end(self, now: int) -> None:
-        """QEMU is gone. Hear what it still had to say, then judge."""
+        """QEMU is gone. Read what it still had to say, then judge."""
+        self._read_all(now)
         for end in tuple(self._open.values()):
             while end.fileno() in self._open and self._read(end, now):
                 pass

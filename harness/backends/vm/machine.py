@@ -6,7 +6,6 @@ import contextlib
 import functools
 import os
 import re
-import select
 import shutil
 import signal
 import socket
@@ -16,9 +15,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from harness.backends.stream_instance import wait_readable
 from harness.backends.vm.argv import ROOT_DRIVE
-from harness.model.errors import LaunchFailedError, MeterError
+from harness.model.errors import HarnessError, LaunchFailedError, MeterError
+
+if TYPE_CHECKING:
+    from harness.backends.vm.qmp import QmpMonitor
 
 _HANDSHAKE_TIMEOUT_S = 30.0
 _METER_TIMEOUT_S = 2.0
@@ -37,14 +41,14 @@ class Ending(StrEnum):
     """It had to be killed."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Descriptors:
-    """The guest's ends of the socket pairs, as QEMU will find them."""
+    """The guest's ends of the socket pairs, named as in `Wiring`."""
 
-    console: int
-    qmp: int
-    control: int
-    output: int
+    console_fd: int
+    qmp_fd: int
+    control_fd: int
+    output_fd: int
 
 
 class Machine:
@@ -84,15 +88,15 @@ class Machine:
         self.console_bytes = b""
         self._log = log
         self._closed = False
-        self._monitor: object | None = None
+        self._monitor: QmpMonitor | None = None
         with contextlib.ExitStack() as mine, contextlib.ExitStack() as theirs:
-            ends: dict[str, socket.socket] = {}
-            fds: dict[str, int] = {}
-            for name in ("console", "qmp", "control", "output"):
+            ends: list[socket.socket] = []
+            fds: list[int] = []
+            for _ in range(4):
                 host, guest = socket.socketpair()
-                ends[name] = mine.enter_context(host)
-                fds[name] = theirs.enter_context(guest).fileno()
-            command = (*prefix, *death_signal_prefix(), *argv(Descriptors(**fds)))
+                ends.append(mine.enter_context(host))
+                fds.append(theirs.enter_context(guest).fileno())
+            command = (*prefix, *death_signal_prefix(), *argv(Descriptors(*fds)))
             with open(log, "wb") as errors:
                 try:
                     self.process = subprocess.Popen(
@@ -100,7 +104,7 @@ class Machine:
                         stdin=subprocess.DEVNULL,
                         stdout=errors,
                         stderr=errors,
-                        pass_fds=(*fds.values(), *inherited),
+                        pass_fds=(*fds, *inherited),
                         close_fds=True,
                         # Ctrl-C at the terminal is for us, who then end the guest in order.
                         start_new_session=True,
@@ -109,12 +113,7 @@ class Machine:
                     raise LaunchFailedError(f"{command[0]}: {error.strerror}") from None
             self.pidfd = os.pidfd_open(self.process.pid)
             mine.pop_all()
-        self.console, self.control, self.output = (
-            ends["console"],
-            ends["control"],
-            ends["output"],
-        )
-        self._qmp_end = ends["qmp"]
+        self.console, self._qmp_end, self.control, self.output = ends
         for end in (self.console, self.control, self.output):
             end.setblocking(False)
 
@@ -127,14 +126,14 @@ class Machine:
         Raises:
             LaunchFailedError: QEMU ended or does not answer; with what it complained of.
         """
-        from harness.backends.vm.qmp import QmpFailedError, QmpMonitor
+        # Late: it loads asyncio, which no other arm should pay for.
+        from harness.backends.vm.qmp import QmpMonitor
 
-        monitor = QmpMonitor(self._qmp_end, name)
-        self._monitor = monitor
+        self._monitor = QmpMonitor(self._qmp_end, name)
         try:
-            monitor.connect(_HANDSHAKE_TIMEOUT_S)
-            return monitor.accelerator(_HANDSHAKE_TIMEOUT_S)
-        except QmpFailedError as error:
+            self._monitor.connect(_HANDSHAKE_TIMEOUT_S)
+            return self._monitor.accelerator(_HANDSHAKE_TIMEOUT_S)
+        except HarnessError as error:
             raise self._no_start(str(error)) from None
 
     def run(self) -> None:
@@ -143,12 +142,10 @@ class Machine:
         Raises:
             LaunchFailedError: QEMU ended instead.
         """
-        from harness.backends.vm.qmp import QmpFailedError, QmpMonitor
-
-        assert isinstance(self._monitor, QmpMonitor)
+        assert self._monitor is not None
         try:
             self._monitor.execute("cont", _HANDSHAKE_TIMEOUT_S)
-        except QmpFailedError as error:
+        except HarnessError as error:
             raise self._no_start(str(error)) from None
 
     def disk_read_bytes(self) -> int:
@@ -157,13 +154,11 @@ class Machine:
         Raises:
             MeterError: QEMU does not say: it has ended, or is stuck.
         """
-        from harness.backends.vm.qmp import QmpFailedError, QmpMonitor
-
-        if not isinstance(self._monitor, QmpMonitor) or self.ended(0):
+        if self._monitor is None or self.ended(0):
             raise MeterError("QEMU has ended")
         try:
             return self._monitor.disk_read_bytes(ROOT_DRIVE, _METER_TIMEOUT_S)
-        except QmpFailedError as error:
+        except HarnessError as error:
             raise MeterError(str(error)) from None
 
     def keep_console(self, data: bytes) -> None:
@@ -173,7 +168,6 @@ class Machine:
     def tail(self) -> str:
         """QEMU's own complaints and the last lines of the console."""
         with contextlib.suppress(OSError):
-            # Whatever came since it was read last.
             while data := self.console.recv(65536):
                 self.keep_console(data)
         text = self.console_bytes.decode("utf-8", "replace").replace("\r\n", "\n")
@@ -189,7 +183,7 @@ class Machine:
     def last_complaint(self) -> str:
         """The last line of `complaints` that is one, not an advice; empty if there is none.
 
-        Without QEMU's own name and the place in its sources, which tell a user nothing.
+        QEMU's own name and the place in its sources are left out: they do not help a user.
         """
         lines = [line for line in self.complaints().splitlines() if not line.startswith("Use -")]
         return re.sub(r"^\S+: (\S+\.c:\d+: )?", "", lines[-1]) if lines else ""
@@ -198,9 +192,7 @@ class Machine:
         """Whether the process has ended, waiting for it at most so long."""
         if self.process.returncode is not None:
             return True
-        poller = select.poll()
-        poller.register(self.pidfd, select.POLLIN)
-        if not poller.poll(max(0, int(timeout_s * 1000))):
+        if not wait_readable(self.pidfd, int(timeout_s * 1e9)):
             return False
         self.process.wait()
         return True
@@ -219,15 +211,13 @@ class Machine:
 
     def close(self) -> None:
         """Kill what still runs and give back every descriptor. Idempotent."""
-        from harness.backends.vm.qmp import QmpMonitor
-
         if self._closed:
             return
         self._closed = True
         if not self.ended(0):
             self.process.kill()
             self.process.wait()
-        if isinstance(self._monitor, QmpMonitor):
+        if self._monitor is not None:
             self._monitor.close()
         for end in (self.console, self.control, self.output, self._qmp_end):
             end.close()
@@ -235,11 +225,9 @@ class Machine:
 
     def _quit(self, timeout_s: float) -> bool:
         """Say `quit`. QEMU often hangs up before it answers, and that is an answer."""
-        from harness.backends.vm.qmp import QmpFailedError, QmpMonitor
-
-        if not isinstance(self._monitor, QmpMonitor):
+        if self._monitor is None:
             return False
-        with contextlib.suppress(QmpFailedError):
+        with contextlib.suppress(HarnessError):
             self._monitor.execute("quit", timeout_s)
         return True
 

@@ -32,7 +32,7 @@ class Connection:
         reachable_at: The address at which the prober finds it.
         inherited: Descriptors that QEMU needs.
         prefix: Command in front of QEMU.
-        diagnostics: Doubts about this network.
+        diagnostics: What is to be said about this network.
     """
 
     netdev: str

@@ -15,22 +15,22 @@ from typing import Any, TypeVar
 
 from qemu.qmp import QMPClient, QMPError
 
+from harness.model.errors import HarnessError
+
 T = TypeVar("T")
 
 # What it has to say arrives as exceptions; without a handler Python prints it on stderr as well.
 logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
 
 
-class QmpFailedError(Exception):
-    """QEMU refused a command, hung up, or did not answer in time."""
-
-
 class QmpMonitor:
     """A QMP session with one QEMU process.
 
+    Every method raises HarnessError when QEMU refuses, hangs up, or does not answer in time.
+
     Args:
         connection: The host's end of the socket pair; the monitor owns it from now on.
-        name: What the session is called in logs.
+        name: Of the session, in logs.
     """
 
     def __init__(self, connection: socket.socket, name: str) -> None:
@@ -40,20 +40,12 @@ class QmpMonitor:
         self._connected = False
 
     def connect(self, timeout_s: float) -> None:
-        """Take the greeting and negotiate; QEMU answers once its machine is built.
-
-        Raises:
-            QmpFailedError: It did not, most often because QEMU has ended.
-        """
+        """Take the greeting and negotiate; QEMU answers once its machine is built."""
         self._run(self._client.connect(self._connection), timeout_s)
         self._connected = True
 
     def execute(self, command: str, timeout_s: float) -> Any:
-        """Run one command without arguments and return what QEMU returned.
-
-        Raises:
-            QmpFailedError: QEMU refused it, hung up, or took too long.
-        """
+        """Run one command without arguments and return what QEMU returned."""
         return self._run(self._client.execute(command), timeout_s)
 
     def accelerator(self, timeout_s: float) -> str:
@@ -61,15 +53,11 @@ class QmpMonitor:
         return "kvm" if self.execute("query-kvm", timeout_s)["enabled"] else "tcg"
 
     def disk_read_bytes(self, drive: str, timeout_s: float) -> int:
-        """What the guest has read of a drive so far (QMP `query-blockstats`, `rd_bytes`).
-
-        Raises:
-            QmpFailedError: As for `execute`, or there is no such drive.
-        """
+        """What the guest has read of a drive so far (QMP `query-blockstats`, `rd_bytes`)."""
         for device in self.execute("query-blockstats", timeout_s):
             if device.get("device") == drive:
                 return int(device["stats"]["rd_bytes"])
-        raise QmpFailedError(f"QEMU knows no drive {drive}")
+        raise HarnessError(f"QEMU knows no drive {drive}")
 
     def close(self) -> None:
         """Hang up. QEMU may have done so before: after `quit` that is its way to answer."""
@@ -90,6 +78,6 @@ class QmpMonitor:
         try:
             return self._loop.run_until_complete(asyncio.wait_for(work, timeout_s))
         except TimeoutError:
-            raise QmpFailedError(f"QEMU did not answer within {timeout_s:g} s") from None
+            raise HarnessError(f"QEMU did not answer within {timeout_s:g} s") from None
         except (QMPError, EOFError, OSError) as error:
-            raise QmpFailedError(str(error) or type(error).__name__) from None
+            raise HarnessError(str(error) or type(error).__name__) from None

@@ -13,6 +13,7 @@ import lzma
 import struct
 import subprocess
 import zlib
+from collections.abc import Iterator
 
 from harness.model.errors import PrepareError
 
@@ -46,16 +47,19 @@ def extract_elf(image: bytes, name: str) -> bytes:
 
 def has_pvh_entry(elf: bytes) -> bool:
     """Whether a 64-bit ELF kernel has the PVH entry point (a Xen note, CONFIG_PVH)."""
-    program_offset, entry_size, entries = (
-        struct.unpack_from("<Q", elf, 32)[0],
-        *struct.unpack_from("<HH", elf, 54),
+    return any(
+        kind == _PT_NOTE and _XEN_ELFNOTE_PHYS32_ENTRY in _xen_notes(elf, offset, offset + size)
+        for kind, offset, size in program_headers(elf)
     )
-    for index in range(entries):
-        header = program_offset + index * entry_size
-        kind, _, offset, _, _, size = struct.unpack_from("<IIQQQQ", elf, header)
-        if kind == _PT_NOTE and _XEN_ELFNOTE_PHYS32_ENTRY in _xen_notes(elf, offset, offset + size):
-            return True
-    return False
+
+
+def program_headers(elf: bytes) -> Iterator[tuple[int, int, int]]:
+    """Type, file offset and size in bytes of each segment of a 64-bit ELF file (elf(5), Phdr)."""
+    (start,) = struct.unpack_from("<Q", elf, 32)
+    entry_bytes, count = struct.unpack_from("<HH", elf, 54)
+    for position in range(start, start + count * entry_bytes, entry_bytes):
+        kind, _, offset, _, _, size = struct.unpack_from("<IIQQQQ", elf, position)
+        yield kind, offset, size
 
 
 def _xen_notes(elf: bytes, position: int, end: int) -> set[int]:
@@ -110,12 +114,17 @@ def _decompress(payload: bytes, name: str) -> bytes:
     command = _COMMANDS.get(payload[:4])
     if command is None:
         raise PrepareError(f"{name}: compressed in an unknown way (magic {payload[:4].hex()})")
-    return _run(command, payload[:-4], name)
+    return decompressed_by(command, payload[:-4], name)
 
 
-def _run(command: tuple[str, ...], payload: bytes, name: str) -> bytes:
+def decompressed_by(command: tuple[str, ...], data: bytes, name: str) -> bytes:
+    """What a program makes of compressed data.
+
+    Raises:
+        PrepareError: There is no such program, or it refuses.
+    """
     try:
-        return subprocess.run(command, input=payload, capture_output=True, check=True).stdout
+        return subprocess.run(command, input=data, capture_output=True, check=True).stdout
     except FileNotFoundError:
         raise PrepareError(
             f"{name} is compressed by {command[0]}, and there is no such command; "

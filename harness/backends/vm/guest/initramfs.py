@@ -4,25 +4,31 @@ from __future__ import annotations
 
 import re
 import shutil
-import struct
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 from harness.backends.vm.arms import Bus
+from harness.backends.vm.guest.bzimage import program_headers
 from harness.backends.vm.guest.cpio import Archive
 from harness.backends.vm.guest.kernel import Kernel
 from harness.backends.vm.guest.modules import ModuleTree
 from harness.model.errors import PrepareError
+from runtime import ContainerSpec
 
 _BASE_MODULES: Mapping[Bus, tuple[str, ...]] = {
     Bus.PCI: ("virtio_pci", "virtio_blk", "virtio_console"),
     Bus.MMIO: ("virtio_mmio", "virtio_blk", "virtio_console"),
 }
 _NETWORK_MODULES = ("virtio_net",)
+_PT_INTERP = 3
+"""The segment by which an ELF program names its dynamic loader (elf(5))."""
 
+_FOLDERS = (
+    *("bin", "dev", "etc", "modules", "modules/base", "modules/network", "proc", "root"),
+    *("steelyard", "sys", "device-links", "device-links/pts", "device-links/shm"),
+)
 _APPLETS = (
     *("cat", "chroot", "cp", "env", "ifconfig", "insmod", "mkdir", "mount", "nsenter", "reboot"),
     *("route", "setsid", "sh", "sleep", "time", "usleep"),
@@ -44,12 +50,7 @@ devpts   /root/dev/pts  devpts   nosuid,noexec,mode=620,ptmxmode=666,gid=5 0 0
 shm      /root/dev/shm  tmpfs    nosuid,nodev,noexec,mode=1777      0 0
 """
 # What devtmpfs does not have by itself; copied over it.
-_DEVICE_LINKS = {
-    "fd": "/proc/self/fd",
-    "stdin": "fd/0",
-    "stdout": "fd/1",
-    "stderr": "fd/2",
-}
+_DEVICE_LINKS = {"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}
 
 # What a shell sets or changes by itself; such variables and those whose names are no shell names go
 # through env(1), which costs another exec.
@@ -64,25 +65,6 @@ _LEAKED = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Command:
-    """A workload, resolved against its image.
-
-    Attributes:
-        argv: At least one word.
-        environment: All of it.
-        uid: Numeric user.
-        gid: Numeric group.
-        directory: Working directory, absolute.
-    """
-
-    argv: tuple[str, ...]
-    environment: Mapping[str, str]
-    uid: int
-    gid: int
-    directory: str
-
-
 def base_initramfs(kernel: Kernel, bus: Bus) -> bytes:
     """The part that depends on kernel and machine alone. Not compressed: a guest would pay for it.
 
@@ -90,9 +72,7 @@ def base_initramfs(kernel: Kernel, bus: Bus) -> bytes:
         PrepareError: A module or a static busybox is missing.
     """
     archive = Archive()
-    for name in ("bin", "dev", "etc", "modules", "modules/base", "modules/network", "proc"):
-        archive.directory(name)
-    for name in ("root", "steelyard", "sys"):
+    for name in _FOLDERS:
         archive.directory(name)
     # The kernel opens /dev/console for init before anything is mounted.
     archive.character_device("dev/console", 5, 1)
@@ -100,8 +80,6 @@ def base_initramfs(kernel: Kernel, bus: Bus) -> bytes:
     archive.file("etc/early", _EARLY_MOUNTS.encode())
     archive.file("etc/fstab", _MOUNTS.encode())
     archive.fifo("steelyard/pipe", 0o666)
-    for name in ("device-links", "device-links/pts", "device-links/shm"):
-        archive.directory(name)
     for name, target in _DEVICE_LINKS.items():
         archive.symlink(f"device-links/{name}", target)
     archive.file("init", _guest_file("init"), 0o755)
@@ -116,26 +94,26 @@ def base_initramfs(kernel: Kernel, bus: Bus) -> bytes:
     return archive.finish()
 
 
-def workload_segment(command: Command) -> bytes:
+def workload_segment(workload: ContainerSpec) -> bytes:
     """The part that depends on the workload: one script, as a cpio archive of its own."""
     archive = Archive()
-    archive.file("steelyard/workload", workload_script(command), 0o755)
+    archive.file("steelyard/workload", workload_script(workload), 0o755)
     return archive.finish()
 
 
-def workload_script(command: Command) -> bytes:
+def workload_script(workload: ContainerSpec) -> bytes:
     """guest/workload between the facts of one workload and the exec of it.
 
     Every byte but NUL passes: single quotes hold everything but themselves (sh(1), Quoting).
     """
-    search = command.environment.get("PATH", "")
+    environment = workload.environment
     head = [
-        f"uid={command.uid} gid={command.gid}".encode(),
-        b"search=" + _quoted(search),
-        b"directory=" + _quoted(command.directory),
-        b"set -- " + b" ".join(map(_quoted, command.argv)),
+        f"uid={workload.user.uid} gid={workload.user.gid}".encode(),
+        b"search=" + _quoted(environment.get("PATH", "")),
+        b"directory=" + _quoted(workload.working_directory),
+        b"set -- " + b" ".join(map(_quoted, workload.command)),
     ]
-    return b"\n".join([*head, _guest_file("workload") + _exec_lines(command.environment)])
+    return b"\n".join([*head, _guest_file("workload") + _exec_lines(environment)])
 
 
 def _exec_lines(environment: Mapping[str, str]) -> bytes:
@@ -168,21 +146,13 @@ def find_busybox() -> Path:
     if found is None:
         raise PrepareError(f"no busybox for the guest's initramfs; {remedy}")
     path = Path(found).resolve()
-    if _needs_loader(path.read_bytes()):
+    if any(kind == _PT_INTERP for kind, _, _ in program_headers(path.read_bytes())):
         raise PrepareError(f"{path} is not static, so that no guest can run it; {remedy}")
     listed = subprocess.run([path, "--list"], capture_output=True, text=True, check=False)
     missing = sorted(set(_APPLETS) - set(listed.stdout.split()))
     if missing:
         raise PrepareError(f"{path} lacks the applets {', '.join(missing)}; {remedy}")
     return path
-
-
-def _needs_loader(elf: bytes) -> bool:
-    """Whether a 64-bit ELF program names a dynamic loader (elf(5), PT_INTERP)."""
-    (offset,) = struct.unpack_from("<Q", elf, 32)
-    size, count = struct.unpack_from("<HH", elf, 54)
-    headers = (struct.unpack_from("<I", elf, offset + index * size)[0] for index in range(count))
-    return 3 in headers
 
 
 def _guest_file(name: str) -> bytes:

@@ -7,12 +7,11 @@ when it is installed. But each module says itself what it depends on, in its `.m
 
 from __future__ import annotations
 
-import bz2
 import gzip
 import lzma
-import subprocess
 from pathlib import Path
 
+from harness.backends.vm.guest.bzimage import decompressed_by
 from harness.model.errors import PrepareError
 
 _SUFFIXES = (".ko", ".ko.gz", ".ko.xz", ".ko.zst")
@@ -31,9 +30,9 @@ class ModuleTree:
         for path in (directory / "kernel").rglob("*.ko*"):
             if path.name.endswith(_SUFFIXES):
                 self._paths[_canonical(path.name.partition(".")[0])] = path
-        self._builtin = {
-            _canonical(Path(line).stem) for line in _lines(directory / "modules.builtin")
-        }
+        builtin = directory / "modules.builtin"
+        listed = builtin.read_text().splitlines() if builtin.exists() else []
+        self._builtin = {_canonical(Path(line).stem) for line in listed}
 
     def load_order(self, wanted: tuple[str, ...]) -> tuple[str, ...]:
         """The wanted modules and all that they depend on, each after its dependencies.
@@ -57,10 +56,8 @@ class ModuleTree:
                 return gzip.decompress(data)
             case ".xz":
                 return lzma.decompress(data)
-            case ".bz2":
-                return bz2.decompress(data)
             case ".zst":
-                return _run_zstd(data, path)
+                return decompressed_by(("zstd", "-dcq"), data, str(path))
             case _:
                 return data
 
@@ -93,21 +90,3 @@ def dependencies(module: bytes) -> tuple[str, ...]:
 def _canonical(name: str) -> str:
     """Module names spell `-` and `_` as they like; the kernel takes them for the same."""
     return name.replace("-", "_")
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text().splitlines()
-    except FileNotFoundError:
-        return []
-
-
-def _run_zstd(data: bytes, path: Path) -> bytes:
-    try:
-        return subprocess.run(["zstd", "-dcq"], input=data, capture_output=True, check=True).stdout
-    except FileNotFoundError:
-        raise PrepareError(f"{path} is compressed by zstd; install the zstd command") from None
-    except subprocess.CalledProcessError as error:
-        raise PrepareError(
-            f"{path} cannot be decompressed: {error.stderr.decode().strip()}"
-        ) from None

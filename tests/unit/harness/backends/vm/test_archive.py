@@ -12,9 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.backends.vm.guest.cpio import Archive
-from harness.backends.vm.guest.initramfs import Command, workload_script
+from harness.backends.vm.guest.initramfs import workload_script
 from harness.backends.vm.guest.modules import ModuleTree, dependencies
 from harness.model.errors import PrepareError
+from runtime import ContainerSpec, DirectoryRoot
+from runtime.launch.spec import User
 
 BUSYBOX = "/bin/busybox"
 PATH = "/usr/local/bin:/usr/bin:/bin"
@@ -113,7 +115,19 @@ def test_a_module_without_modinfo_depends_on_nothing() -> None:
 REPORT = "cat /proc/$$/cmdline; printf '\\001'; exec cat /proc/self/environ"
 
 
-def run_script(command: Command, folder: Path) -> tuple[int, list[str], bytes]:
+def workload(
+    argv: tuple[str, ...], environment: dict[str, str], uid: int, gid: int, directory: str
+) -> ContainerSpec:
+    return ContainerSpec(
+        DirectoryRoot(""),
+        argv,
+        environment,
+        user=User(uid, gid),
+        working_directory=directory,
+    )
+
+
+def run_script(command: ContainerSpec, folder: Path) -> tuple[int, list[str], bytes]:
     """Run a workload script as guest/init does.
 
     Returns:
@@ -163,10 +177,10 @@ def test_every_byte_of_arguments_and_environment_arrives(
 ) -> None:
     folder = tmp_path_factory.mktemp("script")
     environment = {"PATH": PATH} | {f"NAME_{i}": value for i, value in enumerate(values)}
-    command = Command(("sh", "-c", REPORT, *arguments), environment, 0, 0, "/")
+    command = workload(("sh", "-c", REPORT, *arguments), environment, 0, 0, "/")
     code, control, printed = run_script(command, folder)
     assert (code, control) == (0, ["started"])
-    expected = b"".join(os.fsencode(word) + b"\0" for word in command.argv) + b"\1"
+    expected = b"".join(os.fsencode(word) + b"\0" for word in command.command) + b"\1"
     assert printed[: len(expected)] == expected
     wanted = {os.fsencode(f"{name}={value}") for name, value in environment.items()}
     found = {item for item in printed[len(expected) :].split(b"\0") if item}
@@ -177,20 +191,20 @@ def test_every_byte_of_arguments_and_environment_arrives(
 @pytest.mark.parametrize("name", ["my.dotted", "IFS", "steelyard_name", "RANDOM", "1st"])
 def test_variables_that_are_none_of_a_shell_arrive_too(tmp_path: Path, name: str) -> None:
     environment = {"PATH": PATH, name: "a b'c"}
-    command = Command(("/bin/cat", "/proc/self/environ"), environment, 0, 0, "/")
+    command = workload(("/bin/cat", "/proc/self/environ"), environment, 0, 0, "/")
     code, control, printed = run_script(command, tmp_path)
     assert (code, control) == (0, ["started"])
     assert printed == f"PATH={PATH}\0{name}=a b'c\0".encode()
 
 
 def test_nothing_of_the_guest_leaks_into_the_environment(tmp_path: Path) -> None:
-    command = Command(("/bin/cat", "/proc/self/environ"), {"ONLY": "this"}, 0, 0, "/usr")
+    command = workload(("/bin/cat", "/proc/self/environ"), {"ONLY": "this"}, 0, 0, "/usr")
     assert run_script(command, tmp_path) == (0, ["started"], b"ONLY=this\0")
 
 
 def test_no_descriptor_of_the_guest_leaks_into_the_workload(tmp_path: Path) -> None:
     look = "for fd in /proc/$$/fd/*; do readlink $fd; done"
-    command = Command(("/bin/sh", "-c", look), {"PATH": PATH}, 0, 0, "/")
+    command = workload(("/bin/sh", "-c", look), {"PATH": PATH}, 0, 0, "/")
     _, _, printed = run_script(command, tmp_path)
     assert printed.split()[0] == b"/dev/null"
     # Output and errors; not the control port, not the guest's root, not the script.
@@ -207,7 +221,7 @@ def test_the_first_match_in_path_is_taken_and_no_applet(tmp_path: Path) -> None:
     (tmp_path / "zeroth").mkdir()
     (tmp_path / "zeroth/ls").write_text("not executable")
     path = ":".join(str(tmp_path / name) for name in ("zeroth", "first", "second"))
-    _, _, printed = run_script(Command(("ls",), {"PATH": path}, 0, 0, "/"), tmp_path)
+    _, _, printed = run_script(workload(("ls",), {"PATH": path}, 0, 0, "/"), tmp_path)
     assert printed.split() == [b"right", str(tmp_path / "first/ls").encode()]
 
 
@@ -223,7 +237,7 @@ def test_the_first_match_in_path_is_taken_and_no_applet(tmp_path: Path) -> None:
 def test_a_command_that_cannot_run_is_refused_by_name(
     tmp_path: Path, argv: tuple[str, ...], code: int, complaint: str
 ) -> None:
-    command = Command(argv, {"PATH": PATH}, 0, 0, "/")
+    command = workload(argv, {"PATH": PATH}, 0, 0, "/")
     assert run_script(command, tmp_path) == (code, [complaint], b"")
 
 
@@ -234,7 +248,9 @@ def test_the_user_is_dropped_to_and_the_folder_made(tmp_path: Path) -> None:
         if folder.stat().st_uid == os.geteuid() and str(folder) != "/":
             folder.chmod(folder.stat().st_mode | 0o011)
     where = tmp_path / "made" / "here"
-    command = Command(("sh", "-c", "id -u; id -g; id -G; pwd"), {"PATH": PATH}, 123, 45, str(where))
+    command = workload(
+        ("sh", "-c", "id -u; id -g; id -G; pwd"), {"PATH": PATH}, 123, 45, str(where)
+    )
     code, control, printed = run_script(command, tmp_path)
     assert (code, control) == (0, ["started"])
     assert printed.split() == [b"123", b"45", b"45", os.fsencode(where)]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness.backends.vm.accelerator import (
-    Verdict,
+    AcceleratorVerdict,
     choose,
     find_firmware,
     kvm_verdict,
@@ -60,7 +60,10 @@ def test_options_that_cannot_be(options: dict[str, object], complaint: str) -> N
         MICRO.with_options(options, "odd")
 
 
-WORKS, DOES_NOT = Verdict(True, "a guest booted on it"), Verdict(False, "there is no /dev/kvm")
+WORKS, DOES_NOT = (
+    AcceleratorVerdict(True, "a guest booted on it"),
+    AcceleratorVerdict(False, "there is no /dev/kvm"),
+)
 
 
 def test_the_accelerator_is_what_works_or_what_was_asked_for() -> None:
@@ -81,7 +84,7 @@ def test_without_a_device_no_kernel_is_asked_for(
         raise AssertionError
 
     verdict = kvm_verdict(no_kernel, print)  # type: ignore[arg-type]
-    assert verdict == Verdict(False, "there is no /dev/kvm")
+    assert verdict == AcceleratorVerdict(False, "there is no /dev/kvm")
     assert verdict.accelerator == "tcg"
 
 
@@ -93,7 +96,7 @@ def test_a_damaged_file_of_verdicts_is_no_verdict(tmp_path: Path, content: str) 
     file.write_text(content)
     assert _read(file) == {}
     file.write_text(json.dumps({"key": {"usable": True, "reason": "why"}}))
-    assert _read(file) == {"key": Verdict(True, "why")}
+    assert _read(file) == {"key": AcceleratorVerdict(True, "why")}
 
 
 @pytest.mark.parametrize(("length", "mask"), [(16, "255.255.0.0"), (24, "255.255.255.0")])

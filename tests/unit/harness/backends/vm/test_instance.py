@@ -33,7 +33,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     def start(script: str) -> VmInstance:
         def argv(fds: Descriptors) -> tuple[str, ...]:
             names = ("console", "qmp", "control", "output")
-            variables = " ".join(f"{name}={getattr(fds, name)}" for name in names)
+            variables = " ".join(f"{name}={getattr(fds, f'{name}_fd')}" for name in names)
             return ("/bin/bash", "-c", f"{variables}; {script}")
 
         machine = Machine(argv, tmp_path / "log")
