@@ -3,27 +3,7 @@
 An instance of it behaves as its arm's options say, after delays that they give, so the schedule,
 the runner, the records and the reports can be exercised in milliseconds and without privilege, and
 failures can be had at will. It measures nothing: its times are the delays, its disk parts figures
-from the options. It is never among the default arms of anything.
-
-| option | meaning | default |
-|---|---|---|
-| `isolated_ms`, `started_ms` | from request until isolated, until started | 1, 2 |
-| `work_ms` | from started until the workload has printed, and ends or serves | 3 |
-| `stop_ms`, `remove_ms` | how long stopping and removing take | 0.2, 0.2 |
-| `jitter` | each delay is multiplied by 1 to 1 + jitter | 0 |
-| `seed` | of the jitter | 0 |
-| `output` | what the workload prints when its work is done | the command's words |
-| `exit_code`, `signal` | how it ends; a code of -1: not by itself | 0, none |
-| `body` | what it serves, when the scenario needs the network | a page |
-| `fail` | `prepare`, `launch`, `boot` or `unavailable` | none |
-| `fail_every` | fail in every n-th instance only | 1 |
-| `disk_bytes` | of its one exclusive disk part, before it has run | 4096 |
-| `delay_ms` | added to the work, and never stretched by the jitter: a known truth | 0 |
-| `written_bytes` | added to its disk until ready | 0 |
-| `touched_bytes` | added to the 1 MiB of memory that it claims to have | 0 |
-| `cpu_user_ms`, `cpu_system_ms` | CPU time it claims until ready | 1, 1 |
-| `image_read_bytes` | of its image of 1 MiB, until ready; -1: nothing counts it | -1 |
-| `waits` | whether delays are waited for, or only said to have gone by | true |
+from the options. It is never among the default arms of anything. `_OPTIONS` lists the options.
 """
 
 from __future__ import annotations
@@ -36,83 +16,55 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from harness.backends.null import listen, serve
+from harness.backends.preparation import unknown_options
+from harness.backends.stream_instance import StreamInstance
 from harness.model import Arm, DiskPart, Meter, Milestone, Reading, Scenario, Sharing
-from harness.model.backend import Accounting, Availability, Exit, Instance, Output, Progress
+from harness.model.backend import Accounting, Availability, Exit, Instance, Progress
 from harness.model.diagnostics import Diagnostic
 from harness.model.errors import BackendUnavailableError, LaunchFailedError, PrepareError
+from harness.model.network import Network
 
-if TYPE_CHECKING:
-    from harness.model.network import Network
-
-_DEFAULTS: Mapping[str, Any] = MappingProxyType(
-    {
-        "isolated_ms": 1.0,
-        "started_ms": 2.0,
-        "work_ms": 3.0,
-        "stop_ms": 0.2,
-        "remove_ms": 0.2,
-        "jitter": 0.0,
-        "seed": 0,
-        "output": None,
-        "exit_code": 0,
-        "signal": None,
-        "body": "<h1>fake</h1>\n",
-        "fail": None,
-        "fail_every": 1,
-        "disk_bytes": 4096,
-        "delay_ms": 0.0,
-        "written_bytes": 0,
-        "touched_bytes": 0,
-        "cpu_user_ms": 1.0,
-        "cpu_system_ms": 1.0,
-        "image_read_bytes": -1,
-        "waits": True,
-    }
-)
-_MEANINGS: Mapping[str, str] = MappingProxyType(
-    {
-        "isolated_ms": "from request until isolated",
-        "started_ms": "from request until started",
-        "work_ms": "from started until the workload has printed, and ends or serves",
-        "stop_ms": "how long stopping takes",
-        "remove_ms": "how long removing takes",
-        "jitter": "each delay is multiplied by 1 to 1 + jitter",
-        "seed": "of the jitter",
-        "output": "what the workload prints when its work is done",
-        "exit_code": "how it ends; -1: not by itself",
-        "signal": "the signal that ends it",
-        "body": "what it serves, when the scenario needs the network",
-        "fail": "prepare, launch, boot or unavailable",
-        "fail_every": "fail in every n-th instance only",
-        "disk_bytes": "of its one exclusive disk part, before it has run",
-        "delay_ms": "added to the work, without jitter",
-        "written_bytes": "added to its disk until ready",
-        "touched_bytes": "added to the 1 MiB of memory that it claims to have",
-        "cpu_user_ms": "CPU time in user mode that it claims until ready",
-        "cpu_system_ms": "CPU time in the kernel that it claims until ready",
-        "image_read_bytes": "of its image of 1 MiB, until ready; -1: nothing counts it",
-        "waits": "whether delays are waited for, or only said to have gone by",
-    }
-)
+_OPTIONS: Mapping[str, tuple[Any, str]] = {
+    "isolated_ms": (1.0, "from request until isolated"),
+    "started_ms": (2.0, "from request until started"),
+    "work_ms": (3.0, "from started until the workload has printed, and ends or serves"),
+    "stop_ms": (0.2, "how long stopping takes"),
+    "remove_ms": (0.2, "how long removing takes"),
+    "jitter": (0.0, "each delay is multiplied by 1 to 1 + jitter"),
+    "seed": (0, "of the jitter"),
+    "output": (None, "what the workload prints when its work is done"),
+    "exit_code": (0, "how it ends; -1: not by itself"),
+    "signal": (None, "the signal that ends it"),
+    "body": ("<h1>fake</h1>\n", "what it serves, when the scenario needs the network"),
+    "fail": (None, "prepare, launch, boot or unavailable"),
+    "fail_every": (1, "fail in every n-th instance only"),
+    "disk_bytes": (4096, "of its one exclusive disk part, before it has run"),
+    # A known truth: never stretched.
+    "delay_ms": (0.0, "added to the work, without jitter"),
+    "written_bytes": (0, "added to its disk until ready"),
+    "touched_bytes": (0, "added to the 1 MiB of memory that it claims to have"),
+    "cpu_user_ms": (1.0, "CPU time in user mode that it claims until ready"),
+    "cpu_system_ms": (1.0, "CPU time in the kernel that it claims until ready"),
+    "image_read_bytes": (-1, "of its image of 1 MiB, until ready; -1: nothing counts it"),
+    "waits": (True, "whether delays are waited for, or only said to have gone by"),
+}
+"""Option -> its default, and what it means; without `output` it prints its command's words."""
 _MEMORY_BYTES = _IMAGE_BYTES = 1 << 20
 _FAILURES = ("prepare", "launch", "boot", "unavailable")
 
 
-class FakeInstance:
-    """A box that follows its script. Implements `harness.model.backend.Instance`."""
+class FakeInstance(StreamInstance):
+    """A box that follows its script."""
 
     def __init__(self, arm: FakeArm, random_: random.Random, *, dies: bool) -> None:
+        super().__init__(-1, {}, None if arm.lab is None else arm.lab.gateway)
         self._options = arm.options
         self._random = random_
-        self.milestones_ns: dict[Milestone, int] = {}
-        self.output = Output()
-        self.exit: Exit | None = None
-        self.address: str | None = None
-        self.diagnostics: list[Diagnostic] = []
         self._listener: socket.socket | None = None
-        # By how much its clock is ahead of the host's, if it does not wait for its delays.
+        # How far its clock is beyond the host's, if it does not wait for its delays.
         self._ahead_ns = 0
         begun_ns = time.monotonic_ns()
         self.milestones_ns[Milestone.REQUESTED] = begun_ns
@@ -124,8 +76,6 @@ class FakeInstance:
         self._work_done_ns: int | None = started_ns + self._delay_ns("work_ms") + delay_ns
         self._lab = arm.lab
         self._port = arm.scenario.readiness.port
-        if arm.lab is not None:
-            self.address = arm.lab.gateway
 
     def _delay_ns(self, option: str) -> int:
         stretch = 1 + self._random.random() * float(self._options["jitter"])
@@ -148,20 +98,20 @@ class FakeInstance:
 
     def pump(self, deadline_ns: int, wake_fd: int | None = None) -> None:
         """See `harness.model.backend.Instance.pump`."""
-        until_ns = deadline_ns
         if self._work_done_ns is not None:
-            until_ns = min(until_ns, self._work_done_ns)
-        poll = select.poll()
-        for fd in (wake_fd, self._listener):
-            if fd is not None:
-                poll.register(fd, select.POLLIN)
+            deadline_ns = min(deadline_ns, self._work_done_ns)
         if not self._options["waits"]:
-            self._wait_until(until_ns)
-        left_ms = -(-max(0, until_ns - self._now_ns()) // 1_000_000)
-        ready = {fd for fd, _ in poll.poll(left_ms)}
+            self._wait_until(deadline_ns)
+        super().pump(deadline_ns - self._ahead_ns, wake_fd)
+
+    def _register(self, poll: select.poll) -> None:
+        if self._listener is not None:
+            poll.register(self._listener, select.POLLIN)
+
+    def _take(self, ready: set[int], now: int) -> None:
         if self._listener is not None and self._listener.fileno() in ready:
-            self._serve()
-        if self._work_done_ns is not None and self._now_ns() >= self._work_done_ns:
+            serve(self._listener, self._options["body"].encode())
+        if self._work_done_ns is not None and now + self._ahead_ns >= self._work_done_ns:
             self._work_done_ns = None
             self._finish_work()
 
@@ -171,28 +121,11 @@ class FakeInstance:
             raise LaunchFailedError("the fake box died while booting, as asked", "fake: dying\n")
         self.output.append(self._options["output"].encode(), now_ns)
         if self._lab is not None:
-            self._listener = self._lab.call(self._listen)
+            self._listener = listen(self._lab, self._port)
         elif self._options["signal"] is not None:
             self.exit = Exit(None, self._options["signal"], now_ns)
         elif self._options["exit_code"] >= 0:
             self.exit = Exit(self._options["exit_code"], None, now_ns)
-
-    def _listen(self) -> socket.socket:
-        """Made on the lab's thread, so the port is one of the lab's namespace."""
-        return socket.create_server((self.address or "", self._port or 0), backlog=64)
-
-    def _serve(self) -> None:
-        assert self._listener is not None
-        connection, _ = self._listener.accept()
-        body = self._options["body"].encode()
-        header = f"HTTP/1.0 200 OK\r\nContent-Length: {len(body)}\r\n\r\n"
-        with connection:
-            connection.settimeout(1)
-            try:
-                connection.recv(4096)
-                connection.sendall(header.encode() + body)
-            except OSError:
-                return
 
     def disk_parts(self) -> tuple[DiskPart, ...]:
         """One part, as large as the options say."""
@@ -202,12 +135,13 @@ class FakeInstance:
         """No process is its own: what it claims is all there is."""
         options = self._options
         memory_bytes = _MEMORY_BYTES + options["touched_bytes"]
+        user_ns, system_ns = (
+            float(options[name]) * 1e6 for name in ("cpu_user_ms", "cpu_system_ms")
+        )
         values = {
-            Meter.CPU_NS: round(
-                (float(options["cpu_user_ms"]) + float(options["cpu_system_ms"])) * 1e6
-            ),
-            Meter.CPU_USER_NS: round(float(options["cpu_user_ms"]) * 1e6),
-            Meter.CPU_SYSTEM_NS: round(float(options["cpu_system_ms"]) * 1e6),
+            Meter.CPU_NS: round(user_ns + system_ns),
+            Meter.CPU_USER_NS: round(user_ns),
+            Meter.CPU_SYSTEM_NS: round(system_ns),
             Meter.PSS_BYTES: memory_bytes,
             Meter.USS_BYTES: memory_bytes,
             Meter.CGROUP_CURRENT_BYTES: memory_bytes,
@@ -239,10 +173,6 @@ class FakeInstance:
         """See `harness.model.backend.Instance.remove`."""
         if Milestone.REMOVED not in self.milestones_ns:
             self.milestones_ns[Milestone.REMOVED] = self._pass("remove_ms", self._now_ns())
-
-    def console_tail(self) -> str:
-        """What it printed."""
-        return self.output.data.decode()
 
 
 class FakeArm:
@@ -288,17 +218,15 @@ class FakeBackend:
     """Boxes for testing everything around boxes."""
 
     name = "fake"
-    options = _MEANINGS
+    options: Mapping[str, str] = MappingProxyType(
+        {name: meaning for name, (_, meaning) in _OPTIONS.items()}
+    )
 
     def check_options(self, options: Mapping[str, Any]) -> tuple[str, ...]:
         """Names, and the values that are of a fixed set."""
         from harness.model.suggestions import did_you_mean
 
-        problems = [
-            f"unknown option {name!r}; {did_you_mean(name, [*_DEFAULTS])}"
-            for name in options
-            if name not in _DEFAULTS
-        ]
+        problems = list(unknown_options(self, options))
         failure = options.get("fail")
         if failure not in (None, *_FAILURES):
             known = did_you_mean(str(failure), _FAILURES)
@@ -329,7 +257,7 @@ def _layer(size: int) -> tuple[DiskPart, ...]:
 def _options(arm: Arm, scenario: Scenario) -> dict[str, Any]:
     for problem in FakeBackend().check_options(arm.options):
         raise PrepareError(f"arm {arm.name}: {problem}")
-    options = {**_DEFAULTS, **arm.options}
+    options = {name: default for name, (default, _) in _OPTIONS.items()} | dict(arm.options)
     if options["output"] is None:
         options["output"] = " ".join(scenario.workload.command[1:]) + "\n"
     if not options["waits"] and scenario.readiness.needs_network:

@@ -16,25 +16,17 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from harness.backends.stream_instance import StreamInstance
+from harness.backends.preparation import unknown_options
+from harness.backends.stream_instance import StreamInstance, wait_readable
 from harness.model import Arm, DiskPart, Milestone, ReadinessKind, Scenario
 from harness.model.backend import Accounting, Availability, Exit, Progress
 from harness.model.diagnostics import Diagnostic
 from harness.model.errors import LaunchFailedError, PrepareError
-from harness.model.suggestions import did_you_mean
-
-if TYPE_CHECKING:
-    from harness.model.network import Network
+from harness.model.network import Network
 
 _PATIENCE_NS = 5_000_000_000
-_OPTIONS: Mapping[str, str] = MappingProxyType(
-    {
-        "output": "what the workload is taken to have printed; its command's words by default",
-        "body": "what is served, when the scenario needs the network",
-    }
-)
 
 
 class NullInstance(StreamInstance):
@@ -54,7 +46,7 @@ class NullInstance(StreamInstance):
         try:
             if arm.lab is not None:
                 self.address = arm.lab.gateway
-                self._listener = arm.lab.call(lambda: _listen(arm))
+                self._listener = listen(arm.lab, arm.port)
             elif arm.ends:
                 self._pid, self._pidfd = _dead_process()
         except BaseException:
@@ -76,7 +68,7 @@ class NullInstance(StreamInstance):
 
     def _take(self, ready: set[int], now: int) -> None:
         if self._listener is not None and self._listener.fileno() in ready:
-            _serve(self._listener, self._body)
+            serve(self._listener, self._body)
         if self._pid is not None and self._pidfd in ready:
             self._reap(now)
 
@@ -119,28 +111,22 @@ class NullInstance(StreamInstance):
             self._pidfd = -1
         self.milestones_ns[Milestone.REMOVED] = time.monotonic_ns()
 
-    def console_tail(self) -> str:
-        """What it is taken to have printed."""
-        return self.output.data.decode(errors="replace")
-
 
 def _dead_process() -> tuple[int, int]:
     """A child that has ended and was not waited for: its pid and its pidfd."""
     pid = os.posix_spawnp("true", ["true"], os.environ, setsigmask=())
     pidfd = os.pidfd_open(pid)
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    poll.poll(_PATIENCE_NS / 1e6)
+    wait_readable(pidfd, _PATIENCE_NS)
     return pid, pidfd
 
 
-def _listen(arm: NullArm) -> socket.socket:
-    """Made on the lab's thread, so the port is one of the lab's namespace."""
-    assert arm.lab is not None
-    return socket.create_server((arm.lab.gateway, arm.port), backlog=64)
+def listen(lab: Network, port: int | None) -> socket.socket:
+    """Open a server on the lab's thread, so that the port is one of the lab's namespace."""
+    return lab.call(lambda: socket.create_server((lab.gateway, port or 0), backlog=64))
 
 
-def _serve(listener: socket.socket, body: bytes) -> None:
+def serve(listener: socket.socket, body: bytes) -> None:
+    """Answer one HTTP request that has come in."""
     connection, _ = listener.accept()
     with connection, contextlib.suppress(OSError):
         connection.settimeout(1)
@@ -157,7 +143,7 @@ class NullArm:
     def __init__(self, scenario: Scenario, arm: Arm, lab: Network | None) -> None:
         words = " ".join(scenario.workload.command[1:]) + "\n"
         self.lab = lab
-        self.port = scenario.readiness.port or 0
+        self.port = scenario.readiness.port
         self.ends = scenario.readiness.kind is ReadinessKind.EXIT
         self.output = str(arm.options.get("output", words)).encode()
         self.body = str(arm.options.get("body", "null\n")).encode()
@@ -190,15 +176,16 @@ class NullBackend:
     """The path of measuring, empty."""
 
     name = "null"
-    options = _OPTIONS
+    options: Mapping[str, str] = MappingProxyType(
+        {
+            "output": "what the workload is taken to have printed; its command's words by default",
+            "body": "what is served, when the scenario needs the network",
+        }
+    )
 
     def check_options(self, options: Mapping[str, Any]) -> tuple[str, ...]:
         """See `harness.model.backend.Backend.check_options`."""
-        return tuple(
-            f"null has no option {name!r}; {did_you_mean(name, tuple(_OPTIONS))}"
-            for name in options
-            if name not in _OPTIONS
-        )
+        return unknown_options(self, options)
 
     def availability(self) -> Availability:
         """There is nothing that could be missing."""

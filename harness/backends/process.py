@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import runtime
 from harness.backends.container import LaunchedArm, Place
@@ -29,11 +29,9 @@ from harness.meters.disk import measure
 from harness.model import Arm, DiskPart, Scenario, Sharing
 from harness.model.backend import Availability, PreparedArm, Progress
 from harness.model.errors import PrepareError
+from harness.model.network import Network
 from runtime.linux.features import probe_features
 from runtime.linux.files import remove_tree
-
-if TYPE_CHECKING:
-    from harness.model.network import Network
 
 _DEVICES = {"null": (1, 3), "zero": (1, 5), "random": (1, 8), "urandom": (1, 9)}
 

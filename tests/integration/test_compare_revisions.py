@@ -67,8 +67,8 @@ def copy(tmp_path: Path) -> Path:
     commit(folder, "first")
     source = folder / "harness" / "backends" / "fake.py"
     text = source.read_text()
-    assert '"isolated_ms": 1.0,' in text
-    source.write_text(text.replace('"isolated_ms": 1.0,', '"isolated_ms": 5.0,'))
+    assert '"isolated_ms": (1.0,' in text
+    source.write_text(text.replace('"isolated_ms": (1.0,', '"isolated_ms": (5.0,'))
     commit(folder, "second, slower")
     return folder
 

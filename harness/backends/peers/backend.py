@@ -34,13 +34,13 @@ from harness.backends.preparation import (
     image_spec,
     prepare_image,
     require_usable,
+    unknown_options,
     without_limits,
 )
 from harness.model import Arm, Scenario
 from harness.model.backend import Availability, PreparedArm, Progress
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.model.errors import HarnessError, PrepareError
-from harness.model.suggestions import did_you_mean
 from runtime.linux.cgroup_mounts import find_layout
 from runtime.linux.files import remove_tree
 from runtime.linux.mounts import MountNamespace, mount_folder, mount_tmpfs
@@ -62,12 +62,11 @@ class PeerBackend:
 
     def check_options(self, options: Mapping[str, Any]) -> tuple[str, ...]:
         """See `harness.model.backend.Backend.check_options`."""
-        problems = []
+        problems = list(unknown_options(self, options))
         for name, value in options.items():
             if name not in self.options:
-                hint = did_you_mean(name, tuple(self.options))
-                problems.append(f"{self.name} has no option {name!r}; {hint}")
-            elif name == "path" and not (isinstance(value, str) and os.path.isabs(value)):
+                continue
+            if name == "path" and not (isinstance(value, str) and os.path.isabs(value)):
                 problems.append(f"path should be an absolute path, is {value!r}")
             elif name == "runtime" and value not in _OCI_RUNTIMES:
                 known = " or ".join(_OCI_RUNTIMES)
