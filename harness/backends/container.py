@@ -6,10 +6,11 @@ import os
 import select
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import runtime
 from harness.backends.preparation import (
@@ -22,23 +23,18 @@ from harness.backends.preparation import (
 from harness.backends.stream_instance import StreamInstance
 from harness.meters.disk import measure
 from harness.model import Arm, DiskPart, Milestone, Scenario, Sharing
-from harness.model.backend import (
-    Accounting,
-    Availability,
-    Exit,
-    Instance,
-    PreparedArm,
-    Progress,
-)
+from harness.model.backend import Accounting, Availability, Exit, Instance, PreparedArm, Progress
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.model.errors import LaunchFailedError, PrepareError
+from harness.model.network import Lease, Network
 from runtime.linux.cgroup_mounts import find_layout
 from runtime.linux.features import probe_features
 
-if TYPE_CHECKING:
-    from harness.model.network import Lease, Network
 
-_WRITABLE_LAYER = "writable layer"
+def _writable_layer(directory: str | None) -> tuple[DiskPart, ...]:
+    if directory is None:
+        return ()
+    return (measure(directory, "writable layer", Sharing.EXCLUSIVE),)
 
 
 class ContainerInstance(StreamInstance):
@@ -80,10 +76,7 @@ class ContainerInstance(StreamInstance):
 
     def disk_parts(self) -> tuple[DiskPart, ...]:
         """The writable layer with all that overlay needs beside it, if there is one."""
-        directory = self._container.directory
-        if directory is None:
-            return ()
-        return (measure(directory, _WRITABLE_LAYER, Sharing.EXCLUSIVE),)
+        return _writable_layer(self._container.directory)
 
     def accounting(self) -> Accounting:
         """The workload's processes, and the control groups that only they are in."""
@@ -124,7 +117,7 @@ class Place:
     """One instance's place in the network.
 
     Attributes:
-        network: What the runtime is told.
+        network: For the runtime.
         address: Where the instance can be reached, if anywhere.
         lease: What is given back to the lab when it is removed.
         namespace_fd: Closed as soon as the instance has joined.
@@ -136,25 +129,18 @@ class Place:
     namespace_fd: int | None = None
 
 
+@dataclass(eq=False)
 class LaunchedArm:
     """What the arms `container` and `process` have in common: spec in, instance out.
 
     Nothing of a launch is kept here: several threads may be launching at once.
     """
 
-    def __init__(
-        self,
-        scenario: Scenario,
-        lab: Network | None,
-        image: runtime.Image,
-        template: runtime.ContainerSpec,
-    ) -> None:
-        self.scenario = scenario
-        self.lab = lab
-        self.image = image
-        self.template = template
-        self.facts: Mapping[str, str] = {}
-        self.diagnostics: tuple[Diagnostic, ...] = ()
+    lab: Network | None
+    image: runtime.Image
+    template: runtime.ContainerSpec
+    facts: Mapping[str, str] = field(default_factory=dict)
+    diagnostics: tuple[Diagnostic, ...] = ()
 
     def launch(self, name: str) -> Instance:
         """See `harness.model.backend.PreparedArm.launch`."""
@@ -204,16 +190,8 @@ class LaunchedArm:
 
 
 class _ContainerArm(LaunchedArm):
-    def __init__(
-        self,
-        scenario: Scenario,
-        lab: Network | None,
-        image: runtime.Image,
-        store: runtime.ImageStore,
-    ) -> None:
-        super().__init__(scenario, lab, image, image_spec(scenario, image, store))
-        self._lease_of_image = store.lease(image)
-        self._lease_of_image.__enter__()
+    hold: ExitStack
+    """Holds the lease on the image."""
 
     def find_place(self) -> Place:
         if self.lab is None:
@@ -224,19 +202,13 @@ class _ContainerArm(LaunchedArm):
 
     def initial_disk_parts(self) -> tuple[DiskPart, ...]:
         """The writable layer after every step of a launch but the last, the workload's exec."""
-
-        def look(directory: str | None) -> tuple[DiskPart, ...]:
-            if directory is None:
-                return ()
-            return (measure(directory, _WRITABLE_LAYER, Sharing.EXCLUSIVE),)
-
         try:
-            return runtime.rehearse_container(self.template, look)
+            return runtime.rehearse_container(self.template, _writable_layer)
         except runtime.ContainerError as error:
             raise PrepareError(f"a container cannot be set up: {error}") from error
 
     def close(self) -> None:
-        self._lease_of_image.__exit__(None, None, None)
+        self.hold.close()
 
 
 class ContainerBackend:
@@ -269,7 +241,9 @@ class ContainerBackend:
         del arm
         require_usable(self.name, self.availability())
         image, store = prepare_image(scenario, progress)
-        prepared = _ContainerArm(scenario, lab, image, store)
+        prepared = _ContainerArm(lab, image, image_spec(scenario, image, store))
+        prepared.hold = ExitStack()
+        prepared.hold.enter_context(store.lease(image))
         plan = runtime.plan_container(prepared.template)
         launcher = runtime.default_launcher()
         prepared.facts = MappingProxyType(

@@ -29,10 +29,10 @@ from harness.model.network import Network
 _PATIENCE_NS = 5_000_000_000
 
 
-class NullInstance(StreamInstance):
-    """A workload that is over, or a server that is there. See `harness.model.backend.Instance`."""
+class _Instance(StreamInstance):
+    """A workload that is over, or a server that is there."""
 
-    def __init__(self, arm: NullArm) -> None:
+    def __init__(self, arm: _Arm) -> None:
         output_fd, write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         super().__init__(output_fd, {}, None)
         self._body = arm.body
@@ -79,15 +79,12 @@ class NullInstance(StreamInstance):
         self._end(Exit(0, None, now), now)
 
     def disk_parts(self) -> tuple[DiskPart, ...]:
-        """It has nothing."""
         return ()
 
     def accounting(self) -> Accounting:
-        """It uses nothing that is not the harness's."""
         return Accounting((), "nothing", {})
 
     def stop(self, timeout_ns: int) -> None:
-        """See `harness.model.backend.Instance.stop`."""
         del timeout_ns
         if Milestone.STOPPED in self.milestones_ns:
             return
@@ -102,7 +99,6 @@ class NullInstance(StreamInstance):
         self.milestones_ns[Milestone.STOPPED] = time.monotonic_ns()
 
     def remove(self) -> None:
-        """See `harness.model.backend.Instance.remove`."""
         if Milestone.REMOVED in self.milestones_ns:
             return
         self._close_output()
@@ -135,9 +131,7 @@ def serve(listener: socket.socket, body: bytes) -> None:
         connection.sendall(header.encode() + body)
 
 
-class NullArm:
-    """See `harness.model.backend.PreparedArm`."""
-
+class _Arm:
     diagnostics: tuple[Diagnostic, ...] = ()
 
     def __init__(self, scenario: Scenario, arm: Arm, lab: Network | None) -> None:
@@ -150,26 +144,22 @@ class NullArm:
         self.facts: Mapping[str, str] = MappingProxyType({"null": "what measuring itself costs"})
 
     def disk_parts(self) -> tuple[DiskPart, ...]:
-        """There is no image."""
         return ()
 
     def initial_disk_parts(self) -> tuple[DiskPart, ...]:
-        """There is nothing."""
         return ()
 
     def image_paths(self) -> tuple[Path, ...]:
-        """There is no image."""
         return ()
 
-    def launch(self, name: str) -> NullInstance:
-        """See `harness.model.backend.PreparedArm.launch`."""
+    def launch(self, name: str) -> _Instance:
         try:
-            return NullInstance(self)
+            return _Instance(self)
         except OSError as error:
             raise LaunchFailedError(f"null: cannot make {name}: {error}") from error
 
     def close(self) -> None:
-        """Nothing was taken."""
+        pass
 
 
 class NullBackend:
@@ -193,9 +183,9 @@ class NullBackend:
 
     def prepare(
         self, scenario: Scenario, arm: Arm, lab: Network | None, progress: Progress
-    ) -> NullArm:
+    ) -> _Arm:
         """See `harness.model.backend.Backend.prepare`."""
         del progress
         if problems := self.check_options(arm.options):
             raise PrepareError(f"arm {arm.name}: {'; '.join(problems)}")
-        return NullArm(scenario, arm, lab)
+        return _Arm(scenario, arm, lab)

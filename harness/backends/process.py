@@ -7,7 +7,6 @@ would write into the layers themselves; it is made once for the run.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 from collections.abc import Mapping
@@ -37,16 +36,10 @@ _DEVICES = {"null": (1, 3), "zero": (1, 5), "random": (1, 8), "urandom": (1, 9)}
 
 
 class _ProcessArm(LaunchedArm):
-    def __init__(
-        self,
-        scenario: Scenario,
-        lab: Network | None,
-        image: runtime.Image,
-        rootfs: Path,
-        template: runtime.ContainerSpec,
-    ) -> None:
-        super().__init__(scenario, lab, image, template)
-        self.rootfs = rootfs
+    @property
+    def rootfs(self) -> Path:
+        assert isinstance(self.template.root, runtime.DirectoryRoot)
+        return Path(self.template.root.path)
 
     def find_place(self) -> Place:
         if self.lab is None:
@@ -66,8 +59,7 @@ class _ProcessArm(LaunchedArm):
         return (self.rootfs,)
 
     def close(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            remove_tree(self.rootfs)
+        remove_tree(self.rootfs)
 
 
 class ProcessBackend:
@@ -107,13 +99,14 @@ class ProcessBackend:
             namespaces=frozenset(),
             limits=runtime.ResourceLimits(),
         )
-        prepared = _ProcessArm(scenario, lab, image, rootfs, template)
-        facts: Mapping[str, str] = {
-            "image": image.digest,
-            "launcher": runtime.default_launcher(),
-            "plan_sha256": runtime.plan_container(template).sha256(),
-        }
-        prepared.facts = MappingProxyType(facts)
+        prepared = _ProcessArm(lab, image, template)
+        prepared.facts = MappingProxyType(
+            {
+                "image": image.digest,
+                "launcher": runtime.default_launcher(),
+                "plan_sha256": runtime.plan_container(template).sha256(),
+            }
+        )
         prepared.diagnostics = without_limits(scenario, "a plain process has no limits")
         return prepared
 

@@ -30,7 +30,7 @@ class StreamInstance(ABC):
         """Take over a workload that has just been started.
 
         Args:
-            output_fd: Reading end of the pipe that it prints to, non-blocking; closed here.
+            output_fd: Non-blocking end of what it prints to, closed here; -1 if there is none.
             milestones_ns: Absolute stamps, as far as they are known.
             address: Where it can be reached.
         """

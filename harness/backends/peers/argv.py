@@ -62,24 +62,16 @@ class Start:
 
 def run_argv(peer: Peer, start: Start) -> list[str]:
     """The command line that starts the box."""
+    workload = _engine_workload if peer.is_engine else _bwrap_workload
     argv: list[str] = []
     for word in peer.run:
-        if word is WORKLOAD:
-            argv += _BUILDERS[peer.name](start)
-        else:
-            argv.append(_filled(word, start))
+        argv += workload(start) if word is WORKLOAD else filled((word,), start)
     return argv
 
 
 def filled(words: tuple[str, ...], start: Start) -> list[str]:
     """A command line of the table without a workload."""
-    return [_filled(word, start) for word in words]
-
-
-def _filled(word: str, start: Start) -> str:
-    if not word.startswith("{"):
-        return word
-    return str(getattr(start, word[1:-1]))
+    return [str(getattr(start, word[1:-1])) if word[0] == "{" else word for word in words]
 
 
 def _bwrap_workload(start: Start) -> Iterator[str]:
@@ -100,18 +92,10 @@ def _bwrap_workload(start: Start) -> Iterator[str]:
     yield from spec.command
 
 
-def _podman_workload(start: Start) -> Iterator[str]:
-    yield from ("--network", "none" if start.network is None else f"ns:{start.network}")
-    yield from _engine_workload(start)
-
-
-def _docker_workload(start: Start) -> Iterator[str]:
-    yield from ("--network", "none")
-    yield from _engine_workload(start)
-
-
 def _engine_workload(start: Start) -> Iterator[str]:
     spec, limits = start.spec, start.spec.limits
+    # docker gets none: it joins no namespace.
+    yield from ("--network", "none" if start.network is None else f"ns:{start.network}")
     yield from ("--hostname", spec.hostname, "--workdir", spec.working_directory)
     yield from ("--user", f"{spec.user.uid}:{spec.user.gid}")
     for group in spec.user.additional_gids:
@@ -130,12 +114,6 @@ def _engine_workload(start: Start) -> Iterator[str]:
     yield from ("--entrypoint", "", start.image, *spec.command)
 
 
-_BUILDERS = {
-    "bwrap": _bwrap_workload,
-    "podman": _podman_workload,
-    "docker": _docker_workload,
-}
-
 _MOUNTS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("proc", "/proc", ("nosuid", "noexec", "nodev")),
     ("sysfs", "/sys", ("nosuid", "noexec", "nodev", "ro")),
@@ -152,26 +130,17 @@ def oci_config(start: Start) -> dict[str, Any]:
     """The bundle's config.json (OCI runtime specification), with the container arm's hardening."""
     spec = start.spec
     capabilities = list(spec.capabilities)
-    network: dict[str, str] = {"type": "network"}
-    if start.network is not None:
-        network["path"] = start.network
+    network = {"type": "network"} | ({"path": start.network} if start.network else {})
     return {
         "ociVersion": "1.0.2",
         "process": {
             "terminal": False,
-            "user": {
-                "uid": spec.user.uid,
-                "gid": spec.user.gid,
-                "additionalGids": list(spec.user.additional_gids),
-            },
+            "user": {"uid": spec.user.uid, "gid": spec.user.gid,
+                     "additionalGids": list(spec.user.additional_gids)},
             "args": list(spec.command),
             "env": [f"{name}={value}" for name, value in spec.environment.items()],
             "cwd": spec.working_directory,
-            "capabilities": {
-                "bounding": capabilities,
-                "effective": capabilities,
-                "permitted": capabilities,
-            },
+            "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), capabilities),
             "noNewPrivileges": spec.no_new_privileges,
         },
         "root": {"path": start.rootfs, "readonly": spec.read_only_root},
@@ -199,10 +168,8 @@ def _resources(spec: runtime.ContainerSpec) -> dict[str, Any]:
     if limits.memory_bytes is not None:
         resources["memory"] = {"limit": limits.memory_bytes}
     if limits.cpus is not None:
-        resources["cpu"] = {
-            "quota": round(limits.cpus * _CPU_PERIOD_US),
-            "period": _CPU_PERIOD_US,
-        }
+        quota_us = round(limits.cpus * _CPU_PERIOD_US)
+        resources["cpu"] = {"quota": quota_us, "period": _CPU_PERIOD_US}
     if limits.pids is not None:
         resources["pids"] = {"limit": limits.pids}
     return resources

@@ -85,18 +85,9 @@ class PeerInstance(StreamInstance):
         address: str | None,
         take_away: Callable[[], None],
     ) -> None:
-        """Take over a box whose command has just been started.
+        """Take over a box whose command has just been started from `thread`.
 
-        Args:
-            arm: Of which it is an instance.
-            start: What was asked.
-            command: The peer's process.
-            watch: Over the workload.
-            thread: From which the peer was started.
-            output_fd: What workload and peer print.
-            requested_ns: t0.
-            address: In the lab.
-            take_away: Removes what we made for it; called in `thread`.
+        `take_away` removes what we made for it, and is called in that thread.
         """
         super().__init__(output_fd, {Milestone.REQUESTED: requested_ns}, address)
         self.apart_cpu_ns = 0

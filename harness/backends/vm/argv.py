@@ -14,14 +14,7 @@ ROOT_DRIVE = "disk0"
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """The guest's place in a network.
-
-    Attributes:
-        address: Its IPv4 address.
-        netmask: The network's mask, dotted.
-        gateway: The default route.
-        mac: Of its interface.
-    """
+    """The guest's place in an IPv4 network; the mask is dotted, the gateway its default route."""
 
     address: str
     netmask: str
@@ -31,24 +24,16 @@ class Address:
 
 @dataclass(frozen=True, slots=True)
 class Wiring:
-    """Everything in a command line that is not the machine itself.
+    """Everything in a command line that is not the machine itself. Descriptors are sockets.
 
     Attributes:
-        name: Of the guest in process lists; also its host name's base.
-        hostname: The guest's host name.
-        kernel: File to boot.
-        initramfs: File to boot it with.
+        name: Of the guest in process lists.
         accelerator: `kvm` or `tcg`.
-        memory_bytes: Guest memory.
-        vcpus: Number of vCPUs.
-        console_fd: Connected socket for the serial console.
-        qmp_fd: Connected socket for QMP; None makes the guest run at once.
-        control_fd: Connected socket for the port `steelyard.control`.
-        output_fd: Connected socket for the port `steelyard.output`.
-        disk: The root disk.
+        qmp_fd: None makes the guest run at once.
+        control_fd: For the port `steelyard.control`.
+        output_fd: For the port `steelyard.output`.
         disk_format: `raw` or `qcow2`.
         netdev: QEMU's `-netdev` value with the id `net0`; None for no network card.
-        address: The guest's place in that network.
         tsc_khz: Rate of the guest's time stamp counter, to spare it the calibration.
         probe: Whether the guest is to end as soon as its userspace runs.
     """
@@ -78,15 +63,9 @@ def qemu_argv(spec: MachineSpec, wiring: Wiring) -> tuple[str, ...]:
     `-S` keeps the vCPUs stopped until QMP says `cont`; `-no-reboot` makes a guest's reboot, and so
     its panic, the end of the process.
     """
-    argv = [
-        str(spec.qemu or PROGRAM),
-        "-name",
-        wiring.name,
-        "-nodefaults",
-        "-no-user-config",
-        "-no-reboot",
-    ]
-    argv += ["-display", "none", "-machine", spec.machine, "-accel", wiring.accelerator]
+    argv = [str(spec.qemu or PROGRAM), "-name", wiring.name]
+    argv += ["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none"]
+    argv += ["-machine", spec.machine, "-accel", wiring.accelerator]
     argv += ["-bios", spec.firmware]
     argv += ["-cpu", "host" if wiring.accelerator == "kvm" else spec.cpu]
     argv += ["-m", f"{wiring.memory_bytes // 1024}k", "-smp", str(wiring.vcpus)]

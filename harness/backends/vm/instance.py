@@ -47,13 +47,13 @@ class VmInstance(StreamInstance):
         diagnostics: list[Diagnostic],
         take_away: Callable[[], None],
     ) -> None:
-        """Take over a machine whose vCPUs have just been let go.
+        """Take over a machine whose vCPUs have just been let go, and its output socket.
 
         Args:
-            machine: The QEMU process; its output socket passes to the instance.
+            machine: The QEMU process.
             milestones_ns: `requested` and `isolated`.
-            disk: File of the instance's own disk, and what the part is called.
-            image_bytes: What the disk holds of the image: what the guest could read.
+            disk: File of the instance's own disk, and the name of the part.
+            image_bytes: How much of the image the guest could read.
             address: Where the guest can be reached.
             diagnostics: What came up while launching.
             take_away: Removes what the instance has besides its machine.

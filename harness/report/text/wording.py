@@ -47,7 +47,7 @@ BACKENDS: Mapping[str, str] = MappingProxyType(
     {
         "process": "the program alone in the image's files (chroot), no isolation: the floor",
         "container": "six namespaces, overlay, cgroup, capabilities, on the host's kernel",
-        "vm-micro": "QEMU microvm: uncompressed kernel, no firmware, overlay on a shared disk",
+        "vm-micro": "QEMU microvm: uncompressed kernel, minimal firmware, overlay on a shared disk",
         "vm-classic": "QEMU q35: a whole PC with firmware, bzImage and a disk of its own",
         "runc": "the reference OCI runtime, on the same layers, with the container arm's hardening",
         "crun": "an OCI runtime in C, on the same layers, with the container arm's hardening",

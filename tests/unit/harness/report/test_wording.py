@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 import pytest
 
+from harness.backends.vm.arms import CLASSIC, MICRO
 from harness.model import (
     Limits,
     Milestone,
@@ -82,6 +83,14 @@ def test_every_milestone_and_backend_is_explained() -> None:
 def test_the_repeating_command_fixes_seed_and_blocks(typed: tuple[str, ...], repeated: str) -> None:
     info = dataclasses.replace(synthetic_run(blocks=4, seed=7).info, command=typed)
     assert circumstances.repeat_command(info) == repeated
+
+
+def test_machines_are_described_with_the_firmware_that_they_have() -> None:
+    # qboot does little, but it is what the machine starts with.
+    assert MICRO.firmware == "qboot.rom"
+    assert "minimal firmware" in wording.BACKENDS["vm-micro"]
+    assert CLASSIC.firmware == "bios-256k.bin"
+    assert "with firmware" in wording.BACKENDS["vm-classic"]
 
 
 def test_facts_are_shown_in_units_and_missing_ones_with_their_reason() -> None:
