@@ -44,15 +44,8 @@ class PeerArm:
     """See `harness.model.backend.PreparedArm`.
 
     Attributes:
-        peer: Which tool.
-        tool: Where it runs.
-        scenario: The question.
-        lab: The network, if the scenario needs one.
         image: What runs, in our store.
-        spec: The workload on it.
         engine: The peer's own storage with the image in it, if it has one.
-        facts: What will run; kept in the records.
-        diagnostics: What is to be said about the arm.
         hold: What was taken for the arm, to be given back when it is closed.
     """
 

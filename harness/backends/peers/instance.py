@@ -49,9 +49,6 @@ class LaunchingArm(Protocol):
     """The part of `PeerArm` that its instances use; a protocol, since the arm imports them.
 
     Attributes:
-        peer: Which tool it is of.
-        tool: Where the tool runs.
-        engine: The tool's own storage, if it has one.
         watches: Whether process events are read.
         waits_for_exit: Whether the scenario asks for the workload's end.
     """
@@ -235,7 +232,9 @@ class PeerInstance(StreamInstance):
         now = time.monotonic_ns()
         self._look()
         self._watch.close()
-        self._note_blindness()
+        if not self._watch.sees_all and self._arm.watches:
+            detail = "the kernel dropped process events: when the workload started is not known"
+            self.diagnostics.append(Diagnostic(DiagnosticCode.MISSING, detail))
         self.milestones_ns[Milestone.STOPPED] = now
         if self.exit is None:
             self._end(self._watch.ended or Exit(None, signal.SIGKILL, now), now)
@@ -270,11 +269,6 @@ class PeerInstance(StreamInstance):
         if not self._command.wait(time.monotonic_ns() + _FORCE_NS):
             self._command.kill()
             self._command.wait(time.monotonic_ns() + _FORCE_NS)
-
-    def _note_blindness(self) -> None:
-        if not self._watch.sees_all and self._arm.watches:
-            detail = "the kernel dropped process events: when the workload started is not known"
-            self.diagnostics.append(Diagnostic(DiagnosticCode.MISSING, detail))
 
     def remove(self) -> None:
         """The peer's own clearing up, then the overlay, the folder, the groups, the network."""

@@ -1,4 +1,4 @@
-"""What each peer is told, as data: its command lines, and how it differs from the others.
+"""The peers as data: their command lines, and how each differs from the others.
 
 In a command line, `{…}` is a field of `Start`; `…` alone marks where the options that depend on the
 workload go (`argv.py`).
@@ -7,7 +7,7 @@ workload go (`argv.py`).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 _PATH_OPTION = "the program to run instead of the one on PATH: an absolute path"
@@ -59,29 +59,17 @@ WORKLOAD = "…"
 """Where the options of the workload go."""
 
 _OCI_ROOT = ("{program}", "--root", "{state}")
-_OCI_RUN = (*_OCI_ROOT, "run", "--bundle", "{directory}", "--pid-file", "{pid_file}",
-            "{identifier}")  # fmt: skip
-_OCI_KILL = (*_OCI_ROOT, "kill", "{identifier}", "KILL")
-_OCI_DELETE = (*_OCI_ROOT, "delete", "--force", "{identifier}")
 
 RUNC = Peer(
     name="runc",
-    run=_OCI_RUN,
-    kill=_OCI_KILL,
-    delete=_OCI_DELETE,
+    run=(*_OCI_ROOT, "run", "--bundle", "{directory}", "--pid-file", "{pid_file}", "{identifier}"),
+    kill=(*_OCI_ROOT, "kill", "{identifier}", "KILL"),
+    delete=(*_OCI_ROOT, "delete", "--force", "{identifier}"),
     package="runc",
     has_bundle=True,
     relays_output=True,
 )
-CRUN = Peer(
-    name="crun",
-    run=_OCI_RUN,
-    kill=_OCI_KILL,
-    delete=_OCI_DELETE,
-    package="crun",
-    has_bundle=True,
-    refuses_hybrid=True,
-)
+CRUN = replace(RUNC, name="crun", package="crun", relays_output=False, refuses_hybrid=True)
 _BWRAP_RUN = (
     "{program}", "--bind", "{rootfs}", "/", "--proc", "/proc", "--dev", "/dev", "--unshare-pid",
     "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try", "--die-with-parent",

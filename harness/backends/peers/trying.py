@@ -49,9 +49,12 @@ def try_out(peer: Peer, tool: Tool) -> Availability:
             return Availability(False, reason, "start its daemon: dockerd")
     root = Path(tool.directory, "trial")
     root.mkdir()
-    links, folders = _host_folders()
-    for name, target in links.items():
-        (root / name).symlink_to(target)
+    folders = []
+    for name in _FOLDERS:
+        if os.path.islink(f"/{name}"):  # with /usr merged, all but one are links into it
+            (root / name).symlink_to(os.readlink(f"/{name}"))
+        elif os.path.isdir(f"/{name}"):
+            folders.append(name)
     for name in (*folders, "proc", "dev", "sys", "tmp"):
         (root / name).mkdir()
     identifier = f"{runtime.Session.current().identifier}-{Path(tool.directory).name}-trial"
@@ -73,20 +76,6 @@ def try_out(peer: Peer, tool: Tool) -> Availability:
     elif tool.unwatched is not None:
         unseen = f"; when the workload starts is not seen: {tool.unwatched}"
     return Availability(True, f"{version}, {tool.program}{unseen}")
-
-
-def _host_folders() -> tuple[dict[str, str], list[str]]:
-    """The host's folders of programs: those that are links, with where to, and those that are not.
-
-    With /usr merged, all but one are links into it.
-    """
-    links, folders = {}, []
-    for name in _FOLDERS:
-        if os.path.islink(f"/{name}"):
-            links[name] = os.readlink(f"/{name}")
-        elif os.path.isdir(f"/{name}"):
-            folders.append(name)
-    return links, folders
 
 
 def _run(peer: Peer, tool: Tool, start: Start, folders: list[str]) -> tuple[int, str]:

@@ -61,9 +61,7 @@ def kvm_verdict(
 ) -> AcceleratorVerdict:
     """Find out whether guests boot on KVM, from the cache if nothing has changed.
 
-    Args:
-        kernel: Gives the kernel to try; called only when there is a /dev/kvm.
-        progress: Called when a guest is booted.
+    The kernel to try is asked for only when there is a /dev/kvm.
     """
     if not KVM_DEVICE.exists():
         return AcceleratorVerdict(False, "there is no /dev/kvm")
@@ -112,10 +110,7 @@ def choose(choice: AcceleratorChoice, verdict: AcceleratorVerdict, backend: str)
 
 @functools.cache
 def qemu_version(program: str = PROGRAM) -> str:
-    """QEMU's version, with the package's.
-
-    Args:
-        program: Which QEMU: a path, or a name to be found by PATH.
+    """The version of a QEMU, by its path or its name in PATH, with the package's.
 
     Raises:
         BackendUnavailableError: There is no such QEMU, or it cannot be run.
@@ -240,10 +235,9 @@ def _key(kernel: Kernel, firmware: Path) -> str:
 def _read(file: Path) -> dict[str, AcceleratorVerdict]:
     """The verdicts of before; a file that is not as it should be is no verdict."""
     try:
-        content = json.loads(file.read_text())
         return {
             key: AcceleratorVerdict(bool(value["usable"]), str(value["reason"]))
-            for key, value in content.items()
+            for key, value in json.loads(file.read_text()).items()
             if isinstance(value, Mapping)
         }
     except (OSError, ValueError, KeyError, AttributeError):

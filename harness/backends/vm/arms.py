@@ -11,10 +11,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import EnumType, StrEnum
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, get_type_hints
 
 from harness.model.errors import PrepareError
 
@@ -91,35 +91,27 @@ class MachineSpec:
         Raises:
             PrepareError: An option does not exist or has a value that cannot be.
         """
-        changes: dict[str, Any] = {
-            name: _converted(arm, name, value) for name, value in options.items()
-        }
+        changes = {name: _converted(arm, name, value) for name, value in options.items()}
         return dataclasses.replace(self, **changes)
 
 
-def _converted(arm: str, name: str, value: object) -> object:
+def _converted(arm: str, name: str, value: object) -> Any:
     """An option as its field's type."""
-    known = {field.name for field in dataclasses.fields(MachineSpec)}
-    if name not in known:
-        raise PrepareError(f"arm {arm}: no option {name!r}; there are {', '.join(sorted(known))}")
-    enums: dict[str, type[StrEnum]] = {
-        "bus": Bus,
-        "kernel_format": KernelFormat,
-        "disk": DiskKind,
-        "accelerator": AcceleratorChoice,
-        "network": NetworkChoice,
-    }
-    if name in enums:
+    types = get_type_hints(MachineSpec)
+    if name not in types:
+        raise PrepareError(f"arm {arm}: no option {name!r}; there are {', '.join(sorted(types))}")
+    wanted = types[name]
+    if isinstance(wanted, EnumType):
         try:
-            return enums[name](str(value))
+            return wanted(str(value))
         except ValueError:
-            choices = ", ".join(enums[name])
+            choices = ", ".join(map(str, wanted))
             raise PrepareError(f"arm {arm}: {name} = {value!r} is none of {choices}") from None
-    if name in ("memory_bytes", "vcpus"):
+    if wanted is int:
         if isinstance(value, int) and not isinstance(value, bool) and value > 0:
             return value
         raise PrepareError(f"arm {arm}: {name} = {value!r} is no positive integer")
-    if name in ("devices", "kernel_arguments"):
+    if wanted == tuple[str, ...]:
         if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
             return tuple(value)
         raise PrepareError(f"arm {arm}: {name} = {value!r} is no list of strings")
@@ -128,7 +120,7 @@ def _converted(arm: str, name: str, value: object) -> object:
     if name == "qemu" and "/" in str(value):
         # A path must stay one: without its "./" it would be looked for in PATH.
         return Path(value).absolute()
-    return Path(value) if name in ("kernel", "modules", "qemu") else str(value)
+    return str(value) if wanted is str else Path(value)
 
 
 CLASSIC = MachineSpec(

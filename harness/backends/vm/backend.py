@@ -47,13 +47,7 @@ _DISK_NAMES = {DiskKind.COPY: "disk copy", DiskKind.OVERLAY: "overlay"}
 
 
 class VmBackend:
-    """QEMU with a spec; `vm-classic` and `vm-micro` are this with theirs.
-
-    Attributes:
-        name: As scenario files and `--arm` spell it.
-        spec: What an arm without options gets.
-        options: The fields of the spec.
-    """
+    """QEMU with the spec that an arm without options gets."""
 
     options = OPTIONS
 
@@ -83,7 +77,7 @@ class VmBackend:
                 reason = f"there is no {firmware} in QEMU's data folders"
                 return Availability(False, reason, f"install the package {package}")
             find_busybox()
-            kernel = functools.cache(lambda: self._kernel(self.spec, _silent))
+            kernel = functools.cache(lambda: _kernel_of(self.spec, _silent))
             verdict = kvm_verdict(kernel, _silent)
             version = kernel().version
         except (HarnessError, OSError) as error:
@@ -106,7 +100,7 @@ class VmBackend:
         import harness.backends.vm.qmp  # noqa: F401
 
         image, store = prepare_image(scenario, progress)
-        kernel = self._kernel(spec, progress)
+        kernel = _kernel_of(spec, progress)
         verdict = kvm_verdict(lambda: kernel, progress)
         accelerator = choose(spec.accelerator, verdict, self.name)
         container = image_spec(scenario, image, store)
@@ -148,9 +142,6 @@ class VmBackend:
                 raise
         return prepared
 
-    def _kernel(self, spec: MachineSpec, progress: Progress) -> Kernel:
-        return find_kernel(spec.kernel, spec.modules, progress)
-
 
 @dataclasses.dataclass(eq=False)
 class VmArm:
@@ -159,15 +150,10 @@ class VmArm:
     Implements `harness.model.backend.PreparedArm`.
 
     Attributes:
-        spec: The machine.
-        scenario: The question.
-        lab: The network, if the scenario needs one.
         wiring: What all instances have in common.
         backing: The image's disk.
         template: A fresh overlay on it, if the machine has one.
         directory: The arm's own folder.
-        facts: What will run.
-        diagnostics: What is to be said about the arm.
     """
 
     spec: MachineSpec
@@ -357,6 +343,10 @@ def _diagnostics(
         detail = "the user's supplementary groups are not set in the guest"
         found.append(Diagnostic(DiagnosticCode.MISSING, detail))
     return tuple(found)
+
+
+def _kernel_of(spec: MachineSpec, progress: Progress) -> Kernel:
+    return find_kernel(spec.kernel, spec.modules, progress)
 
 
 def _silent(_: str) -> None:

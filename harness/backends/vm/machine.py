@@ -59,12 +59,9 @@ class Machine:
     keeps that signal across exec because QEMU is neither set-user-ID nor has file capabilities.
 
     Attributes:
-        process: The QEMU process.
         pidfd: Readable once it has ended (pidfd_open(2)).
-        console: Host's end of the serial console.
-        control: Host's end of the control port.
-        output: Host's end of the output port.
-        console_bytes: The last of what the console printed, fed by whoever reads it.
+        console: Host's end of the serial console; so are `control` and `output` of their ports.
+        console_bytes: The last of what the console printed, as `keep_console` was given it.
     """
 
     def __init__(
@@ -202,8 +199,12 @@ class Machine:
         if self.ended(0):
             return Ending.GONE
         deadline = time.monotonic() + timeout_s
-        if self._quit(timeout_s) and self.ended(deadline - time.monotonic()):
-            return Ending.QUIT
+        if self._monitor is not None:
+            # QEMU often hangs up before it answers, and that is an answer.
+            with contextlib.suppress(HarnessError):
+                self._monitor.execute("quit", timeout_s)
+            if self.ended(deadline - time.monotonic()):
+                return Ending.QUIT
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(signal.SIGKILL)
         self.process.wait()
@@ -222,14 +223,6 @@ class Machine:
         for end in (self.console, self.control, self.output, self._qmp_end):
             end.close()
         os.close(self.pidfd)
-
-    def _quit(self, timeout_s: float) -> bool:
-        """Say `quit`. QEMU often hangs up before it answers, and that is an answer."""
-        if self._monitor is None:
-            return False
-        with contextlib.suppress(HarnessError):
-            self._monitor.execute("quit", timeout_s)
-        return True
 
     def _no_start(self, reason: str) -> LaunchFailedError:
         """The error for a QEMU that did not get as far as running its guest."""

@@ -5,17 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import socket
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 from harness.backends.vm.argv import Address
 from harness.backends.vm.arms import NetworkChoice
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.model.errors import HarnessError, LaunchFailedError
-
-if TYPE_CHECKING:
-    from harness.model.network import Lease, Network
+from harness.model.network import Lease, Network
 
 _NETDEV = "net0"
 # QEMU's defaults for `-netdev user` (qemu-system(1)).
@@ -39,29 +35,26 @@ class Connection:
     address: Address
     reachable_at: str
     inherited: tuple[int, ...]
-    prefix: tuple[str, ...]
-    diagnostics: tuple[Diagnostic, ...]
-    _release: Callable[[], None]
-    _owned_fds: list[int] = field(default_factory=list)
+    lab: Network
+    lease: Lease
+    tap_fd: int = -1
+    prefix: tuple[str, ...] = ()
+    diagnostics: tuple[Diagnostic, ...] = ()
 
     def handed_over(self) -> None:
-        """QEMU has its own copies of the descriptors now. Idempotent."""
-        while self._owned_fds:
-            os.close(self._owned_fds.pop())
+        """Close our copy of the tap, which QEMU has now. Idempotent."""
+        if self.tap_fd >= 0:
+            os.close(self.tap_fd)
+            self.tap_fd = -1
 
     def close(self) -> None:
         """Give the place in the lab back."""
         self.handed_over()
-        self._release()
+        self.lab.release(self.lease)
 
 
 def connect(lab: Network, choice: NetworkChoice, port: int | None) -> Connection:
-    """Give the next guest its network.
-
-    Args:
-        lab: The private network.
-        choice: Tap, user network, or whichever works.
-        port: What the guest serves; a user network forwards no other.
+    """Give the next guest, which serves `port`, its network; a user network forwards no other.
 
     Raises:
         LaunchFailedError: It is not to be had.
@@ -88,10 +81,9 @@ def _tap(lab: Network, lease: Lease) -> Connection:
         address=Address(lease.address, netmask(lab.prefix_length), lab.gateway, lease.mac),
         reachable_at=lease.address,
         inherited=(fd,),
-        prefix=(),
-        diagnostics=(),
-        _release=lambda: lab.release(lease),
-        _owned_fds=[fd],
+        lab=lab,
+        lease=lease,
+        tap_fd=fd,
     )
 
 
@@ -111,9 +103,10 @@ def _user_network(lab: Network, lease: Lease, port: int | None, why: str) -> Con
         address=Address(_USER_ADDRESS, _USER_NETMASK, _USER_GATEWAY, lease.mac),
         reachable_at=reachable_at,
         inherited=(lab.namespace_fd,),
+        lab=lab,
+        lease=lease,
         prefix=(nsenter, f"--net=/proc/self/fd/{lab.namespace_fd}"),
         diagnostics=(Diagnostic(DiagnosticCode.USER_NETWORK, why),),
-        _release=lambda: lab.release(lease),
     )
 
 
