@@ -13,13 +13,7 @@ from types import MappingProxyType
 from typing import Any
 
 import runtime
-from harness.backends.preparation import (
-    image_spec,
-    join_lab,
-    prepare_image,
-    require_usable,
-    unknown_options,
-)
+from harness.backends import preparation
 from harness.backends.stream_instance import StreamInstance
 from harness.meters.disk import measure
 from harness.model import Arm, DiskPart, Milestone, Scenario, Sharing
@@ -91,7 +85,7 @@ class ContainerInstance(StreamInstance):
         )
 
     def stop(self, timeout_ns: int) -> None:
-        """SIGKILL to the whole pid namespace: nothing of a measured box needs a farewell."""
+        """SIGKILL to the whole pid namespace: nothing of a measured box needs to end in order."""
         del timeout_ns  # the kernel does not keep us waiting
         if Milestone.STOPPED in self.milestones_ns:
             return
@@ -117,7 +111,6 @@ class Place:
     """One instance's place in the network.
 
     Attributes:
-        network: For the runtime.
         address: Where the instance can be reached, if anywhere.
         lease: What is given back to the lab when it is removed.
         namespace_fd: Closed as soon as the instance has joined.
@@ -196,7 +189,7 @@ class _ContainerArm(LaunchedArm):
     def find_place(self) -> Place:
         if self.lab is None:
             return Place(runtime.NetworkSpec())
-        lease, namespace_fd = join_lab(self.lab)
+        lease, namespace_fd = preparation.join_lab(self.lab)
         network = runtime.NetworkSpec("join", namespace_fd)
         return Place(network, lease.address, lease, namespace_fd)
 
@@ -219,7 +212,7 @@ class ContainerBackend:
 
     def check_options(self, options: Mapping[str, Any]) -> tuple[str, ...]:
         """It has none: limits, user and image are the scenario's."""
-        return unknown_options(self, options)
+        return preparation.unknown_options(self, options)
 
     def availability(self) -> Availability:
         """Launch the smallest container there is and see."""
@@ -239,9 +232,9 @@ class ContainerBackend:
     ) -> PreparedArm:
         """See `harness.model.backend.Backend.prepare`."""
         del arm
-        require_usable(self.name, self.availability())
-        image, store = prepare_image(scenario, progress)
-        prepared = _ContainerArm(lab, image, image_spec(scenario, image, store))
+        preparation.require_usable(self.name, self.availability())
+        image, store = preparation.prepare_image(scenario, progress)
+        prepared = _ContainerArm(lab, image, preparation.image_spec(scenario, image, store))
         prepared.hold = ExitStack()
         prepared.hold.enter_context(store.lease(image))
         plan = runtime.plan_container(prepared.template)

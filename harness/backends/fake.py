@@ -2,7 +2,7 @@
 
 An instance of it behaves as its arm's options say, after delays that they give, so the schedule,
 the runner, the records and the reports can be exercised in milliseconds and without privilege, and
-failures can be had at will. It measures nothing: its times are the delays, its disk parts figures
+failures can be had at will. It measures nothing: its times are the delays, its disk parts values
 from the options. It is never among the default arms of anything. `_OPTIONS` lists the options.
 """
 

@@ -16,14 +16,8 @@ from types import MappingProxyType
 from typing import Any
 
 import runtime
+from harness.backends import preparation
 from harness.backends.container import LaunchedArm, Place
-from harness.backends.preparation import (
-    image_spec,
-    prepare_image,
-    require_usable,
-    unknown_options,
-    without_limits,
-)
 from harness.meters.disk import measure
 from harness.model import Arm, DiskPart, Scenario, Sharing
 from harness.model.backend import Availability, PreparedArm, Progress
@@ -70,7 +64,7 @@ class ProcessBackend:
 
     def check_options(self, options: Mapping[str, Any]) -> tuple[str, ...]:
         """It has none: what could be set is the isolation that it does not have."""
-        return unknown_options(self, options)
+        return preparation.unknown_options(self, options)
 
     def availability(self) -> Availability:
         """chroot(2) needs CAP_SYS_CHROOT; a new process that may do it can also make devices."""
@@ -83,8 +77,8 @@ class ProcessBackend:
     ) -> PreparedArm:
         """See `harness.model.backend.Backend.prepare`."""
         del arm
-        require_usable(self.name, self.availability())
-        image, store = prepare_image(scenario, progress)
+        preparation.require_usable(self.name, self.availability())
+        image, store = preparation.prepare_image(scenario, progress)
         session = runtime.Session.current()
         rootfs = session.directory / session.next_name("process-rootfs")
         progress("copying the rootfs")
@@ -95,7 +89,7 @@ class ProcessBackend:
             remove_tree(rootfs)
             raise PrepareError(f"cannot copy image {image.reference}: {error}") from error
         template = replace(
-            image_spec(scenario, image, store, directory_root=os.fspath(rootfs)),
+            preparation.image_spec(scenario, image, store, directory_root=os.fspath(rootfs)),
             namespaces=frozenset(),
             limits=runtime.ResourceLimits(),
         )
@@ -107,7 +101,7 @@ class ProcessBackend:
                 "plan_sha256": runtime.plan_container(template).sha256(),
             }
         )
-        prepared.diagnostics = without_limits(scenario, "a plain process has no limits")
+        prepared.diagnostics = preparation.without_limits(scenario, "a plain process has no limits")
         return prepared
 
 

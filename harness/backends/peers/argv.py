@@ -21,16 +21,13 @@ class Start:
     """One instance to be started; what a command line is made from.
 
     Attributes:
-        program: Absolute path of the tool.
         identifier: The instance's name on this host: `<session>-<name>`.
         directory: The instance's folder, and its bundle.
         state: Where the tool keeps its own state.
-        spec: The workload.
         network: Path of the network namespace to join; None is a new one without interfaces.
         image: What an engine calls the image.
-        info_fd: Descriptor on which bwrap tells the pid of the box's first process.
-        hidden: Paths in the box to be hidden.
-        read_only: Paths in the box that cannot be written.
+        info_fd: Descriptor on which bwrap reports the pid of the box's first process.
+        hidden: Paths in the box; so are `read_only`.
     """
 
     program: str

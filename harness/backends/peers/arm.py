@@ -30,7 +30,7 @@ from runtime.linux.namespace_thread import NamespaceThread
 from runtime.linux.syscalls import enter_network_namespace
 
 INFO_FD = 3
-"""The descriptor on which bwrap is asked to tell its pids."""
+"""The descriptor on which bwrap is asked to report its pids."""
 NAMES = "NAMES"
 """Stands for what differs between instances, in the command line that is kept with the records."""
 
@@ -83,11 +83,6 @@ class PeerArm:
             hidden=(*features.masked_files, *features.masked_directories),
             read_only=features.read_only_paths,
         )
-
-    def argv_for_records(self) -> list[str]:
-        """The command line of an instance, with `NAMES` for what is the instance's own."""
-        network = None if self.lab is None else NAMES
-        return run_argv(self.peer, self.start_of(NAMES, NAMES, network))
 
     def launch(self, name: str) -> PeerInstance:
         """See `harness.model.backend.PreparedArm.launch`."""

@@ -15,7 +15,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import runtime
-from harness.backends.peers.argv import oci_config
+from harness.backends import preparation
+from harness.backends.peers.argv import oci_config, run_argv
 from harness.backends.peers.arm import NAMES, PeerArm
 from harness.backends.peers.command import Tool, hierarchies, remove_cgroup_parents
 from harness.backends.peers.engine import (
@@ -30,13 +31,6 @@ from harness.backends.peers.engine import (
 from harness.backends.peers.events import why_no_events
 from harness.backends.peers.table import BWRAP, CRUN, DOCKER, PEERS, PODMAN, RUNC, Peer
 from harness.backends.peers.trying import find_program, try_out, version_of
-from harness.backends.preparation import (
-    image_spec,
-    prepare_image,
-    require_usable,
-    unknown_options,
-    without_limits,
-)
 from harness.model import Arm, Scenario
 from harness.model.backend import Availability, PreparedArm, Progress
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
@@ -62,7 +56,7 @@ class PeerBackend:
 
     def check_options(self, options: Mapping[str, Any]) -> tuple[str, ...]:
         """See `harness.model.backend.Backend.check_options`."""
-        problems = list(unknown_options(self, options))
+        problems = list(preparation.unknown_options(self, options))
         for name, value in options.items():
             if name not in self.options:
                 continue
@@ -85,14 +79,14 @@ class PeerBackend:
         if problems := self.check_options(arm.options):
             raise PrepareError(f"arm {arm.name}: {'; '.join(problems)}")
         path, oci_runtime = arm.options.get("path"), arm.options.get("runtime")
-        require_usable(peer.name, _verdict(peer.name, path, oci_runtime))
+        preparation.require_usable(peer.name, _verdict(peer.name, path, oci_runtime))
         if lab is not None and not peer.joins_network:
             raise PrepareError(
                 f"{peer.name} cannot be put into the private network, which readiness "
                 f"{scenario.readiness.kind} needs: it joins no network namespace that it is given"
             )
-        image, store = prepare_image(scenario, progress)
-        spec = image_spec(scenario, image, store)
+        image, store = preparation.prepare_image(scenario, progress)
+        spec = preparation.image_spec(scenario, image, store)
         if spec.user.uid != 0 and not peer.can_switch_user:
             raise PrepareError(f"{peer.name} cannot run a workload as user {spec.user.uid}")
         with ExitStack() as hold:
@@ -204,11 +198,13 @@ def _load(peer: Peer, tool: Tool, image: runtime.Image, store: runtime.ImageStor
 
 def _facts(prepared: PeerArm, oci_runtime: str | None) -> dict[str, str]:
     peer, tool = prepared.peer, prepared.tool
+    network = None if prepared.lab is None else NAMES
+    argv = run_argv(peer, prepared.start_of(NAMES, NAMES, network))
     facts = {
         "image": prepared.image.digest,
         "program": tool.program,
         "version": version_of(tool.program, tool.environment),
-        "argv": shlex.join(prepared.argv_for_records()),
+        "argv": shlex.join(argv),
         "end_seen_by": "process events" if prepared.watches else f"the end of {peer.name}",
         "cgroups": str(find_layout().name),
     }
@@ -225,7 +221,7 @@ def _facts(prepared: PeerArm, oci_runtime: str | None) -> dict[str, str]:
 def _diagnostics(prepared: PeerArm) -> tuple[Diagnostic, ...]:
     peer, found = prepared.peer, list[Diagnostic]()
     if not peer.has_limits:
-        found += without_limits(prepared.scenario, f"{peer.name} sets no limits")
+        found += preparation.without_limits(prepared.scenario, f"{peer.name} sets no limits")
     if not prepared.watches:
         detail = (
             f"when the workload of {peer.name} starts cannot be seen, and its end is that of the "

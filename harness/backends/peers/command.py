@@ -25,8 +25,6 @@ class Tool:
     """Where and how a peer is run.
 
     Attributes:
-        program: Absolute path.
-        environment: All its variables.
         directory: The arm's folder.
         namespace: The mounts that it sees.
         unwatched: Why process events cannot be had; None if they can.
@@ -54,7 +52,6 @@ class PeerProcess:
     """A started program: its pidfd, and its end.
 
     Attributes:
-        pid: Its process.
         pidfd: Readable when it has ended.
         status: Wait status, once it has been waited for.
         cpu_ns: User and system time of it and all that it waited for (wait4(2)), once it has ended.
@@ -67,13 +64,10 @@ class PeerProcess:
         stdio: tuple[int, int],
         info: tuple[int, str] | None = None,
     ) -> None:
-        """Start it.
+        """Start a program by its absolute path.
 
-        Args:
-            argv: The program by its absolute path, and its arguments.
-            environment: All variables.
-            stdio: What becomes 0, and what becomes both 1 and 2.
-            info: A descriptor that it inherits, and the file behind it.
+        `stdio` becomes 0, and both 1 and 2; `info` is a descriptor that it inherits, and the file
+        behind it.
 
         Raises:
             OSError: It cannot be started.
@@ -201,13 +195,11 @@ def _state_and_parent(pid: str) -> tuple[str, int]:
 
 def hierarchies() -> tuple[str, ...]:
     """Mount points of all control group hierarchies of this host (proc(5), mountinfo)."""
-    found = []
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        for line in file:
-            before, _, after = line.partition(" - ")
-            if after.split(" ", 1)[0] in ("cgroup", "cgroup2"):
-                found.append(before.split()[4])
-    return tuple(found)
+        parts = [line.split(" - ", 1) for line in file]
+    return tuple(
+        before.split()[4] for before, after in parts if after.split()[0] in ("cgroup", "cgroup2")
+    )
 
 
 def cgroup_folders(path: str, mounts: Sequence[str]) -> dict[str, str]:

@@ -165,14 +165,14 @@ class Docker(Engine):
         """Its upper and work folder."""
         upper = self._graph("container", identifier).get("UpperDir")
         if not upper:
-            raise HarnessError("docker does not tell where the container's writable layer is")
+            raise HarnessError("docker does not say where the container's writable layer is")
         return (measure(os.path.dirname(upper), "writable layer", Sharing.EXCLUSIVE),)
 
     def _graph(self, kind: str, name: str) -> dict[str, str]:
         """Where the storage driver overlay2 has the folders of an image or a container."""
         code, said = self.tool.run(kind, "inspect", "--format", "{{json .GraphDriver.Data}}", name)
         if code != 0:
-            raise HarnessError(f"docker cannot tell about {name}: {said}")
+            raise HarnessError(f"docker cannot describe {name}: {said}")
         return dict(json.loads(said) or {})
 
 
@@ -225,7 +225,7 @@ def saved(image: runtime.Image, store: runtime.ImageStore, directory: str) -> Pa
         runtime.save_images([image.reference], named, store=store)
         with tarfile.open(named) as source, tarfile.open(nameless, "w") as target:
             for member in source:
-                # What the other format, OCI's, tells of the same blobs has names as well.
+                # What the other format, OCI's, says of the same blobs has names as well.
                 if member.name in ("index.json", "oci-layout"):
                     continue
                 content = source.extractfile(member)

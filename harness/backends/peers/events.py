@@ -1,6 +1,6 @@
 """The kernel's own report of what processes do: forks, execs and exits, each with its stamp.
 
-The process events connector (drivers/connector/cn_proc.c, linux/cn_proc.h) tells of every process
+The process events connector (drivers/connector/cn_proc.c, linux/cn_proc.h) reports every process
 of the host, with `CLOCK_MONOTONIC` stamps, over a netlink socket. It needs CAP_NET_ADMIN in the
 first user, pid and network namespace. A listener costs every fork, exec and exit on the host about
 a microsecond, so one lives no longer than it is needed.
@@ -99,7 +99,7 @@ class ProcessEvents:
         return found
 
     def is_answered(self) -> bool:
-        """Wait for the kernel's answer to the subscription: False if it refused, or is silent."""
+        """Wait for the kernel's answer to the subscription: False if it refuses, or none comes."""
         deadline_ns = time.monotonic_ns() + _ANSWER_PATIENCE_NS
         while (left_ns := deadline_ns - time.monotonic_ns()) > 0 and wait_readable(
             self.fileno(), left_ns
@@ -138,15 +138,12 @@ class ProcessEvents:
 def why_no_events() -> str | None:
     """Why this process cannot have them, as the end of a sentence; None if it can."""
     try:
-        events = ProcessEvents()
+        with contextlib.closing(ProcessEvents()) as events:
+            if events.is_answered():
+                return None
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         return f"this process may not have the kernel's process events ({reason})"
-    try:
-        if events.is_answered():
-            return None
-    finally:
-        events.close()
     return (
         "the kernel sends process events only to the first pid namespace, and this is another "
         "(a container's), or it has no CONFIG_PROC_EVENTS"
@@ -173,9 +170,9 @@ class WorkloadWatch:
 
     The tool says which process is the first of the box, in a file, sooner or later; until then
     everything is kept. An exit in the workload's process is its end only if nothing of the process
-    is left, which its pidfd tells: a thread may end alone. A tool with threads, as those in Go
+    is left, which its pidfd shows: a thread may end alone. A tool with threads, as those in Go
     are, may well call execve in another than the first, and then that one ends, its exit being
-    told before or after the execve as it happens (kernel: `de_thread`, `exit_notify`).
+    reported before or after the execve as it happens (kernel: `de_thread`, `exit_notify`).
 
     Args:
         events: Where from; None: nothing can be found out but the box's first process.
@@ -221,7 +218,7 @@ class WorkloadWatch:
         exits = self._understand()
         if not exits or self.ended is not None or not self._is_over():
             return
-        # The pidfd is ready an instant before the last exit is told: look once more.
+        # The pidfd is ready an instant before the last exit is reported: look once more.
         self._read()
         last = (exits + self._understand())[-1]
         self.ended = exit_of(last.detail, last.seen_ns)

@@ -130,7 +130,7 @@ class PeerInstance(StreamInstance):
             self._watch.close()
 
     def _end_by_command(self, now: int) -> Exit:
-        """The workload's end as the peer's exit code tells it.
+        """The workload's end as the peer's exit code says.
 
         Raises:
             LaunchFailedError: There was no workload.
@@ -188,7 +188,9 @@ class PeerInstance(StreamInstance):
             )
         if not peer.is_seen and command.status is not None:
             # What ran was the daemon's child; the client's own time is not the box's.
-            reason = f"the workload was waited for by {peer.name}'s daemon, which tells nobody"
+            reason = (
+                f"the workload was waited for by {peer.name}'s daemon, which does not report it"
+            )
             readings += [Reading(meter, None, scope, reason) for meter in _CPU_METERS]
         if "memory" not in cgroups:
             reason = _why_no_group(peer)
@@ -286,7 +288,7 @@ class PeerInstance(StreamInstance):
 
     def _remove_here(self) -> None:
         if self._needs_delete and self._arm.peer.delete:
-            # Told by what is left, not by its exit code: it is an error to delete what is gone.
+            # Judged by what is left, not by its exit code: it is an error to delete what is gone.
             run_peer(filled(self._arm.peer.delete, self._start), self._arm.tool.environment)
         if self._arm.peer.is_engine:
             # The group goes next; its processes were nobody's children here.

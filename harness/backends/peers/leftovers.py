@@ -1,4 +1,4 @@
-"""Containers of dead sessions at docker's daemon, which keeps them whoever asked for them."""
+"""Containers of dead sessions at docker's daemon, which keeps them when their owner is gone."""
 
 from __future__ import annotations
 
@@ -14,13 +14,7 @@ from harness.backends.peers.trying import find_program
 
 @dataclass(frozen=True, slots=True)
 class DockerLeftover:
-    """One container that a dead session left.
-
-    Attributes:
-        kind: What it is, for people.
-        name: Docker's name for it.
-        session: Identifier of the session that made it.
-    """
+    """One container that a dead session left, by docker's name for it."""
 
     name: str
     session: str

@@ -23,8 +23,6 @@ class Peer:
         kill: Ends it by force; empty: SIGKILL to the box's first process does.
         delete: Takes away what is left of it; always run by an engine, by the others only after
             they were killed.
-        options: What an arm can set.
-        package: What to install.
         is_engine: It has storage of its own: gets the image once, and mounts it itself.
         has_bundle: It reads an OCI bundle.
         has_limits: It can limit memory, CPU time and processes.
@@ -33,7 +31,7 @@ class Peer:
         workload_is_child: The box's first process is the tool's own, the workload its child.
         relays_output: What the workload prints passes through the tool, and may come after its end.
         is_seen: It says which process of this host is the box's first.
-        joins_network: It can be told a network namespace, or inherits it.
+        joins_network: It can be given a network namespace, or inherits it.
     """
 
     name: str

@@ -40,12 +40,7 @@ USERSPACE_MARK = b"steelyard: userspace"
 
 @dataclass(frozen=True, slots=True)
 class AcceleratorVerdict:
-    """Whether KVM works here.
-
-    Attributes:
-        usable: A guest has booted on it.
-        reason: What was seen, in words.
-    """
+    """Whether a guest has booted on KVM here, and what was seen, in words."""
 
     usable: bool
     reason: str

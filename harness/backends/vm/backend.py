@@ -226,7 +226,11 @@ class VmArm:
                 directory = session.new_instance_directory(name)
                 stack.callback(remove_tree, directory)
                 disk = self._make_disk(directory)
-                connection = self._connect(stack)
+                connection = None
+                if self.lab is not None:
+                    port = self.scenario.readiness.port
+                    connection = connect(self.lab, self.spec.network, port)
+                    stack.callback(connection.close)
                 machine = self._start(f"steelyard-{session.identifier}-{name}", disk, connection)
                 stack.callback(machine.close)
                 accelerator = machine.connect(name)
@@ -261,14 +265,6 @@ class VmArm:
             disk = directory / "overlay.qcow2"
             copy_disk(self.template, disk)
         return disk
-
-    def _connect(self, stack: contextlib.ExitStack) -> Connection | None:
-        """The guest's network, where the scenario needs one."""
-        if self.lab is None:
-            return None
-        connection = connect(self.lab, self.spec.network, self.scenario.readiness.port)
-        stack.callback(connection.close)
-        return connection
 
     def _start(self, name: str, disk: Path, connection: Connection | None) -> Machine:
         def argv(descriptors: Descriptors) -> tuple[str, ...]:

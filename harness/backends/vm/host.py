@@ -1,4 +1,4 @@
-"""What a guest must be told about the host it runs on."""
+"""Facts about the host that its guests need."""
 
 from __future__ import annotations
 

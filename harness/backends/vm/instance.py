@@ -32,9 +32,9 @@ class VmInstance(StreamInstance):
     banner on the console, `userspace` the line that the guest's init prints as its first act,
     `started` the line that it writes to the control port just before the workload's exec.
 
-    Stopping ends QEMU by `quit`, with the guest and the workload in it as they are. That is what a
-    container's stop is here too, SIGKILL for all its processes: nothing of a box that is thrown
-    away needs a farewell, and a box's stop time should not be the workload's manners.
+    Stopping ends QEMU by `quit`, with the guest and the workload in it as they are, just as a
+    container is stopped by SIGKILL: a box's stop time should not depend on its workload's signal
+    handlers.
     """
 
     def __init__(
@@ -49,14 +49,8 @@ class VmInstance(StreamInstance):
     ) -> None:
         """Take over a machine whose vCPUs have just been let go, and its output socket.
 
-        Args:
-            machine: The QEMU process.
-            milestones_ns: `requested` and `isolated`.
-            disk: File of the instance's own disk, and the name of the part.
-            image_bytes: How much of the image the guest could read.
-            address: Where the guest can be reached.
-            diagnostics: What came up while launching.
-            take_away: Removes what the instance has besides its machine.
+        `disk` is the file of its own disk, and the name of the part; `image_bytes` is how much of
+        the image the guest could read; `take_away` removes what it has besides its machine.
         """
         super().__init__(machine.output.detach(), milestones_ns, address)
         self.diagnostics = diagnostics
@@ -163,7 +157,7 @@ class VmInstance(StreamInstance):
         except ConnectionResetError:
             data = b""
         if not data:
-            # QEMU is going; its pidfd tells the rest.
+            # QEMU is going; its pidfd shows the rest.
             del self._open[end.fileno()]
             return False
         if end is self._machine.console:

@@ -1,4 +1,4 @@
-"""One QEMU process: started with its sockets, told to run, and ended for certain."""
+"""One QEMU process: started with its sockets, let run, and ended for certain."""
 
 from __future__ import annotations
 
@@ -71,13 +71,10 @@ class Machine:
         inherited: tuple[int, ...] = (),
         prefix: tuple[str, ...] = (),
     ) -> None:
-        """Start QEMU.
+        """Start QEMU by the command line that `argv` makes once the descriptors are known.
 
-        Args:
-            argv: Makes the command line once the descriptors are known.
-            log: File for what QEMU itself complains of.
-            inherited: More descriptors that QEMU gets.
-            prefix: Command that is put in front and execs the rest.
+        QEMU's own complaints go to `log`. It gets the descriptors `inherited`; the command `prefix`
+        is put in front and execs the rest.
 
         Raises:
             LaunchFailedError: The program cannot be started.

@@ -23,7 +23,6 @@ class Archive:
     """
 
     _chunks: list[bytes] = field(default_factory=list)
-    _entries: int = 0
 
     def directory(self, name: str, mode: int = 0o755) -> None:
         """Add a folder."""
@@ -57,9 +56,9 @@ class Archive:
     def _add(
         self, name: str, mode: int, data: bytes = b"", device: tuple[int, int] = (0, 0)
     ) -> None:
-        self._entries += 1
-        self._chunks.append(_header(self._entries, mode, len(data), device, name))
-        self._chunks.append(data + bytes(-len(data) % _ALIGNMENT))
+        inode = len(self._chunks) + 1
+        entry = _header(inode, mode, len(data), device, name) + data
+        self._chunks.append(entry + bytes(-len(entry) % _ALIGNMENT))
 
 
 def _header(inode: int, mode: int, size: int, device: tuple[int, int], name: str) -> bytes:

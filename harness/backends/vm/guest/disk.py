@@ -52,7 +52,7 @@ def image_disk(image: Image, store: ImageStore, progress: Progress) -> Path:
     path = directory / f"{image.digest.partition(':')[2] or image.digest}-{_FORMAT}.raw"
     with directory_lock(directory):
         if not path.exists():
-            # Whoever holds the lock is alone: what is unfinished is of those who were killed.
+            # The lock is ours alone: what is unfinished was left by a killed process.
             for unfinished in directory.glob(".*.raw-*"):
                 unfinished.unlink()
             progress("making the virtual disk")
@@ -101,7 +101,7 @@ def copy_disk(source: Path, target: Path) -> None:
     """A private full copy; holes stay holes. What the file system shares by itself, it shares.
 
     Raises:
-        OSError: Of the file system; a half-made copy is left for whoever removes its folder.
+        OSError: Of the file system; a half-made copy goes with its folder.
     """
     with open(source, "rb", buffering=0) as from_file, open(target, "xb", buffering=0) as to_file:
         size_bytes = os.fstat(from_file.fileno()).st_size

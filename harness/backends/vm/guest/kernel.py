@@ -61,31 +61,27 @@ class Kernel:
 def find_kernel(image: Path | None, modules: Path | None, progress: Progress) -> Kernel:
     """Find the kernel to use, fetching it on first use.
 
-    Args:
-        image: A bzImage that the user named.
-        modules: Its `lib/modules/<release>`; by default the one of that release on this host.
-        progress: Told what takes long.
+    A bzImage that the user named comes first; its `lib/modules/<release>` is by default the one of
+    that release on this host.
 
     Raises:
         PrepareError: There is none, with what to do.
     """
     if image is not None:
         return _own_kernel(image, modules, "given by the user")
-    reasons: list[str] = []
     try:
         return _packaged_kernel(progress)
     except PrepareError as error:
-        reasons.append(str(error))
+        reason = str(error)
     if cached := _newest_cached():
         return cached
     release = os.uname().release
     host = Path(f"/boot/vmlinuz-{release}")
     if os.access(host, os.R_OK):
         return _own_kernel(host, modules, "the host's own")
-    reasons.append(f"the host's own kernel {host} is not there or not readable")
     raise PrepareError(
-        f"no kernel for guests: {'; '.join(reasons)}; "
-        "name one by the arm's options kernel and modules"
+        f"no kernel for guests: {reason}; the host's own kernel {host} is not there or not "
+        "readable; name one by the arm's options kernel and modules"
     )
 
 
@@ -119,7 +115,7 @@ def _packaged_kernel(progress: Progress) -> Kernel:
     directory = _kernels() / f"{name}_{version.replace(':', '%3a')}"
     with directory_lock(_kernels()):
         if not (directory / _MANIFEST).exists():
-            # Whoever holds the lock is alone: what is unfinished is of those who were killed.
+            # The lock is ours alone: what is unfinished was left by a killed process.
             for unfinished in _kernels().glob(".fetch-*"):
                 shutil.rmtree(unfinished)
             progress(f"downloading kernel {version}")
@@ -140,17 +136,13 @@ def _current_packages() -> list[tuple[str, str]]:
     for meta in META_PACKAGES[distributions[0]]:
         found: list[tuple[str, str]] = []
         queue = [meta]
-        seen = set(queue)
-        while queue:
-            name = queue.pop(0)
+        for name in queue:  # grows on the way
             record = _apt_record(name)
             if record and _REAL_PACKAGE.fullmatch(name):
                 found.append((name, record["Version"]))
             wanted = f"{record.get('Pre-Depends', '')}, {record.get('Depends', '')}"
-            for dependency in _REAL_PACKAGE.findall(wanted):
-                if dependency not in seen:
-                    seen.add(dependency)
-                    queue.append(dependency)
+            dependencies = dict.fromkeys(_REAL_PACKAGE.findall(wanted))
+            queue += [package for package in dependencies if package not in queue]
         if found:
             return found
     names = ", ".join(META_PACKAGES[distributions[0]])
