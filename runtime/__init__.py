@@ -18,68 +18,38 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 _LIBRARY = {
-    # Images.
-    "ImageStore": "runtime.images",
-    "Image": "runtime.images",
-    "Layer": "runtime.images",
-    "ImageConfig": "runtime.images",
-    "ensure_image": "runtime.build.shipped",
-    "build_image": "runtime.library.images",
-    "BuildRequest": "runtime.build.plan",
-    "pull_image": "runtime.library.images",
-    "push_image": "runtime.library.images",
-    "load_images": "runtime.library.images",
-    "save_images": "runtime.library.images",
-    # Containers.
-    "run_container": "runtime.library.containers",
-    "start_container": "runtime.library.containers",
-    "container_spec": "runtime.library.containers",
-    "launch_container": "runtime.containers.container",
-    "plan_container": "runtime.containers.container",
-    "Container": "runtime.containers.container",
-    "ExitStatus": "runtime.containers.container",
-    "Plan": "runtime.launch.plan",
-    "ContainerSpec": "runtime.launch.spec",
-    "ResourceLimits": "runtime.launch.spec",
-    "Volume": "runtime.launch.spec",
+    "runtime.images": "Image ImageConfig ImageStore Layer",
+    "runtime.build.shipped": "ensure_image",
+    "runtime.build.plan": "BuildRequest",
+    "runtime.build.containerfile": "BuildError",
+    "runtime.library.images": "build_image pull_image push_image load_images save_images",
+    "runtime.library.containers": "run_container start_container container_spec",
+    "runtime.containers.container": "Container ExitStatus launch_container plan_container",
+    "runtime.launch.plan": "Plan",
+    "runtime.launch.spec": "ContainerSpec ResourceLimits Volume",
     # Containers that are kept after their end.
-    "kept_containers": "runtime.containers.kept_containers",
-    "kept_images": "runtime.containers.kept_containers",
-    "kept_changes": "runtime.library.kept",
-    "commit_container": "runtime.library.kept",
-    "remove_container": "runtime.containers.kept_containers",
-    # Errors.
-    "ContainerError": "runtime.errors",
-    "InvalidArgumentError": "runtime.errors",
-    "LaunchError": "runtime.errors",
-    "CommandNotFoundError": "runtime.errors",
-    "CommandNotExecutableError": "runtime.errors",
-    "ContainerTimeoutError": "runtime.errors",
-    "UnsupportedError": "runtime.errors",
-    "ImageError": "runtime.errors",
-    "ImageNotFoundError": "runtime.errors",
-    "BuildError": "runtime.build.containerfile",
+    "runtime.containers.kept_containers": "kept_containers kept_images remove_container",
+    "runtime.library.kept": "kept_changes commit_container",
+    "runtime.errors": (
+        "ContainerError InvalidArgumentError LaunchError CommandNotFoundError ImageError "
+        "CommandNotExecutableError ContainerTimeoutError UnsupportedError ImageNotFoundError"
+    ),
 }
 
 _SHARED = {
-    "Session": "runtime.containers.session",
-    "mount_rootfs": "runtime.containers.mounts",
-    "dead_sessions": "runtime.containers.session",
-    "spec_for_image": "runtime.containers.from_image",
-    "rehearse_container": "runtime.containers.container",
-    "find_leftovers": "runtime.containers.leftovers",
-    "groups_of_others": "runtime.containers.leftovers",
-    "SHIPPED_IMAGES": "runtime.build.shipped",
-    "DirectoryRoot": "runtime.launch.spec",
-    "NetworkSpec": "runtime.launch.spec",
-    "Launcher": "runtime.launch.launcher",
-    "default_launcher": "runtime.launch.launcher",
-    "cache_home": "runtime.paths",
-    "data_home": "runtime.paths",
-    "parse_size": "runtime.units",
+    "runtime.containers.session": "Session dead_sessions",
+    "runtime.containers.mounts": "mount_rootfs",
+    "runtime.containers.from_image": "spec_for_image",
+    "runtime.containers.container": "rehearse_container",
+    "runtime.containers.leftovers": "find_leftovers groups_of_others",
+    "runtime.build.shipped": "SHIPPED_IMAGES",
+    "runtime.launch.spec": "DirectoryRoot NetworkSpec",
+    "runtime.launch.launcher": "Launcher default_launcher",
+    "runtime.paths": "cache_home data_home",
+    "runtime.units": "parse_size",
 }
 
-HARNESS_NAMES = frozenset(_SHARED)
+HARNESS_NAMES = frozenset(" ".join(_SHARED.values()).split())
 """What the harness needs besides the library: where things lie, whose they are, how it launches."""
 
 __all__ = [
@@ -124,12 +94,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    module = _LIBRARY.get(name) or _SHARED.get(name)
-    if module is None:
-        raise AttributeError(f"module 'runtime' has no attribute {name!r}")
-    value = getattr(import_module(module), name)
-    globals()[name] = value
-    return value
+    for module, names in (*_LIBRARY.items(), *_SHARED.items()):
+        if name in names.split():
+            value = globals()[name] = getattr(import_module(module), name)
+            return value
+    raise AttributeError(f"module 'runtime' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -1,20 +1,4 @@
-"""What can go wrong in the runtime, as one small tree.
-
-```
-ContainerError            anything a user can be told in one sentence
-├── LaunchError           a step of the launch plan failed: which, and with what errno
-│   └── CommandError      the box was made, and the command could not be executed
-│       ├── CommandNotFoundError       it does not exist in the image (exit code 127)
-│       └── CommandNotExecutableError  it exists but cannot be executed (exit code 126)
-├── UnsupportedError      this kernel or this user cannot do what was asked
-├── InvalidArgumentError  what was asked for makes no sense: which argument, and why
-├── ContainerTimeoutError the workload ran longer than it was given, and was ended
-└── ImageError            something about images
-    ├── ImageNotFoundError    no such image in the store
-    ├── InvalidReferenceError a name that is no image reference
-    ├── LayerError            a layer is malformed, hostile, or not what its digest says
-    └── StoreError            the store on disk is not as it should be
-```
+"""What can go wrong in the runtime, as one small tree below `ContainerError`.
 
 Exit codes follow docker-run(1): 125 the runtime failed, 126 cannot be executed, 127 not found, and
 otherwise the workload's own. The library raises, the command line prints.
@@ -27,7 +11,7 @@ import os
 
 
 class ContainerError(Exception):
-    """A problem that can be told in one sentence: what was wrong, where, and what to do."""
+    """A problem in one sentence: what was wrong, where, and what to do."""
 
     exit_code = 125
 
@@ -42,9 +26,8 @@ class LaunchError(ContainerError):
     """
 
     def __init__(self, step: str, syscall: str, errno: int, remedy: str = "") -> None:
-        text = (
-            f"{step}: {syscall}: {os.strerror(errno)} ({errno_module.errorcode.get(errno, errno)})"
-        )
+        name = errno_module.errorcode.get(errno, errno)
+        text = f"{step}: {syscall}: {os.strerror(errno)} ({name})"
         super().__init__(self._sentence(text, remedy))
         self.step = step
         self.syscall = syscall

@@ -2,13 +2,12 @@
 
 Two homes, because they have different worth: `data_home` holds what a user would miss (images, the
 writable layers of running instances), `cache_home` what can be made again at any time (kernels, VM
-disks, verdicts of probes).
+disks, results of probes).
 """
 
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 
@@ -30,8 +29,3 @@ def data_home() -> Path:
 def cache_home() -> Path:
     """`$STEELYARD_CACHE`, else `$XDG_CACHE_HOME/steelyard`, else `~/.cache/steelyard`."""
     return _home("STEELYARD_CACHE", "XDG_CACHE_HOME", ".cache")
-
-
-def unescape_mountinfo(field: str) -> str:
-    r"""A path as /proc/self/mountinfo writes it, with its `\040` for a space undone (proc(5))."""
-    return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), field)

@@ -1,8 +1,7 @@
 """A Debian from its packages, by mmdebstrap: something to start FROM without a registry.
 
-What comes out depends on the packages alone: no time is later than a fixed instant, and what the
-host, the hour or the mirror would bring in is taken out again. It changes when Debian publishes
-newer packages, and only then.
+What comes out depends on the packages alone: no time is later than a fixed instant, and what comes
+from the host, the hour or the mirror is taken out again.
 """
 
 from __future__ import annotations
@@ -25,12 +24,12 @@ from runtime.images.formats.image import Image
 from runtime.images.formats.reference import parse_reference
 from runtime.images.formats.tar_writer import source_date_epoch_ns
 from runtime.images.store.store import ImageStore
+from runtime.launch.spec import DEFAULT_PATH
 
 Progress = Callable[[str], None]
 
 EPOCH_S = 1735689600
 """2025-01-01T00:00:00Z: no file is newer, so that the hour of making is not in the image."""
-DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 VARIANTS = ("minbase", "apt", "essential", "buildd", "standard", "extract")
 """Of mmdebstrap(1). `extract` only unpacks: no script of a package runs, no user rights needed."""
 _DISTRIBUTIONS = ("debian", "ubuntu")
@@ -79,11 +78,11 @@ def bootstrap_image(
     Args:
         store: Where.
         base: `debian:SUITE`, or only the suite.
-        progress: Told what is happening.
+        progress: Called with each message.
         reference: The image's name; by default `base`.
-        variant: One of `VARIANTS`.
+        variant: As in `Packages`, and so are the two that follow.
         include: Further packages.
-        mirror: Where from; by default mmdebstrap's own choice.
+        mirror: Where from.
 
     Raises:
         ImageError: It could not be made: a tool is missing, packages could not be fetched.
@@ -107,7 +106,7 @@ def bootstrap_image(
         remove_traces(rootfs)
         clamp_times(rootfs, moment_s)
         progress("storing the image")
-        # Whoever may not give files away could not keep their owners either.
+        # An ordinary user may not give files away, and could not keep their owners either.
         owner = None if os.geteuid() == 0 else (0, 0)
         created = datetime.fromtimestamp(moment_s, UTC)
         return store.import_rootfs(rootfs, name, config, created, owner=owner)
@@ -151,10 +150,7 @@ def unpack_packages(rootfs: Path, packages: Packages, progress: Progress) -> Non
 def mmdebstrap_command(rootfs: Path, packages: Packages, *, root: bool | None = None) -> list[str]:
     """The whole command line.
 
-    Args:
-        rootfs: The empty folder to fill.
-        packages: With what.
-        root: Whether it runs as root; None means as who we are.
+    `root` is whether it runs as root; None means as who we are.
     """
     root = os.geteuid() == 0 if root is None else root
     extracts = packages.variant == "extract"
@@ -210,20 +206,25 @@ def _killed_at_exit(
 
 
 def remove_traces(rootfs: Path) -> None:
-    """Take out what tells of the host and the hour; folders that programs expect stay."""
+    """Take out what shows the host and the hour; folders that programs expect stay."""
     for trace in _TRACES:
         folder, _, pattern = trace.rpartition("/")
         # Not Path.glob, which finds no symlink that leads nowhere.
         there = os.listdir(rootfs / folder) if (rootfs / folder).is_dir() else []
         for path in (rootfs / folder / name for name in fnmatch.filter(there, pattern)):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+            remove_path(path)
     machine = rootfs / "etc/machine-id"
     if machine.is_file() and not machine.is_symlink():
-        # Empty: made anew by whoever boots it (machine-id(5)).
+        # Empty: made anew when it is booted (machine-id(5)).
         machine.write_bytes(b"")
+
+
+def remove_path(path: Path) -> None:
+    """Remove a file, a symlink or a folder with all that is in it; absent is fine."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def clamp_times(rootfs: Path, latest_s: int = EPOCH_S) -> None:

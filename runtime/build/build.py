@@ -14,21 +14,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from runtime.build import steps
-from runtime.build.containerfile import (
-    BuildError,
-    Containerfile,
-    Instruction,
-    Stage,
-    parse_containerfile,
-)
-from runtime.build.executor import FindImage, Progress, StepExecutor
+from runtime.build.containerfile import BuildError, Instruction, Stage, parse_containerfile
+from runtime.build.executor import FindImage, Progress, StageState, StepExecutor
 from runtime.build.ignore import find_ignore
 from runtime.build.metadata import apply
 from runtime.build.plan import PROXY_ARGUMENTS, BuildPlan, BuildRequest, plan_build
-from runtime.build.state import StageState
 from runtime.errors import ContainerError, ImageError, InvalidReferenceError
 from runtime.images.formats.image import Image
 from runtime.images.formats.reference import parse_reference
+from runtime.images.formats.schema import OCI_MANIFEST
 from runtime.images.store.assembly import (
     Document,
     empty_document,
@@ -48,8 +42,8 @@ def build(
     Args:
         store: Where it goes.
         request: What to build.
-        progress: Told each step, in docker's words.
-        find_image: Where FROM and `COPY --from` take images of the store.
+        progress: Called with each step, in docker's words.
+        find_image: See `FindImage`.
 
     Raises:
         BuildError: The Containerfile is wrong or a step of it failed; names the line.
@@ -88,7 +82,16 @@ class _Build:
         self.store = store
         self.request = request
         self.progress = progress
-        self.file, path = _read(request)
+        if not request.context.is_dir():
+            raise ImageError(f"{request.context} is not a folder: a build context is one")
+        path = request.containerfile or find_containerfile(request.context)
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            raise BuildError(str(path), 0, "", "is not UTF-8 text") from None
+        except OSError as error:
+            raise ImageError(f"cannot read {path}: {error.strerror}") from error
+        self.file = parse_containerfile(text, str(path))
         self.plan: BuildPlan = plan_build(self.file, request.target, request.arguments)
         self.used_arguments: set[str] = set(self.plan.used_arguments)
         ignore = find_ignore(request.context, path)
@@ -132,8 +135,6 @@ class _Build:
         self._step += 1
         self.progress(f"STEP {self._step}/{total}: {instruction}")
 
-    # FROM.
-
     def _begin(self, stage: Stage) -> StageState:
         """The state that a stage starts from."""
         base = self.plan.bases[stage.index]
@@ -156,8 +157,6 @@ class _Build:
         if document.get("architecture") != this_architecture():
             self.progress(f"warning: {base} is for {document.get('architecture')}")
         return StageState(document, self.file.escape, layers=layers, image=image)
-
-    # Steps.
 
     def _instruction(self, state: StageState, instruction: Instruction) -> None:
         if instruction.keyword == "ARG":
@@ -188,15 +187,14 @@ class _Build:
     def _finish(self, state: StageState) -> Image:
         document: Document = state.document
         if self.request.labels:
-            labels = {**(state.config.get("Labels") or {}), **self.request.labels}
-            document["config"]["Labels"] = labels
+            state.config["Labels"] = {**(state.config.get("Labels") or {}), **self.request.labels}
         names = tuple(str(parse_reference(tag)) for tag in self.request.tags)
         with self.store.adding() as adder:
             image = put_together(adder, document, state.layers, names)
             if not names:
                 # Without a name it is kept by its digest.
                 descriptor = {
-                    "mediaType": "application/vnd.oci.image.manifest.v1+json",
+                    "mediaType": OCI_MANIFEST,
                     "digest": image.digest,
                     "size": self._layout.blob_path(image.digest).stat().st_size,
                 }
@@ -211,16 +209,3 @@ class _Build:
         for name in names:
             self.progress(f"COMMIT {name}")
         return image
-
-
-def _read(request: BuildRequest) -> tuple[Containerfile, Path]:
-    if not request.context.is_dir():
-        raise ImageError(f"{request.context} is not a folder: a build context is one")
-    path = request.containerfile or find_containerfile(request.context)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise BuildError(str(path), 0, "", "is not UTF-8 text") from None
-    except OSError as error:
-        raise ImageError(f"cannot read {path}: {error.strerror}") from error
-    return parse_containerfile(text, str(path)), path

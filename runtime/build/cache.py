@@ -37,11 +37,7 @@ class CachedStep:
 
 
 class BuildCache:
-    """The records of a store.
-
-    Args:
-        layout: The store's folder.
-    """
+    """The records of a store."""
 
     def __init__(self, layout: StoreLayout) -> None:
         self._layout = layout
@@ -60,12 +56,9 @@ class BuildCache:
 
     def put(self, key: str, step: CachedStep) -> None:
         """Keep a record; the store's writers' lock is held."""
-        layer = step.layer
-        record = {
-            "created": step.created,
-            "descriptor": layer.descriptor if layer else None,
-            "diff_id": layer.diff_id if layer else None,
-        }
+        record: dict[str, Any] = {"created": step.created}
+        if step.layer is not None:
+            record |= {"descriptor": step.layer.descriptor, "diff_id": step.layer.diff_id}
         self._folder.mkdir(exist_ok=True)
         with self._layout.temporary_folder() as aside:
             # Not flushed: a record that a power cut tears is one that does not count.

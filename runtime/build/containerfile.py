@@ -25,21 +25,26 @@ _STAGE_NAME = re.compile(r"[a-z][a-z0-9_.-]*")
 # Which flags each instruction takes; those of docker's that are not here are refused by name.
 _FLAGS: dict[str, tuple[str, ...]] = {
     "ADD": ("chown", "chmod"),
-    "ARG": (),
-    "CMD": (),
     "COPY": ("from", "chown", "chmod"),
-    "ENTRYPOINT": (),
-    "ENV": (),
-    "EXPOSE": (),
     "FROM": ("platform",),
-    "LABEL": (),
-    "MAINTAINER": (),
     "RUN": ("network",),
-    "SHELL": (),
-    "STOPSIGNAL": (),
-    "USER": (),
-    "VOLUME": (),
-    "WORKDIR": (),
+    **dict.fromkeys(
+        (
+            "ARG",
+            "CMD",
+            "ENTRYPOINT",
+            "ENV",
+            "EXPOSE",
+            "LABEL",
+            "MAINTAINER",
+            "SHELL",
+            "STOPSIGNAL",
+            "USER",
+            "VOLUME",
+            "WORKDIR",
+        ),
+        (),
+    ),
 }
 _UNSUPPORTED = {
     "HEALTHCHECK": "nothing here would run the check; leave it out",
@@ -232,11 +237,7 @@ class _Parser:
             raw = self._lines[self._at]
             self._at += 1
             stripped = raw.strip()
-            if stripped.startswith("#"):
-                if pieces:
-                    continue
-                return ""
-            if not stripped:
+            if stripped.startswith("#") or not stripped:
                 if pieces:
                     continue
                 return ""
@@ -265,18 +266,14 @@ class _Parser:
         flags, rest = _flags(keyword, text)
         if not rest:
             raise ValueError("an argument is missing")
-        words = _json_list(rest) if keyword in _JSON else None
-        heredocs: tuple[Heredoc, ...] = ()
-        pairs: tuple[tuple[str, str | None], ...] = ()
-        if words is not None:
-            found, is_exec = words, True
-        else:
-            is_exec = False
-            if keyword in _HEREDOCS:
-                heredocs = self._heredocs(rest)
-            found, pairs = self._arguments(keyword, rest)
-        _check_count(keyword, found, is_exec=is_exec)
-        return Instruction(keyword, line, text, flags, found, pairs, is_exec, heredocs)
+        listed = _json_list(rest) if keyword in _JSON else None
+        if listed is not None:
+            _check_count(keyword, listed, is_exec=True)
+            return Instruction(keyword, line, text, flags, listed, is_exec=True)
+        heredocs = self._heredocs(rest) if keyword in _HEREDOCS else ()
+        words, pairs = self._arguments(keyword, rest)
+        _check_count(keyword, words, is_exec=False)
+        return Instruction(keyword, line, text, flags, words, pairs, heredocs=heredocs)
 
     def _arguments(
         self, keyword: str, rest: str

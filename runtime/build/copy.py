@@ -31,14 +31,10 @@ _FILE_MODE = 0o644
 
 
 class Copier:
-    """Fills the draft of one layer.
+    """Fills the draft of one layer, above the layers of a view.
 
-    Args:
-        view: The layers below.
-        working_directory: What a relative destination starts from; absolute.
-        moment_ns: Modification time of what has none of its own.
-        owner: Of all that is copied; None keeps what the source says.
-        mode: Likewise, of files and of folders.
+    A relative destination starts from the absolute `working_directory`; what has no modification
+    time of its own gets `moment_ns`. Without `owner` and `mode` the source's are kept.
     """
 
     def __init__(
@@ -67,7 +63,7 @@ class Copier:
         more: bool,
         unpack: Callable[[Item], Path | None] = lambda _: None,
     ) -> None:
-        """Copy what a pattern names.
+        """Copy what a pattern names in a tree.
 
         Args:
             tree: Where from.
@@ -114,17 +110,13 @@ class Copier:
 
     def make_folders(self, parts: Parts) -> None:
         """Make a folder and those above it that are missing."""
-        for depth in range(1, len(parts) + 1):
-            there = self._find(parts[:depth])
+        if parts:
+            there = self._find(parts)
             if there is None:
-                self._parents(parts[:depth])
-                uid, gid = self._owner or (0, 0)
-                self.draft.put(
-                    parts[:depth],
-                    Item(DIRECTORY, _FOLDER_MODE, uid, gid, self._moment_ns),
-                )
+                self._parents(parts)
+                self.draft.put(parts, self._new_folder())
             elif not there.is_folder:
-                raise ImageError(f"{show_parts(parts[:depth])} is there already, and is no folder")
+                raise ImageError(f"{show_parts(parts)} is there already, and is no folder")
 
     def resolve(self, path: str) -> Parts:
         """Where an absolute path of the image leads."""
@@ -182,11 +174,13 @@ class Copier:
                 return
             there = self._find(above)
             if there is None:
-                uid, gid = self._owner or (0, 0)
-                there = Item(DIRECTORY, _FOLDER_MODE, uid, gid, self._moment_ns)
+                there = self._new_folder()
             elif not there.is_folder:
                 raise ImageError(f"{show_parts(above)} is there already, and is no folder")
             self.draft.put(above, there)
+
+    def _new_folder(self) -> Item:
+        return Item(DIRECTORY, _FOLDER_MODE, *(self._owner or (0, 0)), self._moment_ns)
 
     def _find(self, parts: Parts) -> Item | None:
         """What is there: put by us, or below."""

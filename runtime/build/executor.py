@@ -13,17 +13,20 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from runtime.build.cache import BuildCache, CachedStep
 from runtime.build.ignore import Ignore
+from runtime.build.metadata import ConfigurationState
 from runtime.build.plan import BuildPlan, BuildRequest
-from runtime.build.state import StageState
 from runtime.build.tree import FolderTree, LayerTree, Tree
 from runtime.errors import ImageError, ImageNotFoundError
 from runtime.images.formats.config import format_time
 from runtime.images.formats.image import Image
+from runtime.images.layer import merged
 from runtime.images.layer.layer_builder import LayerDraft
 from runtime.images.layer.source import PieceStream
 from runtime.images.store.assembly import LayerReference, empty_document, put_together
@@ -36,8 +39,30 @@ FindImage = Callable[[str], Image]
 Draft = contextlib.AbstractContextManager[LayerDraft]
 
 
+@dataclass(slots=True)
+class StageState(ConfigurationState):
+    """A stage under way.
+
+    Attributes:
+        layers: So far, bottom first.
+        image: The layers as an image, leased; None while there are none.
+    """
+
+    layers: tuple[LayerReference, ...] = ()
+    image: Image | None = None
+
+    @property
+    def lowerdirs(self) -> tuple[Path, ...]:
+        """As overlayfs wants them."""
+        return self.image.lowerdirs if self.image else ()
+
+    def read_file(self, path: str) -> bytes | None:
+        """Read a file of the stage as it is now."""
+        return merged.read_file(self.image, path) if self.image else None
+
+
 class StepExecutor:
-    """Does the steps of one build. What it holds is let go by the stack that it is given.
+    """Does the steps of one build; what it holds is let go by the stack that it gets.
 
     Attributes:
         request: What is built.
@@ -56,6 +81,7 @@ class StepExecutor:
         stack: contextlib.ExitStack,
     ) -> None:
         self.request = request
+        self._epoch_ns = None if request.epoch_s is None else request.epoch_s * 1_000_000_000
         self.stages: dict[int, StageState] = {}
         self.cache = BuildCache(StoreLayout(store.root))
         self._store = store
@@ -68,9 +94,7 @@ class StepExecutor:
     @property
     def moment_ns(self) -> int:
         """The time of what is made now."""
-        if self.request.epoch_s is not None:
-            return self.request.epoch_s * 1_000_000_000
-        return time.time_ns()
+        return time.time_ns() if self._epoch_ns is None else self._epoch_ns
 
     def find_image(self, reference: str) -> Image:
         """An image that the Containerfile names; leased until the end."""
@@ -87,23 +111,17 @@ class StepExecutor:
     def step(
         self, state: StageState, text: str, facts: dict[str, Any], make: Callable[[], Draft] | None
     ) -> None:
-        """Do one step, or take what it gave before.
+        """Do one step, or take what it gave before; the configuration is changed already.
 
         Args:
-            state: Of the stage; the configuration is changed already.
+            state: Of the stage.
             text: What is done, for the history.
             facts: What it depends on besides the layers, the configuration and the text.
             make: Gives the layer's draft; None if the step has no layer.
         """
-        key = BuildCache.key(
-            {
-                "layers": [layer.diff_id for layer in state.layers],
-                "config": state.config,
-                "text": text,
-                "epoch": self.request.epoch_s,
-                **facts,
-            }
-        )
+        layers = [layer.diff_id for layer in state.layers]
+        context = {"layers": layers, "config": state.config, "epoch": self.request.epoch_s}
+        key = BuildCache.key({**context, "text": text, **facts})
         step = self._cached(state, key) if self.request.use_cache else None
         if step is None:
             step = self._done(state, key, make)
@@ -138,9 +156,8 @@ class StepExecutor:
         return step
 
     def _add_layer(self, state: StageState, draft: LayerDraft) -> LayerReference:
-        latest_ns = None if self.request.epoch_s is None else self.request.epoch_s * 1_000_000_000
         with self._store.adding() as adder:
-            added = adder.add_tar(PieceStream(draft.tar(latest_ns)))
+            added = adder.add_tar(PieceStream(draft.tar(self._epoch_ns)))
             layer = LayerReference(added.descriptor, added.diff_id)
             self._stack_layer(state, layer)
         return layer

@@ -19,33 +19,14 @@ def split_words(text: str, escape: str = "\\") -> list[str]:
     Raises:
         ValueError: A quote is not closed.
     """
-    words: list[str] = []
-    word: list[str] = []
-    quote = ""
-    position = 0
-    while position < len(text):
-        character = text[position]
-        if character == escape and quote != "'" and position + 1 < len(text):
-            word.append(text[position : position + 2])
-            position += 2
-            continue
-        if quote:
-            quote = "" if character == quote else quote
-        elif character in "'\"":
-            quote = character
-        elif character.isspace():
-            if word:
-                words.append("".join(word))
-                word = []
-            position += 1
-            continue
-        word.append(character)
-        position += 1
-    if quote:
-        raise ValueError(f"a {quote} is not closed")
-    if word:
-        words.append("".join(word))
-    return words
+    mark = re.escape(escape)
+    # A final escape character stands for itself; in single quotes all of them do.
+    escaped = rf"{mark}.|{mark}\Z"
+    word = rf"""(?:{escaped}|'[^']*'|"(?:{escaped}|[^"{mark}])*"|[^\s'"{mark}])+"""
+    pattern = re.compile(word, re.DOTALL)
+    if unmatched := pattern.sub("", text).strip():
+        raise ValueError(f"a {unmatched[0]} is not closed")
+    return pattern.findall(text)
 
 
 def expand(word: str, variables: Mapping[str, str], escape: str = "\\") -> str:
@@ -66,7 +47,7 @@ def expand_document(text: str, variables: Mapping[str, str], escape: str = "\\")
     Raises:
         ValueError: A brace is not closed, or the form is not known.
     """
-    return _Expansion(text, variables, escape).document()
+    return _Expansion(text, variables, escape).quoted("")
 
 
 class _Expansion:
@@ -93,7 +74,7 @@ class _Expansion:
             if character == "'":
                 out.append(self._single_quoted())
             elif character == '"':
-                out.append(self._double_quoted())
+                out.append(self.quoted('"'))
             elif character == "$":
                 out.append(self._dollar())
             elif character == self._escape:
@@ -104,18 +85,22 @@ class _Expansion:
             raise ValueError(f"a {stop} is missing")
         return "".join(out)
 
-    def document(self) -> str:
-        """The expansion of all that is left, quotes left alone."""
+    def quoted(self, stop: str) -> str:
+        """The same where an escape counts only before `$`, itself and `stop`, and quotes do not."""
         out: list[str] = []
+        escaped = {stop, "$", self._escape} - {""}
         while character := self._next():
+            if character == stop:
+                return "".join(out)
             if character == "$":
                 out.append(self._dollar())
             elif character == self._escape:
                 following = self._next()
-                keeps = following not in ("$", self._escape)
-                out.append(character + following if keeps else following)
+                out.append(following if following in escaped else character + following)
             else:
                 out.append(character)
+        if stop:
+            raise ValueError(f"a {stop} is not closed")
         return "".join(out)
 
     def _single_quoted(self) -> str:
@@ -125,21 +110,6 @@ class _Expansion:
         text = self._text[self._position : end]
         self._position = end + 1
         return text
-
-    def _double_quoted(self) -> str:
-        out: list[str] = []
-        while character := self._next():
-            if character == '"':
-                return "".join(out)
-            if character == "$":
-                out.append(self._dollar())
-            elif character == self._escape:
-                following = self._next()
-                keeps = following not in ('"', "$", self._escape)
-                out.append(character + following if keeps else following)
-            else:
-                out.append(character)
-        raise ValueError('a " is not closed')
 
     def _dollar(self) -> str:
         if self._text.startswith("{", self._position):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import posixpath
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from runtime.errors import ImageError
@@ -17,18 +16,8 @@ from runtime.errors import ImageError
 IGNORE_FILES = (".containerignore", ".dockerignore")
 
 
-@dataclass(frozen=True, slots=True)
-class _Pattern:
-    expression: re.Pattern[str]
-    exception: bool
-
-
 class Ignore:
-    """What an ignore file says.
-
-    Args:
-        text: Its content.
-        name: Its name, for messages.
+    """The patterns of an ignore file; `name` is for messages.
 
     Raises:
         ImageError: A pattern is malformed.
@@ -36,7 +25,7 @@ class Ignore:
 
     def __init__(self, text: str = "", name: str = ".containerignore") -> None:
         self.name = name
-        self._patterns: list[_Pattern] = []
+        self._patterns: list[tuple[re.Pattern[str], bool]] = []  # whether it is an exception
         for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), 1):
             if line.startswith("#") or not line.strip():
                 continue
@@ -52,22 +41,22 @@ class Ignore:
                 expression = re.compile(translate(pattern), re.DOTALL)
             except (ValueError, re.error):
                 raise ImageError(f"{name}:{number}: {line.strip()!r} is no pattern") from None
-            self._patterns.append(_Pattern(expression, exception))
+            self._patterns.append((expression, exception))
 
     @property
     def has_exceptions(self) -> bool:
         """Whether something in an ignored folder may not be ignored."""
-        return any(pattern.exception for pattern in self._patterns)
+        return any(exception for _, exception in self._patterns)
 
     def ignores(self, path: str) -> bool:
         """Whether a path, relative to the context, does not exist for the build."""
         parts = path.split("/")
         prefixes = ["/".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
         ignored = False
-        for pattern in self._patterns:
-            # Only a line that would change the verdict needs to be asked.
-            if pattern.exception is ignored and any(map(pattern.expression.match, prefixes)):
-                ignored = not pattern.exception
+        for expression, exception in self._patterns:
+            # Only a line that would change the answer needs to be tried.
+            if exception is ignored and any(map(expression.match, prefixes)):
+                ignored = not exception
         return ignored
 
 

@@ -116,15 +116,14 @@ def apply(state: ConfigurationState, instruction: Instruction) -> str:
 
 
 def _env(state: ConfigurationState, instruction: Instruction) -> str:
-    # All on one line see what was there before the line (Dockerfile reference, "ENV").
-    pairs = [(state.expand(name), state.expand(value or "")) for name, value in instruction.pairs]
+    pairs = _pairs(state, instruction)
     environment = state.environment | dict(pairs)
     state.config["Env"] = [f"{name}={value}" for name, value in environment.items()]
     return _joined(pairs)
 
 
 def _label(state: ConfigurationState, instruction: Instruction) -> str:
-    pairs = [(state.expand(name), state.expand(value or "")) for name, value in instruction.pairs]
+    pairs = _pairs(state, instruction)
     state.config["Labels"] = {**(state.config.get("Labels") or {}), **dict(pairs)}
     return _joined(pairs)
 
@@ -133,9 +132,9 @@ def _workdir(state: ConfigurationState, instruction: Instruction) -> str:
     path = state.expand(instruction.words[0])
     if not path:
         raise ValueError("the path is empty")
-    state.config["WorkingDir"] = posixpath.normpath(posixpath.join(state.working_directory, path))
-    if state.config["WorkingDir"].startswith("//"):
-        state.config["WorkingDir"] = state.config["WorkingDir"][1:]
+    whole = posixpath.normpath(posixpath.join(state.working_directory, path))
+    # Two slashes at the beginning are all that normpath keeps.
+    state.config["WorkingDir"] = whole[1:] if whole.startswith("//") else whole
     return str(state.config["WorkingDir"])
 
 
@@ -211,6 +210,11 @@ def _maintainer(state: ConfigurationState, instruction: Instruction) -> str:
         "MAINTAINER is deprecated; write LABEL org.opencontainers.image.authors=…"
     )
     return instruction.words[0]
+
+
+def _pairs(state: ConfigurationState, instruction: Instruction) -> list[tuple[str, str]]:
+    # All on one line see what was there before the line (Dockerfile reference, "ENV").
+    return [(state.expand(name), state.expand(value or "")) for name, value in instruction.pairs]
 
 
 def _joined(pairs: list[tuple[str, str]]) -> str:

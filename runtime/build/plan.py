@@ -73,12 +73,7 @@ class BuildPlan:
 
 
 def plan_build(file: Containerfile, target: str, arguments: Mapping[str, str]) -> BuildPlan:
-    """Find out what is needed.
-
-    Args:
-        file: The Containerfile.
-        target: Name or number of the stage that is wanted; empty is the last one.
-        arguments: Build arguments.
+    """Find out which stages the wanted one needs; the arguments are those of `BuildRequest`.
 
     Raises:
         BuildError: There is no such stage, or a FROM is wrong.
@@ -136,13 +131,9 @@ def _global_arguments(
 ) -> tuple[dict[str, str], set[str]]:
     architecture = this_architecture()
     values: dict[str, str] = {}
+    platform = {"PLATFORM": f"linux/{architecture}", "OS": "linux", "ARCH": architecture}
     for kind in ("TARGET", "BUILD"):
-        values |= {
-            f"{kind}PLATFORM": f"linux/{architecture}",
-            f"{kind}OS": "linux",
-            f"{kind}ARCH": architecture,
-            f"{kind}VARIANT": "",
-        }
+        values |= {f"{kind}{name}": value for name, value in {**platform, "VARIANT": ""}.items()}
     used = set()
     for instruction in file.arguments:
         for name, default in instruction.pairs:

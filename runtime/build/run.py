@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from runtime.containers.container import launch_container, writable_root
@@ -13,112 +13,55 @@ from runtime.containers.session import Session
 from runtime.errors import ImageError
 from runtime.images.layer.changes import read_changes
 from runtime.images.layer.layer_builder import LayerDraft
-from runtime.images.layer.view import MergedView, Parts
-from runtime.launch.spec import (
-    ALL_NAMESPACES,
-    ContainerSpec,
-    Namespace,
-    NetworkSpec,
-    OverlayRoot,
-    User,
-    Volume,
-)
+from runtime.images.layer.merged import split_path
+from runtime.images.layer.view import MergedView
+from runtime.launch.spec import ContainerSpec, OverlayRoot, Volume
 from runtime.linux.files import remove_tree
 
 # On the host's network, names are looked up as the host does.
 _RESOLVER_FILES = ("/etc/resolv.conf", "/etc/hosts")
 
 
-@dataclass(frozen=True, slots=True)
-class RunRequest:
-    """What to run, above what.
-
-    Attributes:
-        lowerdirs: The layers so far, topmost first.
-        command: What to execute.
-        environment: All variables.
-        working_directory: Absolute.
-        user: Whom to run as.
-        network: `none` or `host`.
-        output: Descriptors for stdout and stderr.
-    """
-
-    lowerdirs: tuple[Path, ...]
-    command: tuple[str, ...]
-    environment: Mapping[str, str]
-    working_directory: str
-    user: User
-    network: str
-    output: tuple[int, int]
-
-
 @contextlib.contextmanager
-def run_step(request: RunRequest) -> Iterator[LayerDraft]:
-    """Run a command to its end and give what it changed; everything is removed afterwards.
+def run_step(spec: ContainerSpec) -> Iterator[LayerDraft]:
+    """Run a container to its end and give what it changed; everything is removed afterwards.
+
+    Args:
+        spec: Its root has the layers so far, perhaps none, and no writable one yet. It gets an
+            empty stdin, and on the host's network the host's resolver files.
 
     Raises:
         ImageError: It failed: how it ended is the reason.
         ContainerError: It could not be started.
     """
+    assert isinstance(spec.root, OverlayRoot)
     session = Session.current()
     name = session.next_name("build")
     directory = session.new_instance_directory(name)
     try:
-        lowerdirs = request.lowerdirs or (_empty_folder(directory),)
-        volumes = _resolver(lowerdirs) if request.network == "host" else ()
-        root = OverlayRoot(tuple(map(os.fspath, lowerdirs)), "", "", "")
+        lowerdirs = tuple(map(Path, spec.root.lowerdirs)) or (_empty_folder(directory),)
+        volumes = _resolver(lowerdirs) if spec.network.kind == "host" else ()
+        root = replace(spec.root, lowerdirs=tuple(map(os.fspath, lowerdirs)))
         root = writable_root(session, os.fspath(directory), root)
         _copy_root_attributes(lowerdirs[0], root.upperdir)
-        _run(session, name, request, root, volumes)
+        with open(os.devnull, "rb") as null:
+            stdio = (null.fileno(), *spec.stdio[1:])
+            complete = replace(spec, root=root, volumes=volumes, stdio=stdio)
+            container = launch_container(complete, name=name, session=session)
+        with container:
+            status = container.wait()
+        if status.signal is not None:
+            raise ImageError(f"{_shown(spec.command)} was ended by signal {status.signal}")
+        if status.code:
+            raise ImageError(f"{_shown(spec.command)} ended with exit code {status.code}")
         # The mount namespace has gone with its last process, and what was written through the
         # overlay is in the files of the upper folder.
         made_by_us = frozenset(
-            _parts(path) for volume in volumes for path in ("etc", volume.target)
+            split_path(os.fsencode(path)) for each in volumes for path in ("etc", each.target)
         )
-        draft, _ = read_changes(Path(root.upperdir), lowerdirs, made_by_us)
-        yield draft
+        yield read_changes(Path(root.upperdir), lowerdirs, made_by_us)[0]
     finally:
         remove_tree(directory)
-
-
-def _run(
-    session: Session,
-    name: str,
-    request: RunRequest,
-    root: OverlayRoot,
-    volumes: tuple[Volume, ...],
-) -> None:
-    namespaces = ALL_NAMESPACES - ({Namespace.NET} if request.network == "host" else set())
-    null = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        container = launch_container(
-            ContainerSpec(
-                root=root,
-                command=request.command,
-                environment=request.environment,
-                working_directory=request.working_directory,
-                user=request.user,
-                namespaces=namespaces,
-                network=NetworkSpec(request.network),
-                volumes=volumes,
-                # As docker: packages' scripts and sudo count on setuid programs.
-                no_new_privileges=False,
-                stdio=(null, *request.output),
-            ),
-            name=name,
-            session=session,
-        )
-    finally:
-        os.close(null)
-    try:
-        status = container.wait()
-    finally:
-        container.remove()
-    assert status is not None
-    if status.signal is not None:
-        raise ImageError(f"{_shown(request.command)} was ended by signal {status.signal}")
-    if status.code:
-        raise ImageError(f"{_shown(request.command)} ended with exit code {status.code}")
 
 
 def _empty_folder(directory: Path) -> Path:
@@ -140,15 +83,11 @@ def _resolver(lowerdirs: tuple[Path, ...]) -> tuple[Volume, ...]:
     view = MergedView(lowerdirs)
     volumes = []
     for path in _RESOLVER_FILES:
-        there = view.find(_parts(path))
+        there = view.find(split_path(os.fsencode(path)))
         # A symlink of the image could lead the mount elsewhere, or to nothing.
         if os.path.isfile(path) and (there is None or not os.path.islink(there)):
             volumes.append(Volume(path, path, read_only=True, is_directory=False))
     return tuple(volumes)
-
-
-def _parts(path: str) -> Parts:
-    return tuple(os.fsencode(part) for part in path.split("/") if part)
 
 
 def _shown(command: tuple[str, ...]) -> str:

@@ -6,8 +6,7 @@
 
 Each is a Containerfile below `scenarios/images/`, and a folder `rootfs` that is filled here and
 that the Containerfile copies. All are reproducible: times end at a fixed instant, owners are root,
-what the host or the hour would bring in is left out. Those of Debian change when it publishes newer
-packages, and only then. Making them needs no privilege.
+and those of Debian change only when it publishes newer packages. Making them needs no privilege.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
-from runtime.build.bootstrap import EPOCH_S, Packages, clamp_times, unpack_packages
+from runtime.build.bootstrap import EPOCH_S, Packages, clamp_times, remove_path, unpack_packages
 from runtime.errors import ImageError, ImageNotFoundError
 from runtime.images.formats.image import Image
 from runtime.images.store.store import ImageStore
@@ -89,7 +88,7 @@ def ensure_image(
     Args:
         reference: A name, a digest, or the unambiguous beginning of one.
         store: Where; by default the user's.
-        progress: Told what is happening, while something is.
+        progress: Called with each message about the making.
 
     Raises:
         ImageNotFoundError: It is not there and does not come with Steelyard.
@@ -134,12 +133,8 @@ def _fill_busybox(rootfs: Path, progress: Progress) -> None:
     _add_skeleton(rootfs)
 
 
-def _fill_debian_base(rootfs: Path, progress: Progress) -> None:
-    _fill_debian(rootfs, _BASE_PACKAGES, progress)
-
-
 def _fill_debian_python(rootfs: Path, progress: Progress) -> None:
-    _fill_debian(rootfs, (*_BASE_PACKAGES, "python3"), progress)
+    _fill_debian(rootfs, progress, (*_BASE_PACKAGES, "python3"))
     # Packages' scripts would have compiled the library, but none ran. The compiled files carry
     # their sources' times, so those must be final.
     clamp_times(rootfs)
@@ -147,15 +142,13 @@ def _fill_debian_python(rootfs: Path, progress: Progress) -> None:
     _compile_library(rootfs)
 
 
-def _fill_debian(rootfs: Path, packages: tuple[str, ...], progress: Progress) -> None:
+def _fill_debian(
+    rootfs: Path, progress: Progress, packages: tuple[str, ...] = _BASE_PACKAGES
+) -> None:
     """Packages unpacked, without what only installing more of them would need."""
     unpack_packages(rootfs, Packages(_SUITE, "extract", packages), progress)
     for name in _NOT_NEEDED:
-        path = rootfs / name
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+        remove_path(rootfs / name)
     _add_applets(rootfs, rootfs / "usr/bin/busybox")
     _add_skeleton(rootfs)
 
@@ -168,7 +161,7 @@ SHIPPED_IMAGES: MappingProxyType[str, ShippedImage] = MappingProxyType(
         "debian-base": ShippedImage(
             "debian-base",
             f"the C library and its like from Debian {_SUITE}, and busybox as shell",
-            _fill_debian_base,
+            _fill_debian,
         ),
         "debian-python": ShippedImage(
             "debian-python",
@@ -242,13 +235,9 @@ def _compile_library(rootfs: Path) -> None:
         "PYTHONHASHSEED": "0",
     }
     result = subprocess.run(
-        command,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
+        command, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True,
         check=False,
-    )
+    )  # fmt: skip
     if result.returncode:
         said = (result.stdout + result.stderr).strip().splitlines()[-1:] or ["it said nothing"]
         raise ImageError(f"debian-python: compiling python's library failed: {said[0]}")

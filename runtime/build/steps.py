@@ -10,10 +10,9 @@ from pathlib import Path
 
 from runtime.build.containerfile import Instruction
 from runtime.build.copy import Copier
-from runtime.build.executor import StepExecutor
+from runtime.build.executor import StageState, StepExecutor
 from runtime.build.metadata import apply
 from runtime.build.plan import PROXY_ARGUMENTS
-from runtime.build.state import StageState
 from runtime.build.tree import LayerTree, follow
 from runtime.containers.session import Session
 from runtime.containers.users import resolve_user
@@ -22,7 +21,7 @@ from runtime.images.formats.digest import ByteSource
 from runtime.images.formats.tar_fields import show
 from runtime.images.layer.layer_builder import Item, LayerDraft
 from runtime.images.layer.view import MergedView
-from runtime.launch.spec import DEFAULT_PATH
+from runtime.launch.spec import DEFAULT_PATH, ContainerSpec, NetworkSpec, OverlayRoot
 from runtime.linux.files import remove_tree
 
 _HEREDOC_WORD = re.compile(r"[0-9]*<<-?[^<]+")
@@ -31,7 +30,7 @@ _URL = re.compile(r"(?:https?|ftp|git|ssh)://|git@", re.IGNORECASE)
 
 def run(executor: StepExecutor, state: StageState, instruction: Instruction) -> None:
     """RUN: what a container leaves in its writable layer."""
-    from runtime.build.run import RunRequest, run_step
+    from runtime.build.run import run_step
 
     network = instruction.flag("network") or executor.request.network
     if network == "default":
@@ -46,20 +45,22 @@ def run(executor: StepExecutor, state: StageState, instruction: Instruction) -> 
     environment = {
         "PATH": DEFAULT_PATH, "HOME": home, **proxies, **state.arguments, **state.environment
     }  # fmt: skip
-    request = RunRequest(
-        lowerdirs=state.lowerdirs,
-        command=command,
-        environment=environment,
+    spec = ContainerSpec(
+        OverlayRoot(tuple(map(os.fspath, state.lowerdirs)), "", "", ""),
+        command,
+        environment,
         working_directory=state.working_directory,
         user=user,
-        network=network,
-        output=executor.request.output,
+        network=NetworkSpec(network),
+        # As docker: packages' scripts and sudo count on setuid programs.
+        no_new_privileges=False,
+        stdio=(0, *executor.request.output),
     )
     arguments = " ".join(f"{name}={value}" for name, value in sorted(state.arguments.items()))
     facts = {"command": command, "arguments": state.arguments, "network": network}
     shown = " ".join(command)
     text = f"RUN |{arguments} {shown}" if arguments else f"RUN {shown}"
-    executor.step(state, text, facts, lambda: run_step(request))
+    executor.step(state, text, facts, lambda: run_step(spec))
 
 
 def _command(state: StageState, instruction: Instruction) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Where COPY and ADD take files from: a folder of this machine, or the layers of an image.
 
 Both are trees of `Item`s, in which a symlink never leads out. A folder of this machine hides what
-its ignore file says; all of it belongs to root, whoever owns the files here.
+its ignore file says; all of it belongs to root.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import TypeAlias
 
 from runtime.build.ignore import Ignore, translate
 from runtime.errors import ImageError
@@ -23,27 +23,10 @@ from runtime.images.layer.view import MergedView, Parts, resolve
 _WILDCARDS = re.compile(r"[*?\[]")
 
 
-class Tree(Protocol):
-    """A tree of files to copy from."""
-
-    name: str
-    """For messages."""
-
-    def item(self, parts: Parts) -> Item | None:
-        """What is there, a symlink as itself; None if nothing is."""
-
-    def names(self, parts: Parts) -> list[bytes]:
-        """What is in a folder, sorted."""
-
-
 class FolderTree:
-    """A folder of this machine.
+    """A folder of this machine; `name` is for messages.
 
-    Args:
-        root: The folder.
-        name: For messages.
-        ignore: What of it is hidden.
-        keep_owners: Whether files keep their owners, rather than belong to root.
+    Files belong to root unless they are to keep their owners.
     """
 
     def __init__(
@@ -55,7 +38,7 @@ class FolderTree:
         self._keep_owners = keep_owners
 
     def item(self, parts: Parts) -> Item | None:
-        """What is there and not ignored."""
+        """Give what is there and not ignored, a symlink as itself; None if nothing is."""
         if parts and not self._visible(parts):
             return None
         found = self._read(parts)
@@ -64,7 +47,7 @@ class FolderTree:
         return replace(found, uid=0, gid=0)
 
     def names(self, parts: Parts) -> list[bytes]:
-        """What is in a folder and not ignored."""
+        """Name what is in a folder and not ignored, sorted."""
         names = sorted(os.listdir(os.path.join(self._root, *parts)))
         return [name for name in names if self._visible((*parts, name))]
 
@@ -91,25 +74,23 @@ class FolderTree:
 
 
 class LayerTree:
-    """The merged layers of an image or stage.
-
-    Args:
-        lowerdirs: Topmost first.
-        name: For messages.
-    """
+    """The merged layers of an image or stage, topmost first; `name` is for messages."""
 
     def __init__(self, lowerdirs: Sequence[Path], name: str) -> None:
         self.name = name
         self._view = MergedView(lowerdirs)
 
     def item(self, parts: Parts) -> Item | None:
-        """What a container of the image would see."""
+        """Give what a container of the image would see there."""
         path = self._view.find(parts)
         return None if path is None else read_item(path)
 
     def names(self, parts: Parts) -> list[bytes]:
-        """What is in a merged folder."""
+        """Name what is in a merged folder, sorted."""
         return self._view.names(parts)
+
+
+Tree: TypeAlias = FolderTree | LayerTree
 
 
 def follow(tree: Tree, path: bytes) -> Parts | None:
@@ -123,14 +104,10 @@ def link_target(item: Item | None) -> bytes | None:
 
 
 def find_sources(tree: Tree, pattern: str) -> list[Parts]:
-    """What the source of a COPY names: one path, or all that its wildcards match.
+    """Find what the source of a COPY names: one path, or all that its wildcards match.
 
-    Args:
-        tree: Where.
-        pattern: As filepath.Match of Go; `..` ends at the root.
-
-    Returns:
-        Paths as named, so that a symlink among them still gives its own name to the copy.
+    The pattern is as for Go's filepath.Match; `..` ends at the root. Paths are given as named, so
+    that a symlink among them still gives its own name to the copy.
 
     Raises:
         ImageError: There is nothing of that name.

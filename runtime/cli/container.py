@@ -7,85 +7,63 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from runtime.cli.assignments import assignments
+from runtime.cli.common import LazyGroup, assignments, with_options
 from runtime.errors import InvalidArgumentError
 from runtime.units import parse_size
-
-if TYPE_CHECKING:
-    _IntType = click.ParamType[int]
-else:
-    _IntType = click.ParamType  # generic only in newer versions of click
 
 _SMALLEST_MEMORY_BYTES = 1 << 20
 _MOST_CPUS = 8192  # NR_CPUS of the largest distribution kernels
 
 
-class _Size(_IntType):
-    """`512m`, `1g`, `1GiB`: docker's sizes; units are powers of 1024."""
-
-    name = "size"
-
-    def convert(self, value: Any, param: Any, ctx: Any) -> int:
-        if isinstance(value, int):
-            return value
-        try:
-            size: int = parse_size(value)
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
-        if size < _SMALLEST_MEMORY_BYTES:
-            self.fail(f"{value} is less than 1m, in which nothing runs", param, ctx)
-        return size
+def memory_size(_context: object, _parameter: object, text: str | None) -> int | None:
+    """Read `512m`, `1g`, `1GiB`: docker's sizes; units are powers of 1024."""
+    if text is None:
+        return None
+    try:
+        size_bytes = parse_size(text)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+    if size_bytes < _SMALLEST_MEMORY_BYTES:
+        raise click.BadParameter(f"{text} is less than 1m, in which nothing runs")
+    return size_bytes
 
 
-def _launch_options(command: Any) -> Any:
-    """The options that `run` and `plan` share, in docker's spelling."""
-    for option in reversed(
-        (
-            click.option("-e", "--env", "environment", multiple=True, metavar="NAME[=VALUE]",
-                         help="Set a variable; without a value, take the caller's."),
-            click.option("-w", "--workdir", "working_directory", metavar="PATH",
-                         help="Working directory."),
-            click.option("-u", "--user", metavar="USER[:GROUP]", help="Name or number."),
-            click.option("-v", "--volume", "volumes", multiple=True, metavar="SOURCE:TARGET[:ro]",
-                         help="Show a folder or file of the host."),
-            click.option("-m", "--memory", type=_Size(), help="Memory limit, as in 512m."),
-            click.option("--cpus", type=click.FloatRange(min=0.01, max=_MOST_CPUS),
-                         help="CPU limit, as in 1.5."),
-            click.option("--pids-limit", type=click.IntRange(min=1),
-                         help="Limit of processes and threads."),
-            click.option("--hostname", metavar="NAME", help="The container's host name."),
-            click.option("--name", metavar="NAME",
-                         help="Name; also the host name where none is given."),
-            click.option("--network", type=click.Choice(["none", "host"]), default="none",
-                         show_default=True, help="none: loopback only. host: no isolation."),
-            click.option("--read-only", "read_only_root", is_flag=True,
-                         help="Mount the rootfs read-only."),
-            click.option("--entrypoint", metavar="PROGRAM", help="In place of the image's."),
-            click.argument("image"),
-            click.argument("command", nargs=-1, type=click.UNPROCESSED),
-        )
-    ):  # fmt: skip
-        command = option(command)
-    return command
-
+_launch_options = with_options(
+    click.option("-e", "--env", "environment", multiple=True, metavar="NAME[=VALUE]",
+                 help="Set a variable; without a value, take the caller's."),
+    click.option("-w", "--workdir", "working_directory", metavar="PATH", help="Working directory."),
+    click.option("-u", "--user", metavar="USER[:GROUP]", help="Name or number."),
+    click.option("-v", "--volume", "volumes", multiple=True, metavar="SOURCE:TARGET[:ro]",
+                 help="Show a folder or file of the host."),
+    click.option("-m", "--memory", callback=memory_size, metavar="SIZE",
+                 help="Memory limit, as in 512m."),
+    click.option("--cpus", type=click.FloatRange(min=0.01, max=_MOST_CPUS),
+                 help="CPU limit, as in 1.5."),
+    click.option("--pids-limit", type=click.IntRange(min=1),
+                 help="Limit of processes and threads."),
+    click.option("--hostname", metavar="NAME", help="The container's host name."),
+    click.option("--name", metavar="NAME", help="Name; also the host name where none is given."),
+    click.option("--network", type=click.Choice(["none", "host"]), default="none",
+                 show_default=True, help="none: loopback only. host: no isolation."),
+    click.option("--read-only", "read_only_root", is_flag=True, help="Mount the rootfs read-only."),
+    click.option("--entrypoint", metavar="PROGRAM", help="In place of the image's."),
+    click.argument("image"),
+    click.argument("command", nargs=-1, type=click.UNPROCESSED),
+)  # fmt: skip
 
 _FAILED = 125
 """docker-run(1): the tool itself failed, its usage included, and not the command in the box."""
 _NOT_YET = {
-    "-i": "standard input is connected anyway: leave it out",
-    "--interactive": "standard input is connected anyway: leave it out",
-    "-t": "containers get no terminal of their own yet: leave it out",
-    "--tty": "containers get no terminal of their own yet: leave it out",
-    "-d": "containers do not run in the background yet: put & behind the command",
-    "--detach": "containers do not run in the background yet: put & behind the command",
-    "-p": "ports are not forwarded yet: --network host shares the host's",
-    "--publish": "ports are not forwarded yet: --network host shares the host's",
+    ("-i", "--interactive"): "standard input is connected anyway: leave it out",
+    ("-t", "--tty"): "containers get no terminal of their own yet: leave it out",
+    ("-d", "--detach"): "containers do not run in the background yet: put & behind the command",
+    ("-p", "--publish"): "ports are not forwarded yet: --network host shares the host's",
 }
-"""What hands used to docker type, and what to do instead."""
+"""Options that users of docker type, and what to do instead."""
 
 
 class _RunUsageError(click.UsageError):
@@ -110,33 +88,20 @@ def _explained() -> Iterator[None]:
         yield
     except click.UsageError as error:
         text = error.format_message()
-        if isinstance(error, click.NoSuchOption) and error.option_name in _NOT_YET:
-            text = f"{error.message} {_NOT_YET[error.option_name]}"
+        for names, advice in _NOT_YET.items():
+            if isinstance(error, click.NoSuchOption) and error.option_name in names:
+                text = f"{error.message} {advice}"
         raise _RunUsageError(text, error.ctx) from None
 
 
-_CONTEXT = {"ignore_unknown_options": False, "allow_interspersed_args": False}
+_CONTEXT = {"allow_interspersed_args": False}
 
 
-# What only kept containers need is loaded when one of its commands is named.
-_ELSEWHERE = ("commit", "diff", "ls", "rm")
-
-
-class _Commands(click.Group):
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted({*super().list_commands(ctx), *_ELSEWHERE})
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _ELSEWHERE:
-            return super().get_command(ctx, cmd_name)
-        from runtime.cli import kept
-
-        command = getattr(kept, cmd_name)
-        assert isinstance(command, click.Command)
-        return command
-
-
-@click.group(cls=_Commands)
+@click.group(
+    cls=LazyGroup,
+    # What only kept containers need is loaded when one of its commands is named.
+    elsewhere=dict.fromkeys(("commit", "diff", "ls", "rm"), "runtime.cli.kept"),
+)
 def container() -> None:
     """Run containers with Steelyard's own runtime."""
 
@@ -196,17 +161,13 @@ def _arguments(options: dict[str, Any]) -> dict[str, Any]:
     return options
 
 
-_OPTION_NAMES = {
-    "hostname": "--hostname",
-    "name": "--name",
-    "volumes": "-v",
-    "working_directory": "-w",
-}
+_OPTION_NAMES = {"hostname": "--hostname", "name": "--name", "volumes": "-v",
+                 "working_directory": "-w"}  # fmt: skip
 
 
 @contextlib.contextmanager
 def _named_options() -> Iterator[None]:
-    """Tell what the library refuses as click tells what it refuses: with the option's name."""
+    """Report what the library refuses as click reports what it refuses: with the option's name."""
     try:
         yield
     except InvalidArgumentError as error:

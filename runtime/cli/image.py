@@ -6,51 +6,37 @@ imported when one of their commands is named: `steelyard --help` loads none of t
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import json
-from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import click
 
+from runtime.cli.common import LazyGroup, open_store, pairs, remove_each, size_text
+
 if TYPE_CHECKING:
-    from runtime.images import ImageStore, Removal
+    from runtime.images import Removal
 
 _ELSEWHERE = {
-    "bootstrap": "runtime.cli.image_build",
-    "build": "runtime.cli.image_build",
-    "gc": "runtime.cli.image_views",
-    "history": "runtime.cli.image_views",
-    "inspect": "runtime.cli.image_views",
-    "load": "runtime.cli.image_transfer",
-    "ls": "runtime.cli.image_views",
-    "pull": "runtime.cli.image_transfer",
-    "push": "runtime.cli.image_transfer",
-    "save": "runtime.cli.image_transfer",
-    "tree": "runtime.cli.image_views",
-    "verify": "runtime.cli.image_views",
+    "bootstrap": "image_build",
+    "build": "image_build",
+    "gc": "image_views",
+    "history": "image_views",
+    "inspect": "image_views",
+    "load": "image_transfer",
+    "ls": "image_views",
+    "pull": "image_transfer",
+    "push": "image_transfer",
+    "save": "image_transfer",
+    "tree": "image_views",
+    "verify": "image_views",
 }
-"""Which module has which command, as an attribute of the command's name."""
 
 
-class _Commands(click.Group):
-    """A group most of whose commands are loaded when they are asked for."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted({*super().list_commands(ctx), *_ELSEWHERE})
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if module := _ELSEWHERE.get(cmd_name):
-            command = getattr(importlib.import_module(module), cmd_name)
-            assert isinstance(command, click.Command)
-            return command
-        return super().get_command(ctx, cmd_name)
-
-
-@click.group(cls=_Commands)
+@click.group(
+    cls=LazyGroup,
+    elsewhere={name: f"runtime.cli.{module}" for name, module in _ELSEWHERE.items()},
+)
 def image() -> None:
     """Pull, build, import, look at and remove images."""
 
@@ -86,7 +72,7 @@ def import_(
     if workdir and not workdir.startswith("/"):
         raise click.BadParameter("must be absolute", param_hint="--workdir")
     config = ImageConfig(
-        environment=_variables(environment),
+        environment=pairs(environment, "--env"),
         entrypoint=_words(entrypoint, "--entrypoint"),
         command=_words(cmd, "--cmd"),
         working_directory=workdir,
@@ -110,18 +96,9 @@ def tag(reference: str, name: str) -> None:
 def rm(references: tuple[str, ...]) -> None:
     """Remove images by name, and the layers that no other image and no instance needs."""
     from runtime.containers.kept_containers import kept_images
-    from runtime.errors import ContainerError
 
-    failed = False
     with open_store() as store:
-        for reference in references:
-            try:
-                echo_removal(store.remove(reference, keep=kept_images))
-            except ContainerError as error:
-                click.echo(f"steelyard: {error}", err=True)
-                failed = True
-    if failed:
-        raise SystemExit(1)
+        remove_each(references, lambda name: echo_removal(store.remove(name, keep=kept_images)))
 
 
 def echo_removal(removal: Removal) -> None:
@@ -134,57 +111,6 @@ def echo_removal(removal: Removal) -> None:
         click.echo(f"Deleted layer: {diff_id}")
     if removal.freed_bytes:
         click.echo(f"Freed: {size_text(removal.freed_bytes)}")
-
-
-def size_text(size_bytes: int) -> str:
-    """A size as docker prints it: powers of 1000, three digits."""
-    size = float(size_bytes)
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 999.5:
-            return f"{size:.3g}{unit}"
-        size /= 1000
-    return f"{size:.3g}TB"
-
-
-def age_text(moment: datetime | None, now: datetime) -> str:
-    """How long ago, in the largest unit of which there are at least two (or one, of years)."""
-    if moment is None:
-        return "unknown"
-    seconds = max(0, int((now - moment).total_seconds()))
-    for unit, length in (("years", 31536000), ("months", 2592000), ("weeks", 604800)):
-        if seconds >= 2 * length:
-            return f"{seconds // length} {unit} ago"
-    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
-        if seconds >= 2 * length:
-            return f"{seconds // length} {unit} ago"
-    return f"{seconds} seconds ago"
-
-
-@contextlib.contextmanager
-def open_store() -> Iterator[ImageStore]:
-    """The default store; what goes wrong is one sentence on stderr and exit code 1."""
-    from runtime.errors import ContainerError
-    from runtime.images import ImageStore
-
-    try:
-        yield ImageStore.default()
-    except ContainerError as error:
-        _fail(str(error))
-
-
-def _fail(message: str) -> NoReturn:
-    click.echo(f"steelyard: {message}", err=True)
-    raise SystemExit(1)
-
-
-def _variables(items: tuple[str, ...]) -> dict[str, str]:
-    variables = {}
-    for item in items:
-        name, equals, value = item.partition("=")
-        if not name or not equals:
-            raise click.BadParameter(f"{item!r} is not NAME=VALUE", param_hint="--env")
-        variables[name] = value
-    return variables
 
 
 def _words(text: str | None, option: str) -> tuple[str, ...]:

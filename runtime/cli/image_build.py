@@ -8,14 +8,15 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import click
 
-from runtime.build.bootstrap import VARIANTS
-from runtime.cli.assignments import assignments
-from runtime.cli.kept import commit, diff
-
-__all__ = ["bootstrap", "build", "commit", "diff"]
+from runtime.build.bootstrap import VARIANTS, bootstrap_image
+from runtime.build.plan import BuildRequest
+from runtime.cli.common import assignments, open_store, pairs
+from runtime.containers.signals import signal_handler
+from runtime.library.images import build_image
 
 
 class _InterruptedError(KeyboardInterrupt):
@@ -52,41 +53,25 @@ class _InterruptedError(KeyboardInterrupt):
 )  # fmt: skip
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but the digest.")
 def build(
-    context: Path,
-    tags: tuple[str, ...],
-    containerfile: Path | None,
     arguments: tuple[str, ...],
-    target: str,
     labels: tuple[str, ...],
     contexts: tuple[str, ...],
     no_cache: bool,
-    network: str,
-    epoch_s: int | None,
     quiet: bool,
+    **fields: Any,
 ) -> None:
     """Build an image from a Containerfile and the files in the folder CONTEXT.
 
     Each RUN is a container of Steelyard's own; what it leaves becomes a layer. Prints the digest.
     """
-    from runtime.build.plan import BuildRequest
-    from runtime.cli.image import open_store
-    from runtime.library.images import build_image
-
     null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC) if quiet else -1
     request = BuildRequest(
-        context=context,
-        containerfile=containerfile,
-        tags=tags,
         arguments=assignments(arguments, "--build-arg"),
-        target=target,
-        labels=_pairs(labels, "--label"),
-        contexts={
-            name: Path(folder) for name, folder in _pairs(contexts, "--build-context").items()
-        },
+        labels=pairs(labels, "--label"),
+        contexts={name: Path(each) for name, each in pairs(contexts, "--build-context").items()},
         use_cache=not no_cache,
-        network=network,
-        epoch_s=epoch_s,
         output=(null, 2) if quiet else (1, 2),
+        **fields,
     )
     with open_store() as store, _ended_by_signals():
         image = build_image(request, store=store, progress=None if quiet else click.echo)
@@ -102,38 +87,19 @@ def build(
 )  # fmt: skip
 @click.option("--include", "packages", multiple=True, metavar="PACKAGE,…", help="Further packages.")
 @click.option("--mirror", default="", metavar="URL", help="Default: mmdebstrap's own choice.")
-def bootstrap(
-    base: str, reference: str, variant: str, packages: tuple[str, ...], mirror: str
-) -> None:
+def bootstrap(base: str, packages: tuple[str, ...], **options: Any) -> None:
     """Make an image of Debian from its packages: something to start FROM without a registry.
 
     Prints the digest, which is the same every time until Debian publishes newer packages.
     """
-    from runtime.build.bootstrap import bootstrap_image
-    from runtime.cli.image import open_store
+
+    def progress(message: str) -> None:
+        click.echo(message, err=True)
 
     names = [name for item in packages for name in item.replace(",", " ").split()]
     with open_store() as store, _ended_by_signals():
-        image = bootstrap_image(
-            store,
-            base,
-            lambda message: click.echo(message, err=True),
-            reference=reference,
-            variant=variant,
-            include=tuple(names),
-            mirror=mirror,
-        )
+        image = bootstrap_image(store, base, progress, include=tuple(names), **options)
     click.echo(image.digest)
-
-
-def _pairs(items: tuple[str, ...], option: str) -> dict[str, str]:
-    result = {}
-    for item in items:
-        name, equals, value = item.partition("=")
-        if not name or not equals:
-            raise click.BadParameter(f"{item!r} is not NAME=VALUE", param_hint=option)
-        result[name] = value
-    return result
 
 
 @contextlib.contextmanager
@@ -145,14 +111,8 @@ def _ended_by_signals() -> Iterator[None]:
         error.signal_number = number
         raise error
 
-    numbers = (signal.SIGTERM, signal.SIGHUP)
-    try:
-        before = {number: signal.signal(number, interrupt) for number in numbers}
-    except ValueError:  # not the main thread: its owner sees to signals
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(ValueError):  # not the main thread: its owner sees to signals
+            numbers = (signal.SIGTERM, signal.SIGHUP)
+            stack.enter_context(signal_handler(numbers, interrupt))
         yield
-        return
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

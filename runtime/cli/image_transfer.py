@@ -10,112 +10,79 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 
-from runtime.cli.image import open_store
+from runtime.cli.common import open_store, short_digest, with_options
 
 if TYPE_CHECKING:
     from runtime.images.formats.schema import Platform
     from runtime.images.registry.transfer import PushListener
+    from runtime.images.registry.upload import Sent
     from runtime.images.store.ingest import Listener
 
 
-def _registry_options(command: Any) -> Any:
-    """How a registry is found and spoken to."""
-    for option in reversed(
-        (
-            click.option("--registry", envvar="STEELYARD_REGISTRY", metavar="HOST[:PORT]",
-                         help="For names without a registry  [env: STEELYARD_REGISTRY]."),
-            click.option("--plain-http", is_flag=True,
-                         help="Speak http. On this machine it is tried anyway."),
-            click.option("--insecure", is_flag=True,
-                         help="Accept any certificate of the registry."),
-            click.option("--cert-dir", metavar="FOLDER",
-                         type=click.Path(exists=True, file_okay=False, path_type=Path),
-                         help="Folder with *.crt (authorities), *.cert and *.key (ours)."),
-            click.option("--quiet", "-q", is_flag=True, help="Print the name or digest alone."),
-        )
-    ):  # fmt: skip
-        command = option(command)
-    return command
+_registry_options = with_options(
+    click.option("--registry", envvar="STEELYARD_REGISTRY", metavar="HOST[:PORT]",
+                 help="For names without a registry  [env: STEELYARD_REGISTRY]."),
+    click.option("--plain-http", is_flag=True,
+                 help="Speak http. On this machine it is tried anyway."),
+    click.option("--insecure", "verify", flag_value=False, default=True,
+                 help="Accept any certificate of the registry."),
+    click.option("--cert-dir", "certificates", metavar="FOLDER",
+                 type=click.Path(exists=True, file_okay=False, path_type=Path),
+                 help="Folder with *.crt (authorities), *.cert and *.key (ours)."),
+    click.option("--quiet", "-q", is_flag=True, help="Print the name or digest alone."),
+)  # fmt: skip
 
 
 @click.command()
 @click.argument("reference")
 @click.option("--platform", metavar="OS/ARCH[/VARIANT]", help="In place of this machine's.")
 @_registry_options
-def pull(
-    reference: str,
-    platform: str | None,
-    registry: str | None,
-    plain_http: bool,
-    insecure: bool,
-    cert_dir: Path | None,
-    quiet: bool,
-) -> None:
+def pull(reference: str, platform: str | None, quiet: bool, **access: Any) -> None:
     """Bring an image from a registry. Layers that are here already are not sent again.
 
     REFERENCE is HOST[:PORT]/NAME[:TAG] or HOST[:PORT]/NAME@DIGEST; no registry is assumed.
     Credentials are those of `docker login` and `podman login`.
     """
-    from runtime.images.registry.transfer import pull as pull_image
-    from runtime.images.registry.transfer import resolve_registry
+    from runtime.images.registry import transfer
     from runtime.library.images import registry_client
 
-    with open_store() as store:
-        wanted = resolve_registry(reference, registry)
-        with registry_client(
-            wanted, plain_http=plain_http, verify=not insecure, certificates=cert_dir
-        ) as client:
-            if not quiet:
-                mark = wanted.digest or wanted.tag
-                click.echo(f"{mark}: Pulling from {wanted.repository}")
-            with _pull_progress(quiet) as listener:
-                done = pull_image(
-                    store, client, wanted, platform=_platform(platform), listener=listener
-                )
+    with open_store() as store, registry_client(reference, **access) as (client, name):
+        if not quiet:
+            click.echo(f"{name.digest or name.tag}: Pulling from {name.repository}")
+        with _pull_progress(quiet) as listener:
+            wanted = _platform(platform)
+            done = transfer.pull(store, client, name, platform=wanted, listener=listener)
     if quiet:
-        click.echo(wanted)
+        click.echo(name)
         return
     click.echo(f"Digest: {done.digest}")
-    if done.changed:
-        click.echo(f"Status: Downloaded newer image for {wanted}")
-    else:
-        click.echo(f"Status: Image is up to date for {wanted}")
+    status = "Downloaded newer image" if done.changed else "Image is up to date"
+    click.echo(f"Status: {status} for {name}")
 
 
 @click.command()
 @click.argument("image")
 @click.argument("target", required=False)
 @_registry_options
-def push(
-    image: str,
-    target: str | None,
-    registry: str | None,
-    plain_http: bool,
-    insecure: bool,
-    cert_dir: Path | None,
-    quiet: bool,
-) -> None:
+def push(image: str, target: str | None, quiet: bool, **access: Any) -> None:
     """Send IMAGE to a registry, under its own name or as TARGET, with the digest it has here."""
-    from runtime.images.registry.transfer import push as push_image
-    from runtime.images.registry.transfer import resolve_registry
+    from runtime.images.registry import transfer
     from runtime.library.images import registry_client
 
     with open_store() as store:
         found = store.get(image)
-        wanted = resolve_registry(target or _name(found.reference, image), registry)
-        with registry_client(
-            wanted, plain_http=plain_http, verify=not insecure, certificates=cert_dir
-        ) as client:
+        if target is None and found.reference.startswith("sha256:"):
+            raise click.UsageError(f"{image} has no name: say where it goes by TARGET")
+        where = target or found.reference
+        with registry_client(where, **access) as (client, name):
             if not quiet:
-                click.echo(f"The push refers to repository [{wanted.name}]")
+                click.echo(f"The push refers to repository [{name.name}]")
             with _push_progress(quiet) as listener:
-                manifest = push_image(store, client, found, wanted, listener)
+                manifest = transfer.push(store, client, found, name, listener)
     if quiet:
         click.echo(manifest.digest)
         return
-    click.echo(
-        f"{wanted.tag or wanted.digest}: digest: {manifest.digest} size: {len(manifest.data)}"
-    )
+    click.echo(f"{name.tag or name.digest}: digest: {manifest.digest} size: {len(manifest.data)}")
 
 
 @click.command()
@@ -187,63 +154,42 @@ def _platform(text: str | None) -> Platform | None:
     return Platform.parse(text) if text else None
 
 
-def _name(reference: str, asked: str) -> str:
-    """What an image goes by when no target is given: not a digest."""
-    if reference.startswith("sha256:"):
-        raise click.UsageError(f"{asked} has no name: say where it goes by TARGET")
-    return reference
-
-
 @contextlib.contextmanager
 def _pull_progress(quiet: bool) -> Iterator[Listener]:
-    """What to do with each event: nothing, a line for each new state, or a bar for each layer."""
+    """Give what is called with each event: nothing, a line a new state, or a bar a layer."""
     from runtime.images.store.ingest import LayerEvent, LayerState
 
-    if quiet:
-        yield lambda _: None
-    elif sys.stdout.isatty():
-        with _bars() as bars:
+    with _bars(quiet) as bars:
 
-            def draw(event: LayerEvent) -> None:
+        def show(event: LayerEvent) -> None:
+            if bars is not None:
                 done = event.total_bytes if event.state is LayerState.EXISTS else event.done_bytes
                 bars(event.digest, event.state.value, done, event.total_bytes)
+            elif not quiet and event.state is not LayerState.DOWNLOADING:
+                click.echo(f"{short_digest(event.digest)}: {event.state.value}")
 
-            yield draw
-    else:
-
-        def write(event: LayerEvent) -> None:
-            if event.state is not LayerState.DOWNLOADING:
-                click.echo(f"{_short(event.digest)}: {event.state.value}")
-
-        yield write
+        yield show
 
 
 @contextlib.contextmanager
 def _push_progress(quiet: bool) -> Iterator[PushListener]:
-    from runtime.images.registry.upload import Sent
+    with _bars(quiet) as bars:
 
-    if quiet:
-        yield lambda *_: None
-    elif sys.stdout.isatty():
-        with _bars() as bars:
-
-            def draw(digest: str, sent: Sent | None, done: int, total: int) -> None:
+        def show(digest: str, sent: Sent | None, done: int, total: int) -> None:
+            if bars is not None:
                 bars(digest, sent.value if sent else "Pushing", done, total)
+            elif not quiet and sent is not None:
+                click.echo(f"{short_digest(digest)}: {sent.value}")
 
-            yield draw
-    else:
-
-        def write(digest: str, sent: Sent | None, done: int, total: int) -> None:
-            del done, total
-            if sent is not None:
-                click.echo(f"{_short(digest)}: {sent.value}")
-
-        yield write
+        yield show
 
 
 @contextlib.contextmanager
-def _bars() -> Iterator[Any]:
-    """A function that draws a bar for a digest: digest, words, bytes done, bytes in all."""
+def _bars(quiet: bool) -> Iterator[Any]:
+    """Give a function that draws a bar: digest, words, bytes done, bytes in all; None: no bars."""
+    if quiet or not sys.stdout.isatty():
+        yield None
+        return
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
     columns = (
@@ -257,11 +203,7 @@ def _bars() -> Iterator[Any]:
 
         def bar(digest: str, words: str, done: int, total: int) -> None:
             if digest not in tasks:
-                tasks[digest] = progress.add_task(words, total=total, digest=_short(digest))
+                tasks[digest] = progress.add_task(words, total=total, digest=short_digest(digest))
             progress.update(tasks[digest], description=f"{words:<16}", completed=done)
 
         yield bar
-
-
-def _short(digest: str) -> str:
-    return digest.removeprefix("sha256:")[:12]

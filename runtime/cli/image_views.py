@@ -3,25 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from runtime.cli.image import age_text, echo_removal, open_store, size_text
+from runtime.cli.common import (
+    age_text,
+    echo_table,
+    format_option,
+    open_store,
+    short_digest,
+    size_text,
+)
+from runtime.cli.image import echo_removal
 
 if TYPE_CHECKING:
     from runtime.images.formats.image import Image
     from runtime.images.store.sharing import ImageUsage, LayerNode
 
-_formats = click.option(
-    "--format", "style", type=click.Choice(["table", "json"]), default="table", show_default=True
-)
-
 
 @click.command()
-@_formats
+@format_option
 def ls(style: str) -> None:
     """List images, and what each takes on disk.
 
@@ -31,14 +35,15 @@ def ls(style: str) -> None:
     with open_store() as store:
         usage = store.usage()
     if style == "json":
-        click.echo(json.dumps([_summary(each) for each in usage.images], indent=2))
+        documents = [_identity(each.image) | _sizes(each) for each in usage.images]
+        click.echo(json.dumps(documents, indent=2))
         return
     now = datetime.now(UTC)
     rows = [("REFERENCE", "DIGEST", "LAYERS", "SIZE", "SHARED", "EXCLUSIVE", "CREATED")]
     rows += [
         (
             each.image.reference,
-            _short(each.image.digest),
+            short_digest(each.image.digest),
             str(len(each.image.layers)),
             size_text(each.size_bytes),
             size_text(each.shared_bytes),
@@ -47,7 +52,7 @@ def ls(style: str) -> None:
         )
         for each in usage.images
     ]
-    _echo_table(rows)
+    echo_table(rows)
     count = len({each.image.digest for each in usage.images})
     text = f"{count} {'image' if count == 1 else 'images'}, {size_text(usage.total_bytes)} on disk"
     if usage.unneeded_bytes:
@@ -87,7 +92,7 @@ def draw_tree(root: LayerNode) -> Iterator[str]:
         mark = "*" if places[node.layer.diff_id] > 1 else ""
         names = f"  {', '.join(node.names)}" if node.names else ""
         size = size_text(node.layer.allocated_bytes)
-        yield f"{lead}{_short(node.layer.diff_id)}{mark}  {size}{names}"
+        yield f"{lead}{short_digest(node.layer.diff_id)}{mark}  {size}{names}"
         if len(node.above) == 1:
             lines.append((node.above[0], below, below))
             continue
@@ -98,7 +103,7 @@ def draw_tree(root: LayerNode) -> Iterator[str]:
 
 @click.command()
 @click.argument("reference")
-@_formats
+@format_option
 def history(reference: str, style: str) -> None:
     """Show the steps that an image was made by, the last first."""
     from runtime.images.formats.config import format_time
@@ -122,14 +127,14 @@ def history(reference: str, style: str) -> None:
     rows = [("LAYER", "CREATED", "SIZE", "CREATED BY")]
     rows += [
         (
-            _short(step.layer.diff_id) if step.layer else "-",
+            short_digest(step.layer.diff_id) if step.layer else "-",
             age_text(step.created, now),
             size_text(step.layer.allocated_bytes if step.layer else 0),
             _one_line(step.created_by or step.comment),
         )
         for step in steps
     ]
-    _echo_table(rows)
+    echo_table(rows)
 
 
 @click.command()
@@ -205,10 +210,6 @@ def verify(quiet: bool) -> None:
         click.echo("The store is whole.")
 
 
-def _summary(usage: ImageUsage) -> dict[str, Any]:
-    return _identity(usage.image) | _sizes(usage)
-
-
 def _identity(each: Image) -> dict[str, Any]:
     from runtime.images.formats.config import format_time
 
@@ -231,18 +232,7 @@ def _sizes(usage: ImageUsage) -> dict[str, int]:
     }
 
 
-def _short(digest: str) -> str:
-    return digest.removeprefix("sha256:")[:12]
-
-
 def _one_line(text: str) -> str:
     """Text from an image, on one line, without what a terminal would obey."""
     plain = "".join(c if c.isprintable() else " " for c in text)
     return " ".join(plain.split()) or "-"
-
-
-def _echo_table(rows: Sequence[tuple[str, ...]]) -> None:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        click.echo("   ".join(cells).rstrip())

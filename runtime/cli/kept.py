@@ -7,27 +7,20 @@ from datetime import UTC, datetime
 
 import click
 
-from runtime.errors import ContainerError
+from runtime.cli.common import age_text, echo_table, format_option, open_store, remove_each
+from runtime.containers.kept_containers import kept_containers, remove_container
+from runtime.images.formats.config import parse_time
+from runtime.library.kept import commit_container, kept_changes
 
 
 @click.command()
-@click.option(
-    "--format", "style", type=click.Choice(["table", "json"]), default="table", show_default=True
-)
+@format_option
 def ls(style: str) -> None:
     """List containers that are kept."""
-    from runtime.cli.image import age_text
-    from runtime.containers.kept_containers import kept_containers
-    from runtime.images.formats.config import parse_time
-
     found = kept_containers()
     if style == "json":
-        facts = [
-            {"name": kept.name, "image": kept.image, "image_digest": kept.image_digest,
-             "command": list(kept.command), "created": kept.created, "status": kept.status,
-             "exit_code": kept.exit_code}
-            for kept in found
-        ]  # fmt: skip
+        names = ["name", "image", "image_digest", "command", "created", "status", "exit_code"]
+        facts = [{name: getattr(kept, name) for name in names} for kept in found]
         click.echo(json.dumps(facts, indent=2))
         return
     rows = [("NAME", "IMAGE", "COMMAND", "CREATED", "STATUS")]
@@ -37,19 +30,13 @@ def ls(style: str) -> None:
         shown = command if len(command) <= 30 else command[:29] + "…"
         created = age_text(parse_time(kept.created), now)
         rows.append((kept.name, kept.image, shown, created, kept.status))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        line = "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        click.echo(line.rstrip())
+    echo_table(rows)
 
 
 @click.command()
 @click.argument("name")
 def diff(name: str) -> None:
     """Show what the container NAME changed: A added, C changed, D deleted."""
-    from runtime.cli.image import open_store
-    from runtime.library.kept import kept_changes
-
     with open_store() as store:
         changes = kept_changes(name, store=store)
     for change in changes:
@@ -71,9 +58,6 @@ def commit(name: str, reference: str, message: str, author: str, changes: tuple[
 
     The image's own command stays; --change sets another. Prints the digest.
     """
-    from runtime.cli.image import open_store
-    from runtime.library.kept import commit_container
-
     with open_store() as store:
         image = commit_container(
             name, reference, store=store, message=message, author=author, changes=changes
@@ -85,15 +69,9 @@ def commit(name: str, reference: str, message: str, author: str, changes: tuple[
 @click.argument("names", nargs=-1, required=True, metavar="NAME...")
 def rm(names: tuple[str, ...]) -> None:
     """Remove containers that are kept."""
-    from runtime.containers.kept_containers import remove_container
 
-    failed = False
-    for name in names:
-        try:
-            remove_container(name)
-            click.echo(name)
-        except ContainerError as error:
-            click.echo(f"steelyard: {error}", err=True)
-            failed = True
-    if failed:
-        raise SystemExit(1)
+    def remove(name: str) -> None:
+        remove_container(name)
+        click.echo(name)
+
+    remove_each(names, remove)

@@ -14,15 +14,15 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from types import TracebackType
 from typing import TYPE_CHECKING, Self, TypeVar, overload
 
+from runtime.containers.mounts import make_writable
 from runtime.containers.session import Session
 from runtime.containers.stdio import movable_stdio
 from runtime.errors import CommandNotFoundError, ContainerError
 from runtime.launch.cgroups import ContainerCgroup, cgroup_manager
 from runtime.launch.launcher import Launched, Launcher, launch
-from runtime.launch.lower import CgroupEntry, lower
+from runtime.launch.lower import lower
 from runtime.launch.plan import Plan
 from runtime.launch.spec import ContainerSpec, Namespace, OverlayRoot
 from runtime.linux.features import probe_features
@@ -63,9 +63,7 @@ class ExitStatus:
     @property
     def shell_code(self) -> int:
         """As a shell reports it: the code, or 128 + signal."""
-        if self.code is not None:
-            return self.code
-        return 128 + (self.signal or 0)
+        return 128 + (self.signal or 0) if self.code is None else self.code
 
 
 class Container:
@@ -87,20 +85,12 @@ class Container:
             of its image.
     """
 
-    def __init__(
-        self,
-        name: str,
-        spec: ContainerSpec,
-        requested_ns: int,
-        directory: str | None,
-        cgroup: ContainerCgroup | None,
-        session: Session,
-    ) -> None:
+    def __init__(self, name: str, spec: ContainerSpec, session: Session) -> None:
         self.name = name
         self.spec = spec
-        self.requested_ns = requested_ns
-        self.directory = directory
-        self.cgroup = cgroup
+        self.requested_ns = time.monotonic_ns()
+        self.directory: str | None = None
+        self.cgroup: ContainerCgroup | None = None
         self._session = session
         session.on_close.add(self.remove)
         self.on_remove = contextlib.ExitStack()
@@ -111,12 +101,7 @@ class Container:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.remove()
 
     @property
@@ -194,7 +179,7 @@ class Container:
             # The death of a pid namespace's first process is that of all others
             # (pid_namespaces(7)); without such a namespace the cgroup knows them.
             self.send_signal(signal.SIGKILL)
-        if self.cgroup is not None and not self._has_pid_namespace():
+        if self.cgroup is not None and Namespace.PID not in self.spec.namespaces:
             self.cgroup.kill()
         return self.wait()
 
@@ -207,9 +192,8 @@ class Container:
         """
         if self.exit_status is None:
             raise ContainerError(f"container {self.name} is running; wait for its end")
-        if not isinstance(self.spec.root, OverlayRoot) or not os.path.isdir(
-            self.spec.root.upperdir
-        ):
+        root = self.spec.root
+        if not isinstance(root, OverlayRoot) or not os.path.isdir(root.upperdir):
             raise ContainerError(
                 f"container {self.name} has no writable layer, or is removed already"
             )
@@ -217,11 +201,7 @@ class Container:
 
         from runtime.images.layer.changes import read_changes
 
-        root = self.spec.root
         return read_changes(Path(root.upperdir), [*map(Path, root.lowerdirs)])[1]
-
-    def _has_pid_namespace(self) -> bool:
-        return Namespace.PID in self.spec.namespaces
 
     def remove(self) -> None:
         """Kill what still runs and take away everything on the host. Idempotent."""
@@ -263,14 +243,13 @@ def launch_container(
     """
     session = session or Session.current()
     name = name or session.next_name("container")
-    container = Container(name, spec, time.monotonic_ns(), None, None, session)
+    container = Container(name, spec, session)
     try:
         _set_up(container, session, launcher)
-    except OSError as error:
+    except BaseException as error:
         container.remove()
-        raise _not_made(error) from error
-    except BaseException:
-        container.remove()
+        if isinstance(error, OSError):
+            raise _not_made(error) from error
         raise
     return container
 
@@ -278,26 +257,17 @@ def launch_container(
 def rehearse_container(
     spec: ContainerSpec, look: Callable[[str | None], T], *, session: Session | None = None
 ) -> T:
-    """Make a container up to its workload's exec, let somebody look at it, and take it away.
+    """Make a container up to its workload's exec, call `look`, and take it away.
 
-    Args:
-        spec: As for `launch_container`.
-        look: Called with the container's folder in the session (None if it needs none), in the
-            state in which a workload would find it.
-        session: Owner; by default this process's.
-
-    Returns:
-        What `look` returned.
-
-    Raises:
-        LaunchError: A step failed.
-        UnsupportedError: This host cannot do what the spec asks.
+    The arguments and errors are those of `launch_container`. `look` gets the container's folder in
+    the session (None if it needs none), in the state in which a workload would find it; what it
+    returns is returned.
     """
     session = session or Session.current()
     # The search for the executable comes after all that makes a container, and finds nothing.
     spec = replace(spec, command=(_NO_SUCH_COMMAND,))
     name = session.next_name("rehearsal")
-    container = Container(name, spec, time.monotonic_ns(), None, None, session)
+    container = Container(name, spec, session)
     try:
         with contextlib.suppress(CommandNotFoundError):
             _set_up(container, session, None)
@@ -317,16 +287,10 @@ def _set_up(container: Container, session: Session, launcher: Launcher | None) -
         container.spec = spec = replace(spec, root=root)
     group_name = f"{session.identifier}-{container.name}"
     container.cgroup = cgroup = cgroup_manager().create(group_name, spec.limits)
-    entry = CgroupEntry()
-    if cgroup is not None:
-        entry = CgroupEntry(tuple(cgroup.tasks_fds))
+    tasks_fds, cgroup_fd = (cgroup.tasks_fds, cgroup.clone_fd) if cgroup else ((), None)
     with movable_stdio(spec) as spec:
-        container.plan = lower(spec, probe_features(), entry)
-        container.launched = launch(
-            container.plan,
-            cgroup_fd=None if cgroup is None else cgroup.clone_fd,
-            launcher=launcher,
-        )
+        container.plan = lower(spec, probe_features(), tuple(tasks_fds))
+        container.launched = launch(container.plan, cgroup_fd=cgroup_fd, launcher=launcher)
     if cgroup is not None:
         cgroup.close_fds()
 
@@ -338,18 +302,18 @@ def _not_made(error: OSError) -> ContainerError:
 def plan_container(spec: ContainerSpec) -> Plan:
     """The plan of a launch that is not made: paths of the session are shown by their role.
 
-    Equal specs on equal kernels give equal plans, so its digest tells what was run.
+    Equal specs on equal kernels give equal plans, so its digest identifies what was run.
     """
     if isinstance(spec.root, OverlayRoot) and not spec.root.upperdir:
         root = replace(spec.root, upperdir="INSTANCE/upper", workdir="INSTANCE/work")
         spec = replace(spec, root=replace(root, mountpoint="SESSION/.rootfs"))
     if spec.network.namespace_fd is not None:
         spec = replace(spec, network=replace(spec.network, namespace_fd=-1))
-    return lower(spec, probe_features(), CgroupEntry())
+    return lower(spec, probe_features())
 
 
 def writable_root(session: Session, directory: str, root: OverlayRoot) -> OverlayRoot:
-    """Make an empty writable layer for `root` in a folder: `upper`, and `work` beside it.
+    """Give `root` a writable layer in a folder, and the mount point of the session.
 
     A container that gets it does not remove it: who has made the folder does.
     """
@@ -357,16 +321,7 @@ def writable_root(session: Session, directory: str, root: OverlayRoot) -> Overla
     # One for all: every container mounts over it in a mount namespace of its own.
     with contextlib.suppress(FileExistsError):
         os.mkdir(mountpoint, 0o700)
-    upperdir, workdir = f"{directory}/upper", f"{directory}/work"
-    # upperdir becomes the mode of "/" in the container.
-    os.mkdir(upperdir)
-    os.chmod(upperdir, 0o755)  # noqa: S103 - the usual mode of a root folder
-    os.mkdir(workdir, 0o700)
-    return replace(root, upperdir=upperdir, workdir=workdir, mountpoint=mountpoint)
-
-
-_USUAL_FOLDERS = ("upper", "work/work/incompat/volatile", "work/work/incompat", "work/work",
-                  "work", "")  # fmt: skip
+    return make_writable(replace(root, mountpoint=mountpoint), directory)
 
 
 def _remove_instance(directory: str) -> None:
@@ -375,7 +330,8 @@ def _remove_instance(directory: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             # Overlay's mark that a volatile mount was in use.
             os.unlink(f"{directory}/work/work/incompat/volatile/dirty")
-        for folder in _USUAL_FOLDERS:
+        inner = ("upper", "work/work/incompat/volatile", "work/work/incompat", "work/work", "work")
+        for folder in (*inner, ""):
             with contextlib.suppress(FileNotFoundError):
                 os.rmdir(f"{directory}/{folder}")
     except OSError:

@@ -14,11 +14,9 @@ from typing import TYPE_CHECKING
 
 from runtime.errors import ContainerError, InvalidArgumentError
 from runtime.launch.spec import (
-    ALL_NAMESPACES,
     DEFAULT_PATH,
     ContainerSpec,
     DirectoryRoot,
-    Namespace,
     NetworkSpec,
     OverlayRoot,
     ResourceLimits,
@@ -80,12 +78,11 @@ def spec_for_image(
     merged = {"PATH": DEFAULT_PATH, "HOSTNAME": hostname, "HOME": home}
     merged |= config.environment
     merged |= environment or {}
-    root: OverlayRoot | DirectoryRoot
+    root: OverlayRoot | DirectoryRoot = OverlayRoot(
+        tuple(map(os.fspath, image.lowerdirs)), "", "", ""
+    )
     if directory_root is not None:
         root = DirectoryRoot(directory_root)
-    else:
-        root = OverlayRoot(tuple(map(os.fspath, image.lowerdirs)), "", "", "")
-    shared = {Namespace.NET} if network.kind == "host" else set()
     return ContainerSpec(
         root=root,
         command=argv,
@@ -93,7 +90,6 @@ def spec_for_image(
         hostname=hostname,
         working_directory=working_directory or config.working_directory or "/",
         user=numbers,
-        namespaces=ALL_NAMESPACES - shared,
         network=network,
         limits=limits,
         volumes=volumes,
@@ -129,51 +125,47 @@ def check_name(name: str | None) -> None:
         )
 
 
-def check_places(hostname: str | None, working_directory: str | None) -> None:
-    """Refuse a host name that the kernel would, and a working directory that is not absolute.
+def check_options(
+    hostname: str | None, working_directory: str | None, limits: ResourceLimits, network: str
+) -> NetworkSpec:
+    """Refuse what the kernel would, and limits in which nothing runs; give the network.
 
     Raises:
-        InvalidArgumentError: One of them.
+        InvalidArgumentError: One of them makes no sense; says which.
     """
-    if hostname is not None and not 0 < len(os.fsencode(hostname)) <= _HOSTNAME_BYTES:
-        raise InvalidArgumentError(
-            "hostname",
-            f"a host name has 1 to {_HOSTNAME_BYTES} bytes (sethostname(2)), not {len(hostname)}",
-        )
-    if working_directory is not None and not working_directory.startswith("/"):
-        raise InvalidArgumentError("working_directory", f"{working_directory!r} is not absolute")
 
+    def check(argument: str, sound: bool, text: str) -> None:
+        if not sound:
+            raise InvalidArgumentError(argument, text)
 
-def check_limits(limits: ResourceLimits) -> None:
-    """Refuse limits in which nothing runs.
-
-    Raises:
-        InvalidArgumentError: One is too small, or more CPUs than there can be.
-    """
-    if limits.memory_bytes is not None and limits.memory_bytes < SMALLEST_MEMORY_BYTES:
-        raise InvalidArgumentError(
-            "limits",
-            f"{limits.memory_bytes} bytes of memory is less than 1m, in which nothing runs",
-        )
-    if limits.cpus is not None and not FEWEST_CPUS <= limits.cpus <= MOST_CPUS:
-        raise InvalidArgumentError(
-            "limits", f"{limits.cpus} CPUs is no limit: use {FEWEST_CPUS} to {MOST_CPUS}"
-        )
-    if limits.pids is not None and limits.pids < 1:
-        raise InvalidArgumentError("limits", f"a limit of {limits.pids} processes lets nothing run")
-
-
-def network_spec(kind: str) -> NetworkSpec:
-    """The network of that name.
-
-    Raises:
-        InvalidArgumentError: It is neither `none` nor `host`.
-    """
-    if kind not in NETWORKS:
-        raise InvalidArgumentError(
-            "network", f"{kind!r} is no network: use 'none' (loopback alone) or 'host'"
-        )
-    return NetworkSpec(kind)
+    check(
+        "hostname",
+        hostname is None or 0 < len(os.fsencode(hostname)) <= _HOSTNAME_BYTES,
+        f"a host name has 1 to {_HOSTNAME_BYTES} bytes (sethostname(2)), not {len(hostname or '')}",
+    )
+    check(
+        "working_directory",
+        working_directory is None or working_directory.startswith("/"),
+        f"{working_directory!r} is not absolute",
+    )
+    memory, cpus, pids = limits.memory_bytes, limits.cpus, limits.pids
+    check(
+        "limits",
+        memory is None or memory >= SMALLEST_MEMORY_BYTES,
+        f"{memory} bytes of memory is less than 1m, in which nothing runs",
+    )
+    check(
+        "limits",
+        cpus is None or FEWEST_CPUS <= cpus <= MOST_CPUS,
+        f"{cpus} CPUs is no limit: use {FEWEST_CPUS} to {MOST_CPUS}",
+    )
+    check("limits", pids is None or pids >= 1, f"a limit of {pids} processes lets nothing run")
+    check(
+        "network",
+        network in NETWORKS,
+        f"{network!r} is no network: use 'none' (loopback alone) or 'host'",
+    )
+    return NetworkSpec(network)
 
 
 def check_volume(volume: Volume | str) -> Volume:

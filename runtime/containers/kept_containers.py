@@ -4,7 +4,7 @@
     <data home>/containers/<name>/state.json   what it was and how it ended
 
 `container run --keep` makes the folder before it starts the container, which then writes straight
-into it: whatever becomes of Steelyard, what the container changed can still be looked at. Whether
+into it: if Steelyard is killed, what the container changed can still be looked at. Whether
 it is running is not written down but asked: its session is alive or not.
 """
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import tempfile
 import time
 from collections.abc import Sequence
@@ -22,16 +21,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from runtime.containers.from_image import check_name
 from runtime.containers.session import is_alive
 from runtime.errors import ContainerError
 from runtime.linux.files import remove_tree
+from runtime.linux.output_file import output_file
 from runtime.paths import data_home
 
 if TYPE_CHECKING:
     from runtime.containers.container import ExitStatus
     from runtime.images import Image
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _STATE = "state.json"
 _MAKING_S = 60
 """Folders are under a hidden name for milliseconds; one older than this was never finished."""
@@ -101,7 +101,7 @@ def keep(
         directory=directory,
     )
     _sweep(containers)
-    # Under a hidden name until its state is written, so that whoever finds it can read it.
+    # Under a hidden name until its state is written: what is found can be read.
     aside = Path(tempfile.mkdtemp(prefix=".", dir=containers))
     try:
         _write_state(aside, kept)
@@ -118,7 +118,7 @@ def keep(
 
 
 def _sweep(containers: Path) -> None:
-    """Take away what somebody who was killed was making or removing."""
+    """Take away what a process that was killed was making or removing."""
     for entry in list(os.scandir(containers)):
         with contextlib.suppress(FileNotFoundError):
             if entry.name.startswith(".") and time.time() - entry.stat().st_mtime > _MAKING_S:
@@ -137,11 +137,11 @@ def kept_containers(home: Path | None = None) -> tuple[KeptContainer, ...]:
     """All of them, sorted by name; folders that cannot be read are passed over."""
     found = []
     with contextlib.suppress(FileNotFoundError):
-        for entry in os.scandir(containers_directory(home)):
-            if not entry.name.startswith("."):
-                with contextlib.suppress(ContainerError):
-                    found.append(get_kept(entry.name, home))
-    return tuple(sorted(found, key=lambda kept: kept.name))
+        for name in sorted(os.listdir(containers_directory(home))):
+            # A hidden name is no container's.
+            with contextlib.suppress(ContainerError):
+                found.append(get_kept(name, home))
+    return tuple(found)
 
 
 def get_kept(name: str, home: Path | None = None) -> KeptContainer:
@@ -193,19 +193,12 @@ def kept_images(home: Path | None = None) -> set[str]:
 
 
 def _directory(name: str, home: Path | None) -> Path:
-    if not _NAME.fullmatch(name):
-        raise ContainerError(
-            f"{name!r} is no container name: use up to 63 letters, digits, '_', '.' and '-'"
-        )
+    check_name(name)
     return containers_directory(home) / name
 
 
 def _write_state(directory: Path, kept: KeptContainer) -> None:
     state: dict[str, Any] = {"schema": 1, **asdict(kept)}
     del state["directory"]
-    fd, name = tempfile.mkstemp(dir=directory)
-    with open(fd, "w", encoding="utf-8") as file:
-        json.dump(state, file, indent=2)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(name, directory / _STATE)
+    with output_file(directory / _STATE) as file:
+        file.write(json.dumps(state, indent=2).encode())

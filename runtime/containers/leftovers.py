@@ -21,22 +21,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from runtime.containers.session import (
-    Lock,
-    dead_sessions,
-    instances_directory,
-    look_at_lock,
-)
+from runtime.containers.session import Lock, dead_sessions, instances_directory, look_at_lock
 from runtime.launch.cgroups import PARENT, remove_group
-from runtime.linux import syscalls
-from runtime.linux.files import remove_tree
+from runtime.linux.cgroup_mounts import read_mounts
+from runtime.linux.files import process_status, remove_tree
 from runtime.linux.mounts import unmount
-from runtime.paths import unescape_mountinfo
 
 _IDENTIFIER = re.compile(r"[0-9a-f]{12}")
 _WORD = re.compile(rf"\b{_IDENTIFIER.pattern}\b")
 _KILL_TIMEOUT_NS = 5_000_000_000
-_TOLD_THE_NAME = ("qemu-system", "runc", "crun", "bwrap", "podman", "conmon")
+_CGROUP_KINDS = ("cgroup", "cgroup2")
+_NAMED_ON_COMMAND_LINE = ("qemu-system", "runc", "crun", "bwrap", "podman", "conmon")
 """Programs that get the name of an instance or of its folder on their command line."""
 
 
@@ -108,18 +103,14 @@ def _processes(dead: AbstractSet[str]) -> Iterator[Leftover]:
             continue
         with contextlib.suppress(OSError):
             started = _start_ticks(entry)
-            command = (
-                Path(f"/proc/{entry}/cmdline")
-                .read_bytes()
-                .replace(b"\0", b" ")
-                .decode(errors="replace")
-            )
+            line = Path(f"/proc/{entry}/cmdline").read_bytes().replace(b"\0", b" ")
+            command = line.decode(errors="replace")
             text = Path(f"/proc/{entry}/cgroup").read_text(errors="replace")
             if Path(f"/proc/{entry}/stat").read_bytes().rpartition(b") ")[2].startswith(b"Z"):
                 continue  # dead already: its parent, not we, can let go of the rest
-            # A shell that merely mentions such a name is no leftover: only these are told it.
+            # A shell that merely mentions such a name is no leftover: only these get it.
             program = os.path.basename(command.split(" ", 1)[0])
-            if program.startswith(_TOLD_THE_NAME):
+            if program.startswith(_NAMED_ON_COMMAND_LINE):
                 text += command
             for session in dead & {*_WORD.findall(text)}:
                 name = f"{entry} ({command.strip()[:60]})"
@@ -135,43 +126,39 @@ def _proc_is_ours() -> bool:
     from that one down to the process's (proc(5)).
     """
     with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("NSpid:"):
-                return line.split()[1:] == [str(os.getpid())]
+        return process_status("self", "NSpid") == [str(os.getpid())]
     return False
 
 
 def _start_ticks(pid: str | int) -> bytes:
-    """When a process started, which tells it from a later one of the same pid (proc(5))."""
+    """When a process started: a later one of the same pid has another time (proc(5))."""
     return Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2].split()[19]
 
 
-def _kill(pid: int, started: bytes) -> None:
+def _kill_if(pid: int, is_still: Callable[[], bool]) -> None:
+    """Kill a process unless its pid went to another one before we got hold of it."""
     with contextlib.suppress(ProcessLookupError, FileNotFoundError):
         pidfd = os.pidfd_open(pid)
         try:
-            if _start_ticks(pid) == started:
-                _kill_by_pidfd(pid, pidfd)
+            if is_still():
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                poll = select.poll()
+                poll.register(pidfd, select.POLLIN)
+                if not poll.poll(_KILL_TIMEOUT_NS / 1e6):
+                    raise TimeoutError(f"process {pid} does not die")
         finally:
             os.close(pidfd)
 
 
-def _kill_by_pidfd(pid: int, pidfd: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        syscalls.pidfd_send_signal(pidfd, signal.SIGKILL)
-        poll = select.poll()
-        poll.register(pidfd, select.POLLIN)
-        if not poll.poll(_KILL_TIMEOUT_NS / 1e6):
-            raise TimeoutError(f"process {pid} does not die")
+def _kill(pid: int, started: bytes) -> None:
+    _kill_if(pid, lambda: _start_ticks(pid) == started)
 
 
 def _mounts(dead: AbstractSet[str], home: Path | None) -> Iterator[Leftover]:
-    # The kernel tells where a mount really is; the home may be reached through a symbolic link.
+    # The kernel says where a mount really is; the home may be reached through a symbolic link.
     base = os.path.realpath(instances_directory(home))
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        mountpoints = [unescape_mountinfo(line.split()[4]) for line in file]
     # Topmost last mounted first, so that each can be unmounted.
-    for mountpoint in reversed(mountpoints):
+    for mountpoint, _, _ in reversed(read_mounts()):
         session = mountpoint.removeprefix(base + "/").split("/")[0]
         if mountpoint.startswith(base + "/") and session in dead:
             yield Leftover("mount", mountpoint, session, partial(unmount, mountpoint))
@@ -182,22 +169,13 @@ def _cgroups() -> Iterator[tuple[str, str]]:
 
     Other people's tools make theirs in each that is mounted.
     """
-    for parent in _cgroup_parents():
+    parents = [f"{path}/{PARENT}" for path, kind, _ in read_mounts() if kind in _CGROUP_KINDS]
+    for parent in parents:
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             for entry in os.scandir(parent):
                 session = entry.name.split("-")[0]
                 if entry.is_dir() and _IDENTIFIER.fullmatch(session):
                     yield session, entry.path
-
-
-def _cgroup_parents() -> list[str]:
-    found = []
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        for line in file:
-            before, _, after = line.partition(" - ")
-            if after.split(" ", 1)[0] in ("cgroup", "cgroup2"):
-                found.append(f"{unescape_mountinfo(before.split()[4])}/{PARENT}")
-    return found
 
 
 def _remove_cgroup(path: str) -> None:
@@ -210,21 +188,14 @@ def _remove_cgroup(path: str) -> None:
 
 def _empty_cgroup(path: str) -> None:
     with contextlib.suppress(OSError):
-        # Linux 5.14, version 2 only. Reaches other PID namespaces, whose processes are told as 0.
+        # Linux 5.14, version 2 only. Reaches other PID namespaces, whose processes are shown as 0.
         Path(path, "cgroup.kill").write_text("1")
     deadline = time.monotonic_ns() + _KILL_TIMEOUT_NS
     while pids := _members(path):
         if time.monotonic_ns() > deadline:
             raise OSError(errno.EBUSY, "its processes do not die", path)
         for pid in filter(None, pids):
-            with contextlib.suppress(ProcessLookupError):
-                pidfd = os.pidfd_open(pid)
-                try:
-                    # Still a member: then the pid did not go to somebody else in between.
-                    if pid in _members(path):
-                        _kill_by_pidfd(pid, pidfd)
-                finally:
-                    os.close(pidfd)
+            _kill_if(pid, lambda pid=pid: pid in _members(path))  # type: ignore[misc]
         if 0 in pids:
             time.sleep(0.001)
 

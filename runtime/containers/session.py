@@ -1,9 +1,9 @@
 """Who owns what: the folder that one process keeps all its instances in.
 
 A session is a folder locked by flock(2) for as long as its process lives. Everything per instance
-lies below it or carries its identifier in its name, so that whoever finds a session whose lock is
-free knows that the owner is dead, however it died, and what it left behind. No pid is compared:
-pids are used again, locks are not.
+lies below it or carries its identifier in its name: a free lock means that the owner is dead,
+however it died, and the names say what it left behind. No pid is compared: pids are used again,
+locks are not.
 
 A folder that is not there proves nothing: the session may live in another data home, or where this
 mount namespace does not reach. Nor does a copy of one, which no owner ever locked: the lock file
@@ -34,7 +34,7 @@ _current: Session | None = None
 
 
 class Lock(enum.Enum):
-    """What the lock of a session's folder tells about its owner."""
+    """What the lock of a session's folder says about its owner."""
 
     HELD = "the owner lives"
     FREE = "the owner is dead"
@@ -76,8 +76,7 @@ class Session:
         global _current
         if _current is None or _current._owner_pid != os.getpid():
             _current = cls()
-            # Whatever ends this process in an orderly way also tidies up; the rest is found by its
-            # free lock.
+            # An orderly end of this process also tidies up; the rest is found by its free lock.
             atexit.register(_current.close)
         return _current
 
@@ -170,7 +169,7 @@ def dead_sessions(home: Path | None = None) -> list[Path]:
 
 
 def look_at_lock(directory: Path) -> Lock:
-    """What the lock in a session's folder tells about the session's owner."""
+    """Read what the lock in a session's folder says about the session's owner."""
     try:
         fd = os.open(directory / _LOCK_NAME, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
@@ -192,6 +191,6 @@ def look_at_lock(directory: Path) -> Lock:
 
 
 def _identity(fd: int) -> bytes:
-    """What tells a file from every copy of it."""
+    """What a file has and no copy of it."""
     status = os.fstat(fd)
     return f"{status.st_dev} {status.st_ino}\n".encode()

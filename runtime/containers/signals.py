@@ -9,16 +9,31 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from collections.abc import Callable, Iterable, Iterator
+from types import FrameType
+from typing import TYPE_CHECKING, Self
 
 from runtime.errors import InvalidArgumentError
+from runtime.linux.files import process_status
 
 if TYPE_CHECKING:
     from runtime.containers.container import Container
 
 _FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1,
               signal.SIGUSR2, signal.SIGWINCH)  # fmt: skip
+
+
+@contextlib.contextmanager
+def signal_handler(
+    numbers: Iterable[int], handler: Callable[[int, FrameType | None], None]
+) -> Iterator[None]:
+    """Have signals handled in the block; ValueError outside the main thread (signal.signal)."""
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            signal.signal(number, earlier)
 
 
 class SignalProxy:
@@ -31,25 +46,19 @@ class SignalProxy:
         self._container: Container | None = None
         self._interrupts = 0
         self._early: list[int] = []
-        self._before: dict[int, Any] = {}
+        self._handlers = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
         try:
-            self._before = {number: signal.signal(number, self._forward) for number in _FORWARDED}
-        except ValueError as error:  # signal.signal: in the main thread alone
+            self._handlers.enter_context(signal_handler(_FORWARDED, self._forward))
+        except ValueError as error:
             raise InvalidArgumentError(
                 "forward_signals", "signals can be forwarded from the main thread alone"
             ) from error
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+    def __exit__(self, *_: object) -> None:
+        self._handlers.close()
 
     def forward_to(self, container: Container) -> None:
         """From now on, and what has come already, to that container."""
@@ -71,10 +80,8 @@ class SignalProxy:
 
 def _handles(pid: int, number: int) -> bool:
     """Whether a process catches a signal (SigCgt in proc(5)); True if that cannot be known."""
-    with contextlib.suppress(OSError, ValueError), open(f"/proc/{pid}/status") as file:
-        for line in file:
-            if line.startswith("SigCgt:"):
-                return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return bool(int(process_status(pid, "SigCgt")[0], 16) >> (number - 1) & 1)
     return True
 
 

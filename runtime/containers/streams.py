@@ -10,12 +10,12 @@ import os
 import selectors
 import time
 from dataclasses import replace
-from typing import IO, TYPE_CHECKING, Protocol, Self, TypeAlias
+from typing import IO, TYPE_CHECKING, Self, TypeAlias
 
 from runtime.errors import ContainerTimeoutError, InvalidArgumentError
 
 if TYPE_CHECKING:
-    from types import TracebackType
+    from _typeshed import HasFileno
 
     from runtime.containers.container import Container, ExitStatus
 
@@ -25,26 +25,14 @@ _BLOCK_BYTES = 1 << 16
 """A pipe's usual capacity (pipe(7))."""
 
 
-class HasDescriptor(Protocol):
-    """An open file, or what else has a descriptor."""
-
-    def fileno(self) -> int:
-        """Give the descriptor."""
-
-
-Stream: TypeAlias = int | HasDescriptor | None
+Stream: TypeAlias = "int | HasFileno | None"
 """A descriptor, an open file, `subprocess.DEVNULL`, or None for this process's own."""
 
 
 class Streams:
     """The streams that a container gets; a context manager, after which all pipes are closed.
 
-    Args:
-        stdin: See `Stream`.
-        stdout: See `Stream`.
-        stderr: See `Stream`.
-        input: What the workload reads; None leaves `stdin`.
-        capture_output: Keep what it writes to both.
+    The arguments are those of `run_container`.
 
     Raises:
         InvalidArgumentError: A stream is given twice, or is none.
@@ -74,11 +62,10 @@ class Streams:
         self._writer: IO[bytes] | None = None
         self._captured: dict[IO[bytes], bytearray] = {}
         with self._theirs, self._ours:
+            streams = {"stdin": stdin, "stdout": stdout, "stderr": stderr}
             fds = [
                 self._descriptor(name, number, stream)
-                for number, (name, stream) in enumerate(
-                    (("stdin", stdin), ("stdout", stdout), ("stderr", stderr))
-                )
+                for number, (name, stream) in enumerate(streams.items())
             ]
             if input is not None:
                 fds[0], self._writer = self._pipe(ours_is_writer=True)
@@ -94,12 +81,7 @@ class Streams:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._theirs.close()
         self._ours.close()
 
@@ -134,9 +116,7 @@ class Streams:
         """
         # Ours alone now: a pipe ends when the container lets go of it.
         self._theirs.close()
-        deadline_ns = None
-        if timeout_s is not None:
-            deadline_ns = time.monotonic_ns() + round(timeout_s * 1e9)
+        deadline_ns = None if timeout_s is None else time.monotonic_ns() + round(timeout_s * 1e9)
         self._transfer(deadline_ns)
         status = container.wait(deadline_ns)
         stdout, stderr = (*map(bytes, self._captured.values()), None, None)[:2]

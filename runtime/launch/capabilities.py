@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from runtime.launch.plan import Packed, Step
+from runtime.launch.plan import PackedBytes, Step
 from runtime.linux import abi
 
 NUMBERS: dict[str, int] = {
@@ -32,10 +32,8 @@ def mask(names: tuple[str, ...]) -> int:
 def drop_bounding_set(keep: int, effective: int, last: int) -> list[Step]:
     """Take everything but `keep` out of the bounding set, so that no execve brings it back.
 
-    Args:
-        keep: Mask of what may stay.
-        effective: Mask of what the caller has: only a holder of CAP_SETPCAP may drop.
-        last: Highest number this kernel knows (/proc/sys/kernel/cap_last_cap).
+    `effective` is what the caller has: only a holder of CAP_SETPCAP may drop. `last` is the highest
+    number this kernel knows (/proc/sys/kernel/cap_last_cap).
     """
     if not effective >> NUMBERS["CAP_SETPCAP"] & 1:
         return []
@@ -51,8 +49,8 @@ def drop_bounding_set(keep: int, effective: int, last: int) -> list[Step]:
 def set_capabilities(permitted: int) -> Step:
     """Make `permitted` the permitted and effective set; nothing is inheritable (capset(2))."""
     low, high = permitted & 0xFFFFFFFF, permitted >> 32
-    header = Packed(
+    header = PackedBytes(
         abi.cap_header.pack(abi._LINUX_CAPABILITY_VERSION_3, 0), "{_LINUX_CAPABILITY_VERSION_3, 0}"
     )
-    data = Packed(abi.cap_data.pack(low, low, 0, high, high, 0), f"{{0x{permitted:x}}}")
+    data = PackedBytes(abi.cap_data.pack(low, low, 0, high, high, 0), f"{{0x{permitted:x}}}")
     return Step("capset", (header, data), "set capabilities")

@@ -14,12 +14,13 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
+from typing import TypeAlias
 
 from runtime.errors import UnsupportedError
 from runtime.launch.spec import ResourceLimits
-from runtime.linux.cgroup_mounts import Layout, find_layout
+from runtime.linux.cgroup_mounts import CgroupLayout, find_layout
 
 PARENT = "steelyard"
 """All cgroups of Steelyard are below one of this name in each hierarchy."""
@@ -28,41 +29,38 @@ _PERIOD_US = 100_000
 _REMOVE_TIMEOUT_NS = 10_000_000_000
 
 
-def _settings_v2(limits: ResourceLimits) -> dict[str, list[tuple[str, str]]]:
-    """Controller -> files and what to write (Documentation/admin-guide/cgroup-v2.rst)."""
-    settings: dict[str, list[tuple[str, str]]] = {}
-    if limits.memory_bytes is not None:
-        settings["memory"] = [("memory.max", str(limits.memory_bytes))]
-    if limits.cpus is not None:
-        settings["cpu"] = [("cpu.max", f"{round(limits.cpus * _PERIOD_US)} {_PERIOD_US}")]
-    if limits.pids is not None:
-        settings["pids"] = [("pids.max", str(limits.pids))]
-    return settings
+Files: TypeAlias = dict[str, list[tuple[str, str]]]
+"""Controller -> files, and what to write into each."""
 
 
-def _settings_v1(limits: ResourceLimits) -> dict[str, list[tuple[str, str]]]:
-    """The same for version 1 (Documentation/admin-guide/cgroup-v1/)."""
-    settings: dict[str, list[tuple[str, str]]] = {}
+def limit_files(limits: ResourceLimits, legacy: Collection[str]) -> Files:
+    """Say which files of which controllers set limits, and what to write.
+
+    As in Documentation/admin-guide/cgroup-v2.rst; for the controllers that are `legacy`, as in
+    Documentation/admin-guide/cgroup-v1/.
+    """
+    files: Files = {}
     if limits.memory_bytes is not None:
-        settings["memory"] = [("memory.limit_in_bytes", str(limits.memory_bytes))]
+        name = "memory.limit_in_bytes" if "memory" in legacy else "memory.max"
+        files["memory"] = [(name, str(limits.memory_bytes))]
     if limits.cpus is not None:
-        quota = str(round(limits.cpus * _PERIOD_US))
-        settings["cpu"] = [("cpu.cfs_period_us", str(_PERIOD_US)), ("cpu.cfs_quota_us", quota)]
+        period, quota = str(_PERIOD_US), str(round(limits.cpus * _PERIOD_US))
+        files["cpu"] = [("cpu.max", f"{quota} {period}")]
+        if "cpu" in legacy:
+            files["cpu"] = [("cpu.cfs_period_us", period), ("cpu.cfs_quota_us", quota)]
     if limits.pids is not None:
-        settings["pids"] = [("pids.max", str(limits.pids))]
-    return settings
+        files["pids"] = [("pids.max", str(limits.pids))]
+    return files
 
 
 def describe_limits(limits: ResourceLimits) -> list[str]:
-    """What setting limits writes on this host, a line for each file, relative to the cgroup."""
+    """Show what setting limits writes on this host, a line a file, relative to the cgroup."""
     legacy = find_layout().legacy
-    chosen = {
-        **{name: files for name, files in _settings_v2(limits).items() if name not in legacy},
-        **{name: files for name, files in _settings_v1(limits).items() if name in legacy},
-    }
+    # Version 2 first, as `create` does it.
+    ordered = sorted(limit_files(limits, legacy).items(), key=lambda item: item[0] in legacy)
     return [
         f'write("{controller}:/{PARENT}/CONTAINER/{file}", "{value}")'
-        for controller, files in chosen.items()
+        for controller, files in ordered
         for file, value in files
     ]
 
@@ -121,19 +119,22 @@ class ContainerCgroup:
             with contextlib.suppress(OSError):
                 _write(f"{self.unified}/cgroup.kill", "1")  # Linux 5.14
                 return
-        for path in filter(None, [self.unified, *self.legacy]):
+        for path in self._paths():
             for pid in _processes(path):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
     def processes(self) -> list[int]:
         """Pids of the processes in the groups; every process is in all of them."""
-        return next((_processes(path) for path in filter(None, [self.unified, *self.legacy])), [])
+        return next(map(_processes, self._paths()), [])
+
+    def _paths(self) -> list[str]:
+        return [path for path in (self.unified, *self.legacy) if path]
 
     def accounting_folders(self) -> Mapping[str, str]:
         """Controller -> the folder of this container that counts for it.
 
-        `cpuacct` is whatever counts CPU time: a version 2 group does that without any controller
+        `cpuacct` is what counts CPU time: a version 2 group does that without any controller
         (Documentation/admin-guide/cgroup-v2.rst, "cpu.stat").
         """
         folders = dict(self._by_controller)
@@ -161,27 +162,19 @@ class ContainerCgroup:
             OSError: EBUSY, if processes are still in it after ten seconds.
         """
         self.close_fds()
-        for path in filter(None, [self.unified, *self.legacy]):
+        for path in self._paths():
             remove_group(path)
         self.unified, self.legacy, self._by_controller = None, [], {}
 
 
 class CgroupManager:
-    """Makes cgroups in the layout of this host.
+    """Makes cgroups in the layout of this host."""
 
-    Attributes:
-        layout: What was found.
-    """
-
-    def __init__(self, layout: Layout) -> None:
+    def __init__(self, layout: CgroupLayout) -> None:
         self.layout = layout
 
     def create(self, name: str, limits: ResourceLimits) -> ContainerCgroup | None:
-        """Make the groups of one container.
-
-        Args:
-            name: Of the group below `PARENT`; unique on the host.
-            limits: What to write into it.
+        """Make the groups of one container below `PARENT`, by a name that is unique on the host.
 
         Returns:
             The groups; None where the host allows none and no limit was asked for.
@@ -191,32 +184,30 @@ class CgroupManager:
         """
         group = ContainerCgroup()
         try:
-            self._create_unified(group, name, limits)
-            for controller, files in _settings_v1(limits).items():
-                if controller in self.layout.legacy:
-                    parent = f"{self.layout.legacy[controller]}/{PARENT}"
-                    group.add_legacy(controller, parent, name, files)
-        except OSError as error:
+            files = limit_files(limits, self.layout.legacy)
+            legacy = {each: files.pop(each) for each in [*files] if each in self.layout.legacy}
+            self._create_unified(group, name, files)
+            for controller, lines in legacy.items():
+                parent = f"{self.layout.legacy[controller]}/{PARENT}"
+                group.add_legacy(controller, parent, name, lines)
+        except BaseException as error:
             group.remove()
+            if not isinstance(error, OSError):
+                raise
             if limits:
                 raise UnsupportedError(
                     f"cannot set resource limits: {error.strerror}: {error.filename}; "
                     "limits need write access to the cgroup filesystem"
                 ) from error
             return None
-        except BaseException:
-            group.remove()
-            raise
         return group if group.unified or group.legacy else None
 
-    def _create_unified(self, group: ContainerCgroup, name: str, limits: ResourceLimits) -> None:
-        settings = _settings_v2(limits)
-        for controller in self.layout.legacy:
-            settings.pop(controller, None)
+    def _create_unified(self, group: ContainerCgroup, name: str, settings: Files) -> None:
         if self.layout.unified is None:
-            if missing := [c for c in settings if c not in self.layout.legacy]:
+            if settings:
+                controller = next(iter(settings))
                 raise UnsupportedError(
-                    f"cannot set a limit of {missing[0]}: this host has no such cgroup controller"
+                    f"cannot set a limit of {controller}: this host has no such cgroup controller"
                 )
             return
         parent = f"{self.layout.unified}/{PARENT}"
@@ -250,15 +241,13 @@ def cgroup_manager() -> CgroupManager:
 def _make_group(parent: str, name: str) -> str:
     path = f"{parent}/{name}"
     for _ in range(5):
-        try:
+        with contextlib.suppress(FileNotFoundError):
             os.mkdir(path)
-            break
-        except FileNotFoundError:
-            # The parent may vanish again at once: another session tidies it away when it ends.
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(parent)
-    else:
-        os.mkdir(path)
+            return path
+        # The parent may vanish again at once: another session tidies it away when it ends.
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(parent)
+    os.mkdir(path)
     return path
 
 
@@ -287,24 +276,20 @@ def _processes(path: str) -> list[int]:
 
 
 def remove_group(path: str) -> None:
-    """Remove one cgroup; waits up to two seconds for the last exits to be counted."""
-    _patiently(lambda: os.rmdir(path))
-
-
-def _patiently(remove: Callable[[], None]) -> None:
+    """Remove one cgroup; waits up to ten seconds for the last exits to be counted."""
     # A process leaves its group a little after its parent could reap it, so EBUSY may be true for
     # some microseconds more (cgroups(7)).
     deadline = time.monotonic_ns() + _REMOVE_TIMEOUT_NS
-    pause = 20e-6
+    pause_s = 20e-6
     while True:
         try:
-            remove()
+            os.rmdir(path)
         except FileNotFoundError:
             return
         except OSError as error:
             if error.errno != errno.EBUSY or time.monotonic_ns() > deadline:
                 raise
-            time.sleep(pause)
-            pause = min(pause * 2, 0.01)
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 2, 0.01)
         else:
             return

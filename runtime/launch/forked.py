@@ -1,8 +1,4 @@
-"""The forked launcher: the loop of `_launch.c` in Python, for hosts without a C compiler.
-
-Over the same array of steps, in a child with a copy of our memory: slower, and in need of no
-compiler.
-"""
+"""The forked launcher: the loop of `_launch.c` in Python, for hosts without a C compiler."""
 
 from __future__ import annotations
 
@@ -21,7 +17,7 @@ _MAX_INTERPRETERS = 4
 
 
 def launch_forked(image: MemoryImage) -> int:
-    """The loop of `_launch.c`, in Python, in a process with its own copy of the memory.
+    """Run the steps in a process with its own copy of the memory.
 
         parent thread            helper                     workload's process
         os.fork() ──────────────► clone3(CLONE_PARENT|…) ──► the steps of the plan
@@ -70,7 +66,6 @@ def launch_forked(image: MemoryImage) -> int:
 
 
 def _clone_and_run(image: MemoryImage, libc: ctypes.PyDLL) -> None:
-    """What the helper does, and then the workload's process."""
     frame = image.frame
     pid = libc.syscall(
         ctypes.c_long(abi.SYSCALL_NUMBERS["clone3"]),

@@ -1,9 +1,8 @@
 """Plan in, process out: natively where `_launch.c` is built, else the same steps in Python.
 
-A plan becomes a memory image that both launchers read: an array of `struct step` and the strings
-and structs that it points to. The native launcher is a loop of C over that array in a
-child that shares our memory. The forked one is the same loop in Python, over the same array, in a
-child with a copy of our memory: slower, and in need of no compiler.
+A plan becomes a memory image that both launchers read. The native launcher is a loop of C over its
+steps in a child that shares our memory; the forked one the same loop in Python in a child with a
+copy of our memory: slower, and in need of no compiler.
 """
 
 from __future__ import annotations
@@ -17,11 +16,7 @@ from enum import StrEnum
 from functools import cache
 from pathlib import Path
 
-from runtime.errors import (
-    CommandNotExecutableError,
-    CommandNotFoundError,
-    LaunchError,
-)
+from runtime.errors import CommandNotExecutableError, CommandNotFoundError, LaunchError
 from runtime.launch.forked import launch_forked
 from runtime.launch.memory_image import MemoryImage
 from runtime.launch.plan import Plan, Step
@@ -104,15 +99,26 @@ def launch(
     if cgroup_fd is not None:
         frame.clone.flags |= abi.CLONE_INTO_CGROUP
         frame.clone.cgroup = cgroup_fd
-    if launcher is Launcher.NATIVE:
-        library = native_library()
-        assert library is not None, "the native launcher was asked for and is not built"
-        frame.clone.flags |= abi.CLONE_VM
-        pid = library.steelyard_launch(ctypes.byref(frame))
-    else:
-        pid = launch_forked(image)
-        if pid > 0:
-            pidfd.value = os.pidfd_open(pid)
+    try:
+        if launcher is Launcher.NATIVE:
+            library = native_library()
+            assert library is not None, "the native launcher was asked for and is not built"
+            frame.clone.flags |= abi.CLONE_VM
+            pid = library.steelyard_launch(ctypes.byref(frame))
+        else:
+            pid = launch_forked(image)
+            if pid > 0:
+                pidfd.value = os.pidfd_open(pid)
+    except BaseException:
+        # A signal that came during the launch: Python runs its handler now, and nobody knows the
+        # process yet.
+        if pidfd.value < 0 < image.pid.value:
+            pidfd.value = os.pidfd_open(image.pid.value)
+        if pidfd.value >= 0:
+            signal.pidfd_send_signal(pidfd.value, signal.SIGKILL)
+            os.waitid(os.P_PIDFD, pidfd.value, os.WEXITED)
+            os.close(pidfd.value)
+        raise
     if pid < 0:
         raise LaunchError("make a process in new namespaces", "clone3", -pid, _clone_remedy(-pid))
     # A launch without ids to change leaves this alone; with them the kernel made the memory that
@@ -132,7 +138,7 @@ def launch(
 
 
 def _step_error(step: Step, number: int) -> LaunchError:
-    """The error for a failed step; exec's own errors are of two kinds that callers tell apart."""
+    """The error for a failed step; exec's own errors are of two kinds."""
     if step.syscall not in ("check_executable", "execve"):
         return LaunchError(
             step.label, step.syscall, number, _REMEDIES.get((step.syscall, number), "")

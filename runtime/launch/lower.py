@@ -12,31 +12,12 @@ import os
 import posixpath
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
 from errno import EACCES, EISDIR, ENOENT, ENOTDIR
 from functools import cache
 
-from runtime.launch import capabilities
-from runtime.launch.lower_mounts import (
-    chroot,
-    devices,
-    enter_root,
-    hide_kernel_files,
-    mount_volumes,
-    open_volumes,
-    overlay_root,
-    reach,
-    read_only_root,
-    system_mounts,
-)
-from runtime.launch.plan import SLOTS, Packed, Plan, Slot, Step, Strings
-from runtime.launch.spec import (
-    DEFAULT_PATH,
-    ContainerSpec,
-    Namespace,
-    OverlayRoot,
-    User,
-)
+from runtime.launch import capabilities, lower_mounts
+from runtime.launch.plan import SLOTS, PackedBytes, Plan, ResultSlot, Step, Strings
+from runtime.launch.spec import DEFAULT_PATH, ContainerSpec, Namespace, OverlayRoot, User
 from runtime.linux import abi
 from runtime.linux.features import Features
 
@@ -53,27 +34,20 @@ _CLONE_FLAGS = {
 """All but cgroup, which is made later; see `_join_cgroups`."""
 
 
-@dataclass(frozen=True, slots=True)
-class CgroupEntry:
-    """How the child gets into its cgroups.
+def lower(spec: ContainerSpec, features: Features, tasks_fds: tuple[int, ...] = ()) -> Plan:
+    """Write the launch of `spec` on a kernel with `features` as a plan.
 
-    Attributes:
-        tasks_fds: Open `tasks` files, one a v1 hierarchy (v2 is entered by clone3 itself).
+    `tasks_fds` are open `tasks` files, one a v1 hierarchy that the child joins (v2 is entered by
+    clone3 itself).
     """
-
-    tasks_fds: tuple[int, ...] = ()
-
-
-def lower(spec: ContainerSpec, features: Features, cgroup: CgroupEntry) -> Plan:
-    """Write the launch of `spec` on a kernel with `features` as a plan."""
     new = spec.namespaces
     slots = iter(range(SLOTS))
     steps = [
-        # First, so that from here on the child cannot outlive whoever started it.
+        # First, so that from here on the child cannot outlive the launcher.
         *_die_with_parent(),
         *_own_signals(),
         # Before the cgroup namespace is made: its root is the cgroup that its maker is in.
-        *_join_cgroups(spec, cgroup),
+        *_join_cgroups(spec, tasks_fds),
         *_join_network(spec),
         # As soon as no descriptor of the launcher is needed: an image could name one, as
         # /proc/self/fd/7, in its working directory or behind a symlink, and a step that went
@@ -83,22 +57,22 @@ def lower(spec: ContainerSpec, features: Features, cgroup: CgroupEntry) -> Plan:
     ]
     if isinstance(spec.root, OverlayRoot):
         # Sources of volumes are paths of the host: taken hold of before the host's tree is gone.
-        volume_steps, trees = open_volumes(spec.volumes, slots)
+        volume_steps, trees = lower_mounts.open_volumes(spec.volumes, slots)
         steps += [
             *_private_mounts(),
             *volume_steps,
-            *overlay_root(spec.root),
-            *enter_root(spec.root),
+            *lower_mounts.overlay_root(spec.root),
+            *lower_mounts.enter_root(spec.root),
             # From here on every path is the container's own. Mounting only now means that no
             # symlink of the image can lead a mount out of its rootfs.
-            *system_mounts(),
-            *devices(),
+            *lower_mounts.system_mounts(),
+            *lower_mounts.devices(),
             # After /dev is filled: a hidden file is a bind mount of the container's /dev/null.
-            *hide_kernel_files(features),
-            *mount_volumes(spec.volumes, trees, slots),
+            *lower_mounts.hide_kernel_files(features),
+            *lower_mounts.mount_volumes(spec.volumes, trees, slots),
         ]
     else:
-        steps += chroot(spec.root)
+        steps += lower_mounts.chroot(spec.root)
     if Namespace.NET in new and spec.network.kind == "none":
         steps += _loopback(slots)
     if Namespace.UTS in new:
@@ -107,7 +81,7 @@ def lower(spec: ContainerSpec, features: Features, cgroup: CgroupEntry) -> Plan:
         steps += _working_directory(spec.working_directory, slots, make=True)
         if spec.read_only_root:
             # Last of the mounts, since the mount points above were made in it.
-            steps.append(read_only_root())
+            steps.append(lower_mounts.read_only_root())
     else:
         steps += _working_directory(spec.working_directory, slots, make=False)
     if spec.new_session:
@@ -143,15 +117,15 @@ _OFTEN_IGNORED = {1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 13: "SIGPIPE", 15: "SI
 def _own_signals() -> list[Step]:
     # CLONE_CLEAR_SIGHAND reset the handlers but keeps what is ignored: Python ignores SIGPIPE and
     # SIGXFSZ, nohup SIGHUP, a shell without job control SIGINT and SIGQUIT of its background jobs.
-    default = Packed(abi.kernel_sigaction.pack(abi.SIG_DFL, 0, 0, 0), "{SIG_DFL}")
+    default = PackedBytes(abi.kernel_sigaction.pack(abi.SIG_DFL, 0, 0, 0), "{SIG_DFL}")
     return [
         Step("rt_sigaction", (number, default, None, abi.SIGNAL_SET_BYTES), f"reset {name}")
         for number, name in _OFTEN_IGNORED.items()
     ]
 
 
-def _join_cgroups(spec: ContainerSpec, cgroup: CgroupEntry) -> list[Step]:
-    steps = [Step("write", (fd, "0", 1), "join a version 1 cgroup") for fd in cgroup.tasks_fds]
+def _join_cgroups(spec: ContainerSpec, tasks_fds: tuple[int, ...]) -> list[Step]:
+    steps = [Step("write", (fd, "0", 1), "join a version 1 cgroup") for fd in tasks_fds]
     if Namespace.CGROUP in spec.namespaces:
         steps.append(Step("unshare", (abi.CLONE_NEWCGROUP,), "make a cgroup namespace"))
     return steps
@@ -173,11 +147,11 @@ def _private_mounts() -> list[Step]:
 
 def _loopback(slots: Iterator[int]) -> list[Step]:
     socket = next(slots)
-    up = Packed(abi.ifreq_flags.pack(b"lo", abi.IFF_UP), '{"lo", IFF_UP}')
+    up = PackedBytes(abi.ifreq_flags.pack(b"lo", abi.IFF_UP), '{"lo", IFF_UP}')
     kind = abi.SOCK_DGRAM | abi.SOCK_CLOEXEC
     return [
         Step("socket", (abi.AF_INET, kind, 0), "bring loopback up", (), socket),
-        Step("ioctl", (Slot(socket), abi.SIOCSIFFLAGS, up), "bring loopback up"),
+        Step("ioctl", (ResultSlot(socket), abi.SIOCSIFFLAGS, up), "bring loopback up"),
     ]
 
 
@@ -188,8 +162,8 @@ def _set_hostname(hostname: str) -> Step:
 def _working_directory(path: str, slots: Iterator[int], *, make: bool) -> list[Step]:
     slot, label = next(slots), f"enter working directory {path}"
     return [
-        *reach(path, slot, label, make="folder" if make else "nothing"),
-        Step("fchdir", (Slot(slot),), label),
+        *lower_mounts.reach(path, slot, label, make="folder" if make else "nothing"),
+        Step("fchdir", (ResultSlot(slot),), label),
     ]
 
 
@@ -217,7 +191,7 @@ def _identity(
     # change would make the memory that parent and child share undumpable (prctl(2)).
     if isolated or user != User():
         gids = user.additional_gids or (user.gid,)
-        packed = Packed(struct.pack(f"@{len(gids)}I", *gids), str(list(gids)))
+        packed = PackedBytes(struct.pack(f"@{len(gids)}I", *gids), str(list(gids)))
         steps.append(Step("setgroups", (len(gids), packed), "set groups"))
     if user.gid:
         steps.append(Step("setgid", (user.gid,), f"set group {user.gid}"))
@@ -241,7 +215,7 @@ def _execute(spec: ContainerSpec) -> list[Step]:
     argv = Strings(spec.command)
     envp = Strings(tuple(f"{name}={value}" for name, value in environment.items()))
     program = spec.command[0]
-    empty = Packed(bytes(abi.SIGNAL_SET_BYTES), "[]")
+    empty = PackedBytes(bytes(abi.SIGNAL_SET_BYTES), "[]")
     steps = [
         Step("close_range", (3, 0xFFFFFFFF, 0), "close what the steps above opened"),
         # Handlers are the default ones by now, so a signal that waited does what it should.

@@ -14,12 +14,8 @@ from functools import cache
 
 from runtime.errors import UnsupportedError
 from runtime.launch import overlay
-from runtime.launch.plan import SLOTS, Packed, Slot, Step
-from runtime.launch.spec import (
-    DirectoryRoot,
-    OverlayRoot,
-    Volume,
-)
+from runtime.launch.plan import SLOTS, PackedBytes, ResultSlot, Step
+from runtime.launch.spec import DirectoryRoot, OverlayRoot, Volume
 from runtime.linux import abi
 from runtime.linux.features import Features
 
@@ -128,7 +124,7 @@ def devices() -> list[Step]:
 
 @cache
 def hide_kernel_files(features: Features) -> list[Step]:
-    """Cover what tells of the host or changes it, and make the rest read-only, as docker."""
+    """Cover what shows the host or changes it, and make the rest read-only, as docker."""
     closed = abi.MS_NOSUID | abi.MS_NOEXEC | abi.MS_NODEV
     steps = [
         Step("mount", ("/dev/null", path, None, abi.MS_BIND, None), f"hide {path}")
@@ -166,17 +162,15 @@ def open_volumes(
         tree = next(slots)
         trees.append(tree)
         flags = abi.OPEN_TREE_CLONE | abi.O_CLOEXEC | abi.AT_RECURSIVE
-        arguments = (abi.AT_FDCWD, volume.source, flags)
-        steps.append(Step("open_tree", arguments, f"take hold of {volume.source}", (), tree))
+        where = (abi.AT_FDCWD, volume.source, flags)
+        steps.append(Step("open_tree", where, f"take hold of {volume.source}", (), tree))
         # nodev for the same reason as the rootfs; the rest of the mount's flags stay.
         attributes = abi.MOUNT_ATTR_NODEV | (abi.MOUNT_ATTR_RDONLY if volume.read_only else 0)
+        how = abi.AT_EMPTY_PATH | abi.AT_RECURSIVE
         text = "{MOUNT_ATTR_NODEV" + ("|MOUNT_ATTR_RDONLY}" if volume.read_only else "}")
-        packed = Packed(abi.mount_attr.pack(attributes, 0, abi.MS_PRIVATE, 0), text)
-        steps.append(
-            Step("mount_setattr",
-                 (Slot(tree), "", abi.AT_EMPTY_PATH | abi.AT_RECURSIVE, packed, len(packed.data)),
-                 f"restrict {volume.source}")
-        )  # fmt: skip
+        packed = PackedBytes(abi.mount_attr.pack(attributes, 0, abi.MS_PRIVATE, 0), text)
+        arguments = (ResultSlot(tree), "", how, packed, len(packed.data))
+        steps.append(Step("mount_setattr", arguments, f"restrict {volume.source}"))
     return steps, tuple(trees)
 
 
@@ -190,7 +184,9 @@ def mount_volumes(
     for volume, tree in zip(volumes, trees, strict=True):
         label = f"mount {volume.source} on {volume.target}"
         steps += reach(volume.target, slot, label, make="folder" if volume.is_directory else "file")
-        steps.append(Step("move_mount", (Slot(tree), "", Slot(slot), "", both_empty), label))
+        steps.append(
+            Step("move_mount", (ResultSlot(tree), "", ResultSlot(slot), "", both_empty), label)
+        )
     return steps
 
 
@@ -200,17 +196,14 @@ def reach(path: str, slot: int, label: str, *, make: str) -> list[Step]:
     Name by name, and never through a magic link of /proc: those lead out of every root, and the
     path or a symlink of the image could name one (openat2(2), RESOLVE_NO_MAGICLINKS).
 
-    Args:
-        path: Absolute; the root itself is not made.
-        slot: Where its descriptor is kept.
-        label: Of the step that opens it.
-        make: `folder` or `file`: what `path` becomes if it is missing; or `nothing`.
+    `make` is `folder` or `file`: what `path` becomes if it is missing; or `nothing`. The root
+    itself is not made.
     """
     parts = [part for part in posixpath.normpath(path).split("/") if part]
     if make == "nothing" or not parts:
         return [_open_path(abi.AT_FDCWD, "/" + "/".join(parts), slot, label)]
     steps: list[Step] = []
-    parent: int | Slot = abi.AT_FDCWD
+    parent: int | ResultSlot = abi.AT_FDCWD
     for depth, part in enumerate(parts, 1):
         name = part if depth > 1 else f"/{part}"
         so_far = "/" + "/".join(parts[:depth])
@@ -220,18 +213,18 @@ def reach(path: str, slot: int, label: str, *, make: str) -> list[Step]:
         else:
             steps.append(Step("mkdirat", (parent, name, 0o755), f"make folder {so_far}", (EEXIST,)))
         steps.append(_open_path(parent, name, slot, label))
-        parent = Slot(slot)
+        parent = ResultSlot(slot)
     return steps
 
 
-def _open_path(parent: int | Slot, name: str, slot: int, label: str) -> Step:
+def _open_path(parent: int | ResultSlot, name: str, slot: int, label: str) -> Step:
     how = abi.open_how.pack(abi.O_PATH | abi.O_CLOEXEC, 0, abi.RESOLVE_NO_MAGICLINKS)
-    packed = Packed(how, "{O_PATH|O_CLOEXEC, RESOLVE_NO_MAGICLINKS}")
+    packed = PackedBytes(how, "{O_PATH|O_CLOEXEC, RESOLVE_NO_MAGICLINKS}")
     return Step("openat2", (parent, name, packed, len(how)), label, (), slot)
 
 
 def read_only_root() -> Step:
     """Make the rootfs read-only, when all mount points are made."""
-    packed = Packed(abi.mount_attr.pack(abi.MOUNT_ATTR_RDONLY, 0, 0, 0), "{MOUNT_ATTR_RDONLY}")
+    packed = PackedBytes(abi.mount_attr.pack(abi.MOUNT_ATTR_RDONLY, 0, 0, 0), "{MOUNT_ATTR_RDONLY}")
     arguments = (abi.AT_FDCWD, "/", 0, packed, len(packed.data))
     return Step("mount_setattr", arguments, "make the rootfs read-only")

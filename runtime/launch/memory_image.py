@@ -11,10 +11,8 @@ import os
 import struct
 from functools import lru_cache
 
-from runtime.errors import (
-    ContainerError,
-)
-from runtime.launch.plan import SLOTS, Packed, Plan, Slot, Step, Strings
+from runtime.errors import ContainerError
+from runtime.launch.plan import SLOTS, PackedBytes, Plan, ResultSlot, Step, Strings
 from runtime.linux import abi
 
 STEP = struct.Struct("@iiI5i6Q")
@@ -91,9 +89,9 @@ def _encode_step(step: Step) -> tuple[bytes, tuple[bytes, ...]]:
                 words.append(int(argument) & WORD)
             case str():
                 words.append(_place(_c_string(argument), memory))
-            case Packed(data, _):
+            case PackedBytes(data, _):
                 words.append(_place(data, memory))
-            case Slot(number):
+            case ResultSlot(number):
                 from_slot |= 1 << position
                 words.append(number)
             case Strings(values):

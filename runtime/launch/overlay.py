@@ -20,8 +20,9 @@ def options(root: OverlayRoot) -> str:
     """The option string of mount(2): lowerdirs topmost first, then the two writable folders."""
     lowerdir = ":".join(escape(path) for path in root.lowerdirs)
     # upperdir and workdir take no list: a colon needs no escape there, and would keep it.
-    upperdir = root.upperdir.replace("\\", "\\\\").replace(",", "\\,")
-    workdir = root.workdir.replace("\\", "\\\\").replace(",", "\\,")
+    upperdir, workdir = (
+        path.replace("\\", "\\\\").replace(",", "\\,") for path in (root.upperdir, root.workdir)
+    )
     text = f"lowerdir={lowerdir},upperdir={upperdir},workdir={workdir}"
     return text + (",volatile" if root.volatile else "")
 

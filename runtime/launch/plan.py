@@ -20,13 +20,13 @@ SLOTS = 64
 """How many results a plan can keep; `SLOTS` of `_launch.c`."""
 
 
-class Slot(NamedTuple):
+class ResultSlot(NamedTuple):
     """An argument that is the result of an earlier step, e.g. the fd that open_tree returned."""
 
     number: int
 
 
-class Packed(NamedTuple):
+class PackedBytes(NamedTuple):
     """A pointer to a struct.
 
     Attributes:
@@ -44,7 +44,7 @@ class Strings(NamedTuple):
     values: tuple[str, ...]
 
 
-Argument: TypeAlias = int | str | Slot | Packed | Strings | None
+Argument: TypeAlias = int | str | ResultSlot | PackedBytes | Strings | None
 """A number, a path or string, a NULL pointer, or one of the three kinds above."""
 
 
@@ -56,7 +56,7 @@ class Step(NamedTuple):
         arguments: At most six.
         label: What it is for, in the words of an error message: "mount proc on /proc".
         accept: Errnos that do not stop the launch, e.g. EEXIST of a mkdir.
-        result: Slot in which the returned value is kept for later steps.
+        result: ResultSlot in which the returned value is kept for later steps.
     """
 
     syscall: str
@@ -152,9 +152,9 @@ def _argument(argument: Argument) -> str:
     match argument:
         case None:
             return "NULL"
-        case Slot(number):
+        case ResultSlot(number):
             return f"${number}"
-        case Packed(_, text):
+        case PackedBytes(_, text):
             return text
         case Strings(values):
             return "[" + ", ".join(_quote(value) for value in values) + "]"

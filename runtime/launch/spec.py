@@ -1,7 +1,7 @@
 """What was asked for: a container as a frozen value, with every name already resolved.
 
 A spec says what, never how: it holds no system call and no order. `runtime.launch.lower` turns it
-into a plan. Ids are numbers here; whoever makes the spec looks user names up in the image.
+into a plan. Ids are numbers here: user names are looked up in the image before.
 """
 
 from __future__ import annotations
@@ -66,7 +66,6 @@ class ResourceLimits:
     pids: int | None = None
 
     def __bool__(self) -> bool:
-        """Whether any limit was asked for."""
         return not (self.memory_bytes is None and self.cpus is None and self.pids is None)
 
 

@@ -48,7 +48,7 @@ def build_image(
         network: Of RUN: `none` or `host`.
         use_cache: Whether steps of earlier builds count.
         store: Where it goes, and where FROM looks; by default the user's.
-        progress: Told each step, in docker's words.
+        progress: Called with each step, in docker's words.
 
     Raises:
         BuildError: The Containerfile is wrong or a step of it failed; names the line.
@@ -103,19 +103,16 @@ def pull_image(
         verify: Check the registry's certificate.
         certificates: A folder with `*.crt` (authorities), `*.cert` and `*.key` (ours).
         store: Where it goes; by default the user's.
-        listener: Told what happens to the layers, possibly in other threads.
+        listener: Called with what happens to the layers, possibly in other threads.
 
     Raises:
         InvalidReferenceError: No possible name, or one without a registry.
         ImageError: It is not to be had, or not what it claims to be; the store is as before.
     """
     from runtime.images.formats.schema import Platform
-    from runtime.images.registry.transfer import pull, resolve_registry
+    from runtime.images.registry.transfer import pull
 
-    wanted = resolve_registry(reference, registry)
-    with registry_client(
-        wanted, plain_http=plain_http, verify=verify, certificates=certificates
-    ) as client:
+    with registry_client(reference, registry, plain_http, verify, certificates) as (client, wanted):
         pulled = pull(
             store or ImageStore.default(),
             client,
@@ -147,8 +144,8 @@ def push_image(
         verify: Check the registry's certificate.
         certificates: A folder with certificates.
         store: Where it is; by default the user's.
-        listener: Told of each layer: digest, how it ended (None until then), bytes sent, of how
-            many.
+        listener: Called with each layer's digest, how it ended (None until then), bytes sent, of
+            how many.
 
     Returns:
         Its digest, there and here.
@@ -158,16 +155,14 @@ def push_image(
         InvalidArgumentError: The image has no name, and there is no target.
         ImageError: The registry refused, or a blob is missing from the store.
     """
-    from runtime.images.registry.transfer import push, resolve_registry
+    from runtime.images.registry.transfer import push
 
     store = store or ImageStore.default()
     found = image if isinstance(image, Image) else store.get(image)
     if target is None and found.reference.startswith("sha256:"):
         raise InvalidArgumentError("target", f"{image} has no name: say where it goes by target")
-    wanted = resolve_registry(target or found.reference, registry)
-    with registry_client(
-        wanted, plain_http=plain_http, verify=verify, certificates=certificates
-    ) as client:
+    name = target or found.reference
+    with registry_client(name, registry, plain_http, verify, certificates) as (client, wanted):
         return push(store, client, found, wanted, listener or _silent).digest
 
 
@@ -187,7 +182,7 @@ def load_images(
         name: In place of the names it brings; with a tag, for a single image alone.
         platform: `OS/ARCH[/VARIANT]`, where it offers several; by default this machine's.
         store: Where they go; by default the user's.
-        listener: Told what happens to the layers.
+        listener: Called with what happens to the layers.
 
     Raises:
         ImageError: It is no image, damaged or hostile; images before the damaged one stay loaded.
@@ -239,23 +234,26 @@ def save_images(
 
 @contextlib.contextmanager
 def registry_client(
-    reference: Reference,
-    *,
-    plain_http: bool = False,
-    verify: bool = True,
-    certificates: str | os.PathLike[str] | None = None,
-) -> Iterator[RegistryClient]:
-    """A client for the registry of a reference; closed at the end of the block."""
+    name: str,
+    registry: str | None,
+    plain_http: bool,
+    verify: bool,
+    certificates: str | os.PathLike[str] | None,
+) -> Iterator[tuple[RegistryClient, Reference]]:
+    """Give a client for the registry of a name, open in the block, and the resolved name.
+
+    The arguments are those of `pull_image`.
+    """
     from runtime.images.registry.client import RegistryClient
     from runtime.images.registry.connection import Security
+    from runtime.images.registry.transfer import resolve_registry
 
+    reference = resolve_registry(name, registry)
     folder = None if certificates is None else Path(certificates)
     security = Security(plain_http=plain_http, verify=verify, certificates=folder)
     client = RegistryClient(reference.registry, security, environment=os.environ)
-    try:
-        yield client
-    finally:
-        client.close()
+    with contextlib.closing(client):
+        yield client, reference
 
 
 def _names(argument: str, names: Sequence[str]) -> tuple[str, ...]:
@@ -267,4 +265,4 @@ def _names(argument: str, names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _silent(*_: object) -> None:
-    """Told, and says nothing."""
+    """Take a message, and say nothing."""

@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -31,11 +32,7 @@ def start_kept(
 ) -> Iterator[Container]:
     """Run a container whose writable layer is kept; the image is leased.
 
-    Args:
-        spec: Its root has no writable layer yet.
-        image: What it runs.
-        name: Made up if None, and then told at the end.
-        progress: Told the name.
+    Without a name one is made up, and said to `progress` at the end.
 
     Raises:
         ContainerError: It could not be started; nothing is kept.
@@ -48,11 +45,10 @@ def start_kept(
         root = replace(writable_root(session, os.fspath(kept.directory), spec.root), volatile=False)
         # Not volatile: this layer is not to be thrown away.
         container = launch_container(replace(spec, root=root), name=chosen, session=session)
-    except OSError as error:
+    except BaseException as error:
         remove_tree(kept.directory)
-        raise ContainerError(f"cannot make {error.filename}: {error.strerror}") from error
-    except BaseException:
-        remove_tree(kept.directory)
+        if isinstance(error, OSError):
+            raise ContainerError(f"cannot make {error.filename}: {error.strerror}") from error
         raise
     try:
         with container:
@@ -130,10 +126,9 @@ def commit_container(
         state = ConfigurationState(document)
         for text in changes:
             change(state, text)
-        entry: dict[str, Any] = {
-            "created": format_time(_moment(latest_ns)),
-            "created_by": " ".join(kept.command),
-        }
+        now_ns = time.time_ns() if latest_ns is None else latest_ns
+        created = format_time(datetime.fromtimestamp(now_ns // 1_000_000_000, UTC))
+        entry: dict[str, Any] = {"created": created, "created_by": " ".join(kept.command)}
         if message:
             entry["comment"] = message
         if author:
@@ -144,15 +139,8 @@ def commit_container(
         else:
             entry["empty_layer"] = True
         document["history"].append(entry)
-        document["created"] = entry["created"]
+        document["created"] = created
         return put_together(adder, document, layers, (str(wanted),))
-
-
-def _moment(latest_ns: int | None) -> datetime:
-    """Now, or that time."""
-    if latest_ns is None:
-        return datetime.now(UTC)
-    return datetime.fromtimestamp(latest_ns // 1_000_000_000, UTC)
 
 
 def _ended(name: str) -> KeptContainer:
@@ -166,7 +154,6 @@ def _ended(name: str) -> KeptContainer:
 def _changes(
     store: ImageStore, kept: KeptContainer
 ) -> tuple[Image, tuple[LayerDraft, tuple[PathChange, ...]]]:
-    """Its image, and what `read_changes` says."""
     from runtime.images.formats.schema import OCI_MANIFEST
     from runtime.images.layer.changes import read_changes
 

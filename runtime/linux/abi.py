@@ -11,25 +11,22 @@ import struct
 
 # --- asm/unistd_64.h and asm-generic/unistd.h: system call numbers ---
 _SYSCALLS_X86_64 = {
-    "read": 0, "write": 1, "close": 3, "rt_sigaction": 13, "rt_sigprocmask": 14, "ioctl": 16,
-    "dup2": 33, "socket": 41, "execve": 59, "exit_group": 231, "fchdir": 81, "chdir": 80,
-    "umask": 95, "setuid": 105, "setgid": 106, "setsid": 112, "setgroups": 116, "capset": 126,
-    "pivot_root": 155, "prctl": 157, "chroot": 161, "mount": 165, "umount2": 166,
-    "sethostname": 170, "openat": 257, "mkdirat": 258, "mknodat": 259, "symlinkat": 266,
-    "fchmodat": 268, "unshare": 272, "dup3": 292, "prlimit64": 302, "setns": 308, "seccomp": 317,
-    "open_tree": 428, "move_mount": 429,
-    "clone3": 435, "close_range": 436, "openat2": 437, "pidfd_send_signal": 424,
+    "write": 1, "close": 3, "rt_sigaction": 13, "rt_sigprocmask": 14, "ioctl": 16, "socket": 41,
+    "execve": 59, "chdir": 80, "fchdir": 81, "umask": 95, "setuid": 105, "setgid": 106,
+    "setsid": 112, "setgroups": 116, "capset": 126, "pivot_root": 155, "prctl": 157, "chroot": 161,
+    "mount": 165, "umount2": 166, "sethostname": 170, "mkdirat": 258, "mknodat": 259,
+    "symlinkat": 266, "unshare": 272, "dup3": 292, "setns": 308, "pidfd_send_signal": 424,
+    "open_tree": 428, "move_mount": 429, "clone3": 435, "close_range": 436, "openat2": 437,
     "mount_setattr": 442,
 }  # fmt: skip
 _SYSCALLS_GENERIC = {
-    "read": 63, "write": 64, "close": 57, "rt_sigaction": 134, "rt_sigprocmask": 135, "ioctl": 29,
-    "dup3": 24, "socket": 198, "execve": 221, "exit_group": 94, "fchdir": 50, "chdir": 49,
-    "umask": 166, "setuid": 146, "setgid": 144, "setsid": 157, "setgroups": 159, "capset": 91,
-    "pivot_root": 41, "prctl": 167, "chroot": 51, "mount": 40, "umount2": 39, "sethostname": 161,
-    "openat": 56, "mkdirat": 34, "mknodat": 33, "symlinkat": 36, "fchmodat": 53, "unshare": 97,
-    "prlimit64": 261, "setns": 268, "seccomp": 277, "open_tree": 428, "move_mount": 429,
-    "clone3": 435, "close_range": 436,
-    "openat2": 437, "pidfd_send_signal": 424, "mount_setattr": 442,
+    "dup3": 24, "ioctl": 29, "mknodat": 33, "mkdirat": 34, "symlinkat": 36, "umount2": 39,
+    "mount": 40, "pivot_root": 41, "chdir": 49, "fchdir": 50, "chroot": 51, "close": 57,
+    "write": 64, "capset": 91, "unshare": 97, "rt_sigaction": 134, "rt_sigprocmask": 135,
+    "setgid": 144, "setuid": 146, "setsid": 157, "setgroups": 159, "sethostname": 161, "umask": 166,
+    "prctl": 167, "socket": 198, "execve": 221, "setns": 268, "pidfd_send_signal": 424,
+    "open_tree": 428, "move_mount": 429, "clone3": 435, "close_range": 436, "openat2": 437,
+    "mount_setattr": 442,
 }  # fmt: skip
 SYSCALL_NUMBERS: dict[str, int] = (
     _SYSCALLS_X86_64 if platform.machine() == "x86_64" else _SYSCALLS_GENERIC
@@ -83,11 +80,8 @@ AT_FDCWD = -100
 AT_EMPTY_PATH = 0x1000
 AT_RECURSIVE = 0x8000
 O_RDONLY = 0o0
-O_WRONLY = 0o1
-O_CREAT = 0o100
 O_NONBLOCK = 0o4000
 O_CLOEXEC = 0o2000000
-O_DIRECTORY = 0o200000
 O_PATH = 0o10000000
 RESOLVE_NO_MAGICLINKS = 0x02
 
@@ -124,4 +118,3 @@ ifreq_flags = struct.Struct("@16sh22x")
 """struct ifreq { ifr_name, ifr_flags }."""
 
 S_IFCHR = 0o020000
-S_IFREG = 0o100000

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-
-from runtime.paths import unescape_mountinfo
 
 CONTROLLERS = ("memory", "cpu", "pids")
 """The controllers that Steelyard sets limits with."""
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class CgroupLayout:
     """Where the hierarchies are.
 
     Attributes:
@@ -32,26 +31,37 @@ class Layout:
         return "legacy" if self.legacy else "none"
 
 
-def parse_mountinfo(text: str) -> Layout:
-    """The layout that a mountinfo file describes; the first mount of each hierarchy counts."""
-    unified: str | None = None
-    legacy: dict[str, str] = {}
-    for line in text.splitlines():
+def read_mounts(text: str | None = None) -> list[tuple[str, str, str]]:
+    """List the mounts of a mountinfo file, by default this process's, in its order.
+
+    Returns:
+        Mount point, kind of filesystem and the filesystem's own options of each.
+    """
+    if text is None:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            text = file.read()
+    mounts = []
+    for line in text.split("\n"):
         before, _, after = line.partition(" - ")
         fields, kind_fields = before.split(), after.split()
-        if len(fields) < 5 or len(kind_fields) < 3:
-            continue
-        mountpoint = unescape_mountinfo(fields[4])
-        if kind_fields[0] == "cgroup2":
+        if len(fields) >= 5 and len(kind_fields) >= 2:
+            # A space in a path is written as \040 (proc(5)).
+            path = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), fields[4])
+            mounts.append((path, kind_fields[0], kind_fields[-1]))
+    return mounts
+
+
+def find_layout(text: str | None = None) -> CgroupLayout:
+    """Find the layout of this host as this process sees it, or as a mountinfo file describes it.
+
+    The first mount of each hierarchy counts.
+    """
+    unified: str | None = None
+    legacy: dict[str, str] = {}
+    for mountpoint, kind, options in read_mounts(text):
+        if kind == "cgroup2":
             unified = unified or mountpoint
-        elif kind_fields[0] == "cgroup":
-            for option in kind_fields[2].split(","):
-                if option in CONTROLLERS:
-                    legacy.setdefault(option, mountpoint)
-    return Layout(unified, MappingProxyType(legacy))
-
-
-def find_layout() -> Layout:
-    """The layout of this host, as this process sees it."""
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
-        return parse_mountinfo(file.read())
+        elif kind == "cgroup":
+            for option in set(options.split(",")) & set(CONTROLLERS):
+                legacy.setdefault(option, mountpoint)
+    return CgroupLayout(unified, MappingProxyType(legacy))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from runtime.linux import abi, syscalls
+from runtime.linux.files import process_status
 
 # What a container must not see or change, after docker's defaults (oci/defaults.go of moby; OCI
 # runtime spec, maskedPaths and readonlyPaths).
@@ -45,7 +46,7 @@ class Features:
 def probe_features() -> Features:
     """Probe, the first time; afterwards the same record."""
     return Features(
-        effective_capabilities=_effective_capabilities(),
+        effective_capabilities=int("".join(process_status("self", "CapEff")) or "0", 16),
         last_capability=_last_capability(),
         masked_files=tuple(p for p in _MASKED if os.path.exists(p) and not os.path.isdir(p)),
         masked_directories=tuple(p for p in _MASKED if os.path.isdir(p)),
@@ -53,14 +54,6 @@ def probe_features() -> Features:
         overlay=_knows_overlay(),
         mount_namespaces=_can_unshare(abi.CLONE_NEWNS),
     )
-
-
-def _effective_capabilities() -> int:
-    with open("/proc/self/status", "rb") as status:
-        for line in status:
-            if line.startswith(b"CapEff:"):
-                return int(line.split()[1], 16)
-    return 0
 
 
 def _last_capability() -> int:
@@ -84,19 +77,8 @@ def _knows_overlay() -> bool:
 
 
 def _can_unshare(flags: int) -> bool:
-    import threading
-
-    result: list[bool] = []
-
-    def attempt() -> None:
-        # In a thread of its own: unshare(2) moves the thread that calls it, for good.
-        try:
-            syscalls.unshare(flags)
-            result.append(True)
-        except OSError:
-            result.append(False)
-
-    thread = threading.Thread(target=attempt)
-    thread.start()
-    thread.join()
-    return result[0]
+    try:
+        syscalls.in_new_thread(lambda: syscalls.unshare(flags))
+    except OSError:
+        return False
+    return True

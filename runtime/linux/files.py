@@ -1,4 +1,4 @@
-"""Files and folders as the rooms above need them: removed for good, made to last, locked."""
+"""Files and folders as the rooms above need them: removed for good, made to last, locked, read."""
 
 from __future__ import annotations
 
@@ -53,3 +53,16 @@ def directory_lock(path: Path) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+def process_status(pid: int | str, field: str) -> list[str]:
+    """Read the words of a field in /proc/PID/status (proc(5)); none if this kernel lacks it.
+
+    Raises:
+        OSError: There is no such process, or /proc.
+    """
+    with open(f"/proc/{pid}/status", errors="replace") as file:
+        for line in file:
+            if line.startswith(f"{field}:"):
+                return line.split()[1:]
+    return []

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
 
 from runtime.linux import abi
-from runtime.linux.syscalls import mount, setns, umount, unshare
+from runtime.linux.syscalls import in_new_thread, mount, setns, umount, unshare
 
 
 class MountNamespace:
@@ -27,34 +26,22 @@ class MountNamespace:
     """
 
     def __init__(self, hidden: tuple[str, ...] = ()) -> None:
-        result: list[int | OSError] = []
+        def make() -> int:
+            unshare(abi.CLONE_NEWNS)
+            # Otherwise what is mounted here would spread to the host (mount_namespaces(7)).
+            mount(None, "/", None, abi.MS_REC | abi.MS_PRIVATE)
+            for path in hidden:
+                umount(path, abi.MNT_DETACH)
+                mount_tmpfs(path)
+            return os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
 
-        def make() -> None:
-            try:
-                unshare(abi.CLONE_NEWNS)
-                # Otherwise what is mounted here would spread to the host (mount_namespaces(7)).
-                mount(None, "/", None, abi.MS_REC | abi.MS_PRIVATE)
-                for path in hidden:
-                    umount(path, abi.MNT_DETACH)
-                    mount_tmpfs(path)
-                result.append(os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC))
-            except OSError as error:
-                result.append(error)
-
-        # In a thread of its own: unshare(2) moves the thread that calls it, for good.
-        thread = threading.Thread(target=make, name="new-mount-namespace")
-        thread.start()
-        thread.join()
-        if isinstance(result[0], OSError):
-            raise result[0]
-        self._fd = result[0]
+        self._fd = in_new_thread(make)
 
     def enter(self) -> None:
-        """Move the calling thread, and only it, here; it cannot share its folder "." any more.
+        """Move the calling thread, and only it, here: call this in a thread that was made for it.
 
         Threads of one process share root and working folder (CLONE_FS), and such a thread may not
-        change its mount namespace (setns(2), EINVAL): so it lets go of them first, and nothing
-        gives them back. Call this in a thread that was made for it.
+        change its mount namespace (setns(2), EINVAL): it lets go of them first, for good.
         """
         unshare(abi.CLONE_FS)
         setns(self._fd, abi.CLONE_NEWNS)
@@ -67,29 +54,17 @@ class MountNamespace:
 
 
 def mount_tmpfs(path: str) -> None:
-    """Mount an empty filesystem in memory on a folder.
-
-    Raises:
-        OSError: The folder is not there, or this user may not mount.
-    """
+    """Mount an empty filesystem in memory on a folder."""
     mount("tmpfs", path, "tmpfs", abi.MS_NOSUID | abi.MS_NODEV, "mode=755")
 
 
 def mount_folder(source: str, target: str) -> None:
-    """Let a folder be seen in another place as well (mount(2), MS_BIND).
-
-    Raises:
-        OSError: One of them is not there, or this user may not mount.
-    """
+    """Let a folder be seen in another place as well (mount(2), MS_BIND)."""
     mount(source, target, None, abi.MS_BIND)
 
 
 def unmount(path: str) -> None:
-    """Unmount whatever is mounted on a path, all of it; nothing mounted there is fine.
-
-    Raises:
-        OSError: This user may not unmount.
-    """
+    """Unmount all that is mounted on a path; nothing mounted there is fine."""
     while True:
         try:
             umount(path, abi.MNT_DETACH)

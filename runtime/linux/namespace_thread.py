@@ -1,8 +1,7 @@
 """A thread that lives in a namespace and runs functions there for others.
 
-setns(2) moves the calling thread alone, so whoever wants to be in a namespace now and then, and
-outside of it otherwise, needs a thread that stays there. It waits for work and takes no part in
-measuring.
+setns(2) moves the calling thread alone: what has to run in a namespace now and then needs a thread
+that stays there. It waits for work and takes no part in measuring.
 
 The kernel counts a program that asks to die with its parent (PR_SET_PDEATHSIG) as the child of the
 thread that started it: keep the thread as long as such a program shall live.

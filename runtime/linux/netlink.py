@@ -74,8 +74,8 @@ class Netlink:
         net/core/neighbour.c).
         """
         data = (
-            _attribute(IFLA_BR_FORWARD_DELAY, struct.pack("=I", 0))
-            + _attribute(IFLA_BR_STP_STATE, struct.pack("=I", 0))
+            _number(IFLA_BR_FORWARD_DELAY, 0)
+            + _number(IFLA_BR_STP_STATE, 0)
             + _attribute(IFLA_BR_MCAST_SNOOPING, b"\0")
         )
         info = _attribute(IFLA_INFO_KIND, b"bridge\0") + _attribute(IFLA_INFO_DATA, data)
@@ -103,20 +103,14 @@ class Netlink:
         The other end cannot be made up in the same message: veth refuses to open an end before it
         knows its peer (ENOTCONN, drivers/net/veth.c).
 
-        Args:
-            name: Of the end that stays here.
-            index: Its interface index, chosen by us so that nobody has to look it up.
-            master: Index of the bridge.
-            peer_name: Of the end in the other namespace.
-            peer_index: Its interface index there.
-            peer_mac: Its hardware address, 6 bytes.
-            peer_namespace_fd: The other network namespace.
+        `name` and `index` are those of the end that stays here: we choose the index, so that nobody
+        has to look it up. `master` is the index of the bridge; `peer_mac` has 6 bytes.
         """
         peer = (
             _link(peer_index)
             + _attribute(IFLA_IFNAME, peer_name.encode() + b"\0")
             + _attribute(IFLA_ADDRESS, peer_mac)
-            + _attribute(IFLA_NET_NS_FD, struct.pack("=I", peer_namespace_fd))
+            + _number(IFLA_NET_NS_FD, peer_namespace_fd)
         )
         info = _attribute(IFLA_INFO_KIND, b"veth\0") + _attribute(
             IFLA_INFO_DATA, _attribute(VETH_INFO_PEER, peer)
@@ -124,7 +118,7 @@ class Netlink:
         body = (
             _link(index, up=True)
             + _attribute(IFLA_IFNAME, name.encode() + b"\0")
-            + _attribute(IFLA_MASTER, struct.pack("=I", master))
+            + _number(IFLA_MASTER, master)
             + _attribute(IFLA_LINKINFO, info)
         )
         self._request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, f"add veth {name}")
@@ -140,20 +134,14 @@ class Netlink:
         """Bring an interface up (or down), put it on a bridge, bound its queue (in packets)."""
         body = _link(index, up=up)
         if transmit_queue_length is not None:
-            body += _attribute(IFLA_TXQLEN, struct.pack("=I", transmit_queue_length))
+            body += _number(IFLA_TXQLEN, transmit_queue_length)
         if master is not None:
-            body += _attribute(IFLA_MASTER, struct.pack("=I", master))
+            body += _number(IFLA_MASTER, master)
         self._request(RTM_NEWLINK, 0, body, f"change interface {index}")
 
     def delete_link(self, index: int) -> bool:
         """Delete an interface, and with a veth its peer; False if it is gone already."""
-        try:
-            self._request(RTM_DELLINK, 0, _link(index), f"delete interface {index}")
-        except OSError as error:
-            if error.errno == errno.ENODEV:
-                return False
-            raise
-        return True
+        return self._delete(RTM_DELLINK, _link(index), f"delete interface {index}", errno.ENODEV)
 
     def add_address(self, index: int, address: str, prefix_length: int) -> None:
         """Give an interface an IPv4 address."""
@@ -173,7 +161,7 @@ class Netlink:
                 RTN_UNICAST, 0,
             )
             + _attribute(RTA_GATEWAY, socket.inet_aton(gateway))
-            + _attribute(RTA_OIF, struct.pack("=I", index))
+            + _number(RTA_OIF, index)
         )  # fmt: skip
         self._request(RTM_NEWROUTE, NLM_F_CREATE | NLM_F_EXCL, body, f"add route via {gateway}")
 
@@ -192,10 +180,13 @@ class Netlink:
         body = _NEIGHBOUR.pack(socket.AF_INET, index, 0, 0, 0) + _attribute(
             NDA_DST, socket.inet_aton(address)
         )
+        return self._delete(RTM_DELNEIGH, body, f"delete neighbour {address}", errno.ENOENT)
+
+    def _delete(self, kind: int, body: bytes, label: str, gone: int) -> bool:
         try:
-            self._request(RTM_DELNEIGH, 0, body, f"delete neighbour {address}")
+            self._request(kind, 0, body, label)
         except OSError as error:
-            if error.errno == errno.ENOENT:
+            if error.errno == gone:
                 return False
             raise
         return True
@@ -220,6 +211,10 @@ def _attribute(kind: int, value: bytes) -> bytes:
     """One `struct rtattr`, padded to RTA_ALIGNTO = 4."""
     length = _ATTRIBUTE.size + len(value)
     return _ATTRIBUTE.pack(length, kind) + value + bytes(-length % 4)
+
+
+def _number(kind: int, value: int) -> bytes:
+    return _attribute(kind, struct.pack("=I", value))
 
 
 def _link(index: int, *, up: bool | None = None) -> bytes:

@@ -80,7 +80,7 @@ def _replacement(target: str, old: os.stat_result | None) -> Iterator[BinaryIO]:
 def _own_descriptor(path: str) -> int | None:
     """Return the number if the path leads to a descriptor of this process, as /dev/stdout does.
 
-    The file behind it is shared with whoever started this process: to replace it, or to open it
+    The file behind it is shared with the parent of this process: to replace it, or to open it
     anew and truncate it, would lose what others write there.
     """
     for _ in range(_MOST_LINKS):

@@ -10,8 +10,12 @@ import ctypes
 import mmap
 import os
 import threading
+from collections.abc import Callable
+from typing import TypeVar
 
 from runtime.linux import abi
+
+T = TypeVar("T")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
@@ -33,13 +37,10 @@ _MAP_FAILED = ctypes.c_void_p(-1).value
 _LOWEST_BIT = bytes(byte & 1 for byte in range(256))
 
 
-def _check(result: int, call: str, path: str | os.PathLike[str] | None = None) -> int:
+def _check(result: int, call: str, path: str | None = None) -> int:
     if result < 0:
         number = ctypes.get_errno()
-        text = f"{call}: {os.strerror(number)}"
-        if path is None:
-            raise OSError(number, text)
-        raise OSError(number, text, os.fspath(path))
+        raise OSError(number, f"{call}: {os.strerror(number)}", *(() if path is None else (path,)))
     return result
 
 
@@ -77,19 +78,10 @@ def set_dumpable(dumpable: bool) -> None:
     _check(_libc.prctl(abi.PR_SET_DUMPABLE, int(dumpable), 0, 0, 0), "prctl")
 
 
-def pidfd_send_signal(pidfd: int, signal_number: int) -> None:
-    """Signal the process behind `pidfd`, never one that took its pid (pidfd_send_signal(2))."""
-    result = _libc.syscall(
-        abi.SYSCALL_NUMBERS["pidfd_send_signal"],
-        ctypes.c_int(pidfd), ctypes.c_int(signal_number), None, ctypes.c_uint(0),
-    )  # fmt: skip
-    _check(result, "pidfd_send_signal")
-
-
 def resident_bytes(fd: int) -> int:
     """How much of a regular file is in the page cache (mincore(2)), in bytes of whole pages.
 
-    The kernel tells the truth only to those who own the file or may write it (mm/mincore.c,
+    The kernel answers truly only to those who own the file or may write it (mm/mincore.c,
     `can_do_mincore`); to others every page seems to be there.
     """
     size = os.fstat(fd).st_size
@@ -108,26 +100,36 @@ def resident_bytes(fd: int) -> int:
     return pages.raw.translate(_LOWEST_BIT).count(1) * mmap.PAGESIZE
 
 
-def new_network_namespace() -> int:
-    """Make an empty network namespace; returns the fd that keeps it alive.
+def in_new_thread(function: Callable[[], T]) -> T:
+    """Run a function in a short-lived thread of its own; returns and raises what it does.
 
-    Made by a short-lived thread of its own, since unshare(2) moves the thread that calls it.
+    For what moves the calling thread for good, as unshare(2) does.
     """
-    result: list[int | OSError] = []
+    results: list[T] = []
+    errors: list[BaseException] = []
 
-    def make() -> None:
+    def run() -> None:
         try:
-            unshare(abi.CLONE_NEWNET)
-            result.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
-        except OSError as error:
-            result.append(error)
+            results.append(function())
+        except BaseException as error:  # handed to the caller
+            errors.append(error)
 
-    thread = threading.Thread(target=make, name="new-network-namespace")
+    thread = threading.Thread(target=run, name="namespace-maker")
     thread.start()
     thread.join()
-    if isinstance(result[0], OSError):
-        raise result[0]
-    return result[0]
+    for error in errors:
+        raise error
+    return results[0]
+
+
+def new_network_namespace() -> int:
+    """Make an empty network namespace; returns the fd that keeps it alive."""
+
+    def make() -> int:
+        unshare(abi.CLONE_NEWNET)
+        return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+    return in_new_thread(make)
 
 
 def enter_network_namespace(fd: int) -> None:

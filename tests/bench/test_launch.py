@@ -25,7 +25,7 @@ import pytest
 from runtime import Session, launch_container
 from runtime.launch.cgroups import PARENT, cgroup_manager
 from runtime.launch.launcher import Launcher
-from runtime.launch.lower import CgroupEntry, lower
+from runtime.launch.lower import lower
 from runtime.launch.spec import ContainerSpec, OverlayRoot
 from runtime.linux.features import probe_features
 from runtime.linux.syscalls import unshare
@@ -153,7 +153,7 @@ def contenders(tmp_path: Path, rootfs: Path, session: Session) -> dict[str, Cont
     mountpoint.mkdir(exist_ok=True)
     instance = str(session.directory / "floor")
     root = OverlayRoot((str(rootfs),), f"{instance}/upper", f"{instance}/work", str(mountpoint))
-    plan = lower(replace(spec, root=root), probe_features(), CgroupEntry())
+    plan = lower(replace(spec, root=root), probe_features(), ())
     unified = cgroup_manager().layout.unified
     cgroup = f"{unified}/{PARENT}/{session.identifier}-floor" if unified else None
     if cgroup:

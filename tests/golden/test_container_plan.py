@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.launch.lower import CgroupEntry, lower
+from runtime.launch.lower import lower
 from runtime.launch.spec import (
     ALL_NAMESPACES,
     ContainerSpec,
@@ -30,7 +30,7 @@ _ROOT = OverlayRoot(
     ("/store/top", "/store/bottom"), "INSTANCE/upper", "INSTANCE/work", "SESSION/.rootfs"
 )
 _DEFAULT = ContainerSpec(_ROOT, ("sh", "-c", "echo $0"), {"PATH": "/usr/bin:/bin", "HOME": "/root"})
-_UNIFIED = CgroupEntry()
+_UNIFIED = ()
 
 PLANS = {
     "default": (_DEFAULT, _UNIFIED),
@@ -42,7 +42,7 @@ PLANS = {
             stdio=(5, 6, 7),
             working_directory="/srv/app",
         ),
-        CgroupEntry((10, 11, 12)),
+        (10, 11, 12),
     ),
     "volumes-read-only": (
         replace(
@@ -69,7 +69,7 @@ PLANS = {
             namespaces=frozenset(),
             network=NetworkSpec("host"),
         ),
-        CgroupEntry(),
+        (),
     ),
     "many-layers": (
         replace(

@@ -25,7 +25,7 @@ from runtime.errors import (
     LaunchError,
 )
 from runtime.launch.launcher import Launcher
-from runtime.launch.lower import CgroupEntry, lower
+from runtime.launch.lower import lower
 from runtime.launch.plan import Plan, Step
 from runtime.launch.spec import (
     ContainerSpec,
@@ -313,7 +313,7 @@ def test_a_fault_at_every_step_names_it_and_leaves_nothing(
     plans: list[Plan] = []
     broken = -1
 
-    def lower_with_a_fault(spec: ContainerSpec, features: Features, entry: CgroupEntry) -> Plan:
+    def lower_with_a_fault(spec: ContainerSpec, features: Features, entry: tuple[int, ...]) -> Plan:
         plan = lower(spec, features, entry)
         plans.append(plan)
         # A close of no descriptor: a real system call that fails for real.
@@ -337,6 +337,34 @@ def test_a_fault_at_every_step_names_it_and_leaves_nothing(
             os.waitpid(-1, os.WNOHANG)
         assert _dumpable() == 1
     assert len(plans) > 100
+    assert HostState.now().not_in(before) == []
+
+
+def test_an_interrupt_during_the_launch_leaves_nothing(
+    can_run: None, rootfs: Path, launcher: Launcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It comes while the launching thread is suspended: its handler runs right after the exec."""
+    # Only from the same pid namespace can a signal reach us (pidfd_send_signal(2)).
+    shared = runtime.launch.spec.ALL_NAMESPACES - {runtime.launch.spec.Namespace.PID}
+    spec = ContainerSpec(
+        overlay_root(rootfs), ("sleep", "1000"), _TRUE_ENVIRONMENT, namespaces=shared
+    )
+    ourselves = os.pidfd_open(os.getpid())
+    interrupt = Step("pidfd_send_signal", (ourselves, signal.SIGINT, None, 0), "interrupt")
+
+    def lower_with_an_interrupt(
+        spec: ContainerSpec, features: Features, entry: tuple[int, ...]
+    ) -> Plan:
+        plan = lower(spec, features, entry)
+        return replace(plan, steps=(interrupt, *plan.steps), isolated_step=plan.isolated_step + 1)
+
+    monkeypatch.setattr(runtime.containers.container, "lower", lower_with_an_interrupt)
+    before = HostState.now()
+    with pytest.raises(KeyboardInterrupt):
+        launch_container(spec, launcher=launcher)
+    os.close(ourselves)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
     assert HostState.now().not_in(before) == []
 
 

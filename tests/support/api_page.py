@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 _SECTION = re.compile(r"(Args|Attributes|Returns|Raises|Yields):")
-_ENTRY = re.compile(r"(\w[\w, ]*): (.*)")
+_ENTRY = re.compile(r"((?:\*\*)?\w[\w, ]*): (.*)")
 
 
 def render(packages: Mapping[str, ModuleType]) -> str:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from runtime.cli.assignments import assignments
-from runtime.cli.container import _Size, container
+from runtime.cli.common import assignments
+from runtime.cli.container import container, memory_size
 from runtime.containers.from_image import check_volume, spec_for_image
 from runtime.errors import ContainerError
 from runtime.images import Image, ImageConfig, ImageStore
@@ -87,7 +87,7 @@ def test_an_image_is_needed(command: str) -> None:
     ],
 )  # fmt: skip
 def test_sizes_are_dockers(text: str, size: int) -> None:
-    assert _Size().convert(text, None, None) == size
+    assert memory_size(None, None, text) == size
 
 
 def test_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 import click
 import pytest
 
-from runtime.cli.image import age_text, image, size_text
+from runtime.cli.common import age_text, size_text
+from runtime.cli.image import image
 
 
 @pytest.mark.parametrize(

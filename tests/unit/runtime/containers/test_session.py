@@ -24,7 +24,8 @@ from runtime.containers.session import (
     look_at_lock,
     remove_tree,
 )
-from runtime.paths import cache_home, data_home, unescape_mountinfo
+from runtime.linux.cgroup_mounts import read_mounts
+from runtime.paths import cache_home, data_home
 
 _PROGRAM = """
 import sys, time
@@ -203,5 +204,10 @@ def test_homes(
     assert (str(data_home()), str(cache_home())) == (data, cache)
 
 
-def test_unescape_mountinfo() -> None:
-    assert unescape_mountinfo("/a\\040b\\134040\\011ü") == "/a b\\040\tü"
+def test_mounts_are_read_with_their_paths_unescaped() -> None:
+    text = (
+        "23 1 8:1 / /a\\040b\\134040\\011ü rw - tmpfs none rw,size=1k\n24 1 0:9 / / rw - ext4  rw\n"
+    )
+    expected = [("/a b\\040\tü", "tmpfs", "rw,size=1k"), ("/", "ext4", "rw")]
+    assert read_mounts(text) == expected
+    assert "proc" in {kind for _, kind, _ in read_mounts()}

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import UnsupportedError
-from runtime.launch.cgroups import CgroupManager, _settings_v1, _settings_v2
+from runtime.launch.cgroups import CgroupManager, limit_files
 from runtime.launch.spec import ResourceLimits
-from runtime.linux.cgroup_mounts import Layout, find_layout, parse_mountinfo
+from runtime.linux.cgroup_mounts import CONTROLLERS, CgroupLayout, find_layout
 
 _PLAIN = "23 1 8:1 / / rw,relatime shared:1 - ext4 /dev/vda rw\n"
 UNIFIED = _PLAIN + (
@@ -61,19 +61,19 @@ HYBRID = (
     ],
 )
 def test_layouts(text: str, name: str, unified: str | None, legacy: dict[str, str]) -> None:
-    layout = parse_mountinfo(text)
+    layout = find_layout(text)
     assert (layout.name, layout.unified, dict(layout.legacy)) == (name, unified, legacy)
 
 
 def test_the_first_mount_of_a_hierarchy_counts() -> None:
     again = UNIFIED + UNIFIED.replace("/sys/fs/cgroup ", "/mnt/again ")
-    assert parse_mountinfo(again).unified == "/sys/fs/cgroup"
+    assert find_layout(again).unified == "/sys/fs/cgroup"
 
 
 def test_odd_mount_points_are_read_and_others_do_no_harm() -> None:
     text = UNIFIED.replace("/sys/fs/cgroup ", "/my\\040cg\\134x\\011ü ")
     text += "9 23 0:9 / /m\udcff rw - tmpfs t rw\n"  # a byte that is no UTF-8
-    assert parse_mountinfo(text).unified == "/my cg\\x\tü"
+    assert find_layout(text).unified == "/my cg\\x\tü"
 
 
 def test_the_layout_of_this_machine_is_real() -> None:
@@ -88,7 +88,7 @@ LIMITS = ResourceLimits(64 << 20, 1.5, 50)
 
 
 def test_settings_of_version_2() -> None:
-    assert _settings_v2(LIMITS) == {
+    assert limit_files(LIMITS, ()) == {
         "memory": [("memory.max", "67108864")],
         "cpu": [("cpu.max", "150000 100000")],
         "pids": [("pids.max", "50")],
@@ -96,23 +96,23 @@ def test_settings_of_version_2() -> None:
 
 
 def test_settings_of_version_1() -> None:
-    assert _settings_v1(LIMITS) == {
+    assert limit_files(LIMITS, CONTROLLERS) == {
         "memory": [("memory.limit_in_bytes", "67108864")],
         "cpu": [("cpu.cfs_period_us", "100000"), ("cpu.cfs_quota_us", "150000")],
         "pids": [("pids.max", "50")],
     }
 
 
-@pytest.mark.parametrize("settings", [_settings_v1, _settings_v2])
-def test_no_limit_writes_nothing(settings: object) -> None:
-    assert settings(ResourceLimits()) == {}  # type: ignore[operator]
+@pytest.mark.parametrize("legacy", [(), CONTROLLERS])
+def test_no_limit_writes_nothing(legacy: tuple[str, ...]) -> None:
+    assert limit_files(ResourceLimits(), legacy) == {}
     assert not ResourceLimits()
     assert ResourceLimits(pids=1)
-    assert set(settings(ResourceLimits(cpus=0.01))) == {"cpu"}  # type: ignore[operator]
+    assert set(limit_files(ResourceLimits(cpus=0.01), legacy)) == {"cpu"}
 
 
 def test_where_there_is_no_cgroup_filesystem() -> None:
-    manager = CgroupManager(Layout(None, {}))
+    manager = CgroupManager(CgroupLayout(None, {}))
     assert manager.create("x", ResourceLimits()) is None
     assert manager.parents() == ()
     with pytest.raises(UnsupportedError, match="limit of memory: this host has no such cgroup"):
@@ -120,7 +120,7 @@ def test_where_there_is_no_cgroup_filesystem() -> None:
 
 
 def test_a_controller_that_is_missing_is_said_so_and_nothing_is_left(tmp_path: Path) -> None:
-    manager = CgroupManager(Layout(None, {"memory": str(tmp_path)}))
+    manager = CgroupManager(CgroupLayout(None, {"memory": str(tmp_path)}))
     with pytest.raises(UnsupportedError, match="limit of pids"):
         manager.create("x", ResourceLimits(1 << 20, pids=5))
     assert list(tmp_path.iterdir()) == []
@@ -128,7 +128,7 @@ def test_a_controller_that_is_missing_is_said_so_and_nothing_is_left(tmp_path: P
 
 def test_a_tree_that_is_not_writable(tmp_path: Path) -> None:
     # A plain folder: the files of a cgroup do not appear in it.
-    manager = CgroupManager(Layout(str(tmp_path / "absent"), {}))
+    manager = CgroupManager(CgroupLayout(str(tmp_path / "absent"), {}))
     assert manager.create("x", ResourceLimits()) is None
     with pytest.raises(UnsupportedError, match=r"cannot set resource limits: .*absent"):
         manager.create("x", ResourceLimits(pids=5))
@@ -136,5 +136,5 @@ def test_a_tree_that_is_not_writable(tmp_path: Path) -> None:
 
 def test_parents_are_named_once(tmp_path: Path) -> None:
     both = {"cpu": "/cg/cpu,memory", "memory": "/cg/cpu,memory"}
-    manager = CgroupManager(Layout("/cg/unified", both))
+    manager = CgroupManager(CgroupLayout("/cg/unified", both))
     assert manager.parents() == ("/cg/unified/steelyard", "/cg/cpu,memory/steelyard")

@@ -12,9 +12,9 @@ import pytest
 
 from runtime.errors import ContainerError, UnsupportedError
 from runtime.launch import capabilities, overlay
-from runtime.launch.lower import CgroupEntry, lower
+from runtime.launch.lower import lower
 from runtime.launch.memory_image import STEP, _encode_step
-from runtime.launch.plan import Packed, Plan, Slot, Step, Strings
+from runtime.launch.plan import PackedBytes, Plan, ResultSlot, Step, Strings
 from runtime.launch.spec import (
     ALL_NAMESPACES,
     DEFAULT_CAPABILITIES,
@@ -33,10 +33,8 @@ ROOT = OverlayRoot(("/top", "/bottom"), "/instance/upper", "/instance/work", "/s
 SPEC = ContainerSpec(ROOT, ("true",), {"PATH": "/bin"})
 
 
-def lowered(
-    spec: ContainerSpec = SPEC, entry: CgroupEntry | None = None, **changes: object
-) -> Plan:
-    return lower(replace(spec, **changes), FEATURES, entry or CgroupEntry())  # type: ignore[arg-type]
+def lowered(spec: ContainerSpec = SPEC, entry: tuple[int, ...] = (), **changes: object) -> Plan:
+    return lower(replace(spec, **changes), FEATURES, entry)  # type: ignore[arg-type]
 
 
 def position(plan: Plan, syscall: str, *arguments: object) -> int:
@@ -65,7 +63,7 @@ def test_order_of_an_isolated_launch() -> None:
         user=User(5, 6),
         read_only_root=True,
         working_directory="/work",
-        entry=CgroupEntry((7, 8)),
+        entry=(7, 8),
     )
     order = [
         plan.steps.index(Step("prctl", (abi.PR_SET_PDEATHSIG, 9, 0, 0, 0), plan.steps[0].label)),
@@ -157,7 +155,7 @@ def test_a_plain_folder_is_entered_and_nothing_else() -> None:
     plan = lower(
         ContainerSpec(DirectoryRoot("/r"), ("true",), {"PATH": "/bin"}, namespaces=frozenset(),
                       network=NetworkSpec("host")),
-        FEATURES, CgroupEntry(),
+        FEATURES, (),
     )  # fmt: skip
     assert plan.clone_flags == 0
     assert set(names(plan)) == {
@@ -186,12 +184,12 @@ def test_volume(read_only: bool, is_directory: bool) -> None:
     plan = lowered(volumes=(Volume("/src", "/a/b", read_only, is_directory),))
     taken = plan.steps[position(plan, "open_tree")]
     attributes = plan.steps[position(plan, "mount_setattr")].arguments[3]
-    assert isinstance(attributes, Packed)
+    assert isinstance(attributes, PackedBytes)
     wanted = abi.MOUNT_ATTR_NODEV | (abi.MOUNT_ATTR_RDONLY if read_only else 0)
     assert abi.mount_attr.unpack(attributes.data)[0] == wanted
     assert taken.result is not None
     moved = plan.steps[position(plan, "move_mount")]
-    assert moved.arguments[0] == Slot(taken.result)
+    assert moved.arguments[0] == ResultSlot(taken.result)
     made = plan.steps[position(plan, "move_mount") - 2]
     assert made.syscall == ("mkdirat" if is_directory else "mknodat")
     assert made.arguments[1] == "b"
@@ -204,7 +202,7 @@ def test_no_path_of_the_user_or_the_image_is_followed_through_magic_links() -> N
     assert [step.arguments[1] for step in opened] == ["/a", "b", "/c", "d"]
     for step in opened:
         how = step.arguments[2]
-        assert isinstance(how, Packed)
+        assert isinstance(how, PackedBytes)
         assert abi.open_how.unpack(how.data)[2] == abi.RESOLVE_NO_MAGICLINKS
 
 
@@ -221,7 +219,7 @@ def test_results_fit_the_slots_and_are_made_before_they_are_used() -> None:
     )
     known: set[int] = set()
     for step in plan.steps:
-        used = {argument.number for argument in step.arguments if isinstance(argument, Slot)}
+        used = {argument.number for argument in step.arguments if isinstance(argument, ResultSlot)}
         assert used <= known, step
         if step.result is not None:
             assert 0 <= step.result < 64
@@ -293,7 +291,7 @@ def test_a_layer_that_is_kept_is_not_volatile() -> None:
 def _sets(plan: Plan) -> tuple[int, int, int]:
     """Permitted, inheritable and the bounding set that a plan leaves."""
     data = plan.steps[position(plan, "capset")].arguments[1]
-    assert isinstance(data, Packed)
+    assert isinstance(data, PackedBytes)
     low_e, low_p, low_i, high_e, high_p, high_i = abi.cap_data.unpack(data.data)
     assert (low_e, high_e) == (low_p, high_p)
     bounding = (1 << FEATURES.last_capability + 1) - 1
@@ -324,7 +322,7 @@ def test_nothing_that_the_launcher_lacks_is_promised() -> None:
 
 def test_who_may_not_drop_does_not_try() -> None:
     weak = replace(FEATURES, effective_capabilities=0)
-    assert "CAPBSET" not in lower(SPEC, weak, CgroupEntry()).describe()
+    assert "CAPBSET" not in lower(SPEC, weak, ()).describe()
 
 
 def test_capability_names_are_the_kernels() -> None:
@@ -422,7 +420,7 @@ def _unpack(step: Step) -> tuple[int, int, int, list[int], list[int]]:
 
 
 def test_encode_numbers_and_slots() -> None:
-    step = Step("openat2", (Slot(3), -100, None, 24), "x", (2, 20), result=5)
+    step = Step("openat2", (ResultSlot(3), -100, None, 24), "x", (2, 20), result=5)
     number, slot, from_slot, accept, words = _unpack(step)
     assert number == abi.SYSCALL_NUMBERS["openat2"]
     assert slot == 5
@@ -433,7 +431,9 @@ def test_encode_numbers_and_slots() -> None:
 
 def test_encode_memory() -> None:
     data = struct.pack("@2Q", 1, 2)
-    step = Step("mount", ("ü\udcff", Packed(data, "{}"), Strings(("a", "bc")), Strings(())), "x")
+    step = Step(
+        "mount", ("ü\udcff", PackedBytes(data, "{}"), Strings(("a", "bc")), Strings(())), "x"
+    )
     record, memory = _encode_step(step)
     words = STEP.unpack(record)[-6:]
     assert ctypes.string_at(words[0]) == "ü".encode() + b"\xff"
@@ -457,7 +457,7 @@ def test_a_nul_byte_cannot_be_encoded() -> None:
 def test_every_step_of_a_plan_has_a_number_here() -> None:
     plan = lowered(
         volumes=(Volume("/s", "/t", is_directory=False),), user=User(1, 1), read_only_root=True,
-        stdio=(5, 6, 7), network=NetworkSpec("join", 3), entry=CgroupEntry((9,)),
+        stdio=(5, 6, 7), network=NetworkSpec("join", 3), entry=(9,),
     )  # fmt: skip
     for step in plan.steps:
         _encode_step(step)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import runtime
+from runtime.library import containers
 
 
 @pytest.fixture
@@ -50,12 +51,26 @@ def test_a_program_cannot_name_what_is_not_there() -> None:
 
 def test_the_calls_that_take_options_take_the_same() -> None:
     """`container_spec` says what may be asked for; the two others add streams and the like."""
-    spec = inspect.signature(runtime.container_spec).parameters
-    start = inspect.signature(runtime.start_container).parameters
-    run = inspect.signature(runtime.run_container).parameters
+    calls = (runtime.container_spec, runtime.start_container, runtime.run_container)
+    spec, start, run = (inspect.signature(call).parameters for call in calls)
+    assert spec["options"] == start["options"] == run["options"]
+    assert spec["options"].kind is inspect.Parameter.VAR_KEYWORD
+    assert spec["options"].annotation == "Unpack[ContainerOptions]"
     assert set(spec) - {"stdio"} <= set(start) <= set(run)
-    for name in set(spec) - {"stdio"}:
+    for name in ("image", "command"):
         assert spec[name] == start[name] == run[name]
+    taken = inspect.signature(containers._prepare).parameters.values()
+    by_name = {each.name for each in taken if each.kind is inspect.Parameter.KEYWORD_ONLY}
+    assert by_name == containers.ContainerOptions.__optional_keys__
+    documented = inspect.getdoc(runtime.container_spec) or ""
+    assert by_name <= set(re.findall(r"^    (\w+): ", documented, re.MULTILINE))
+
+
+@pytest.mark.parametrize("call", ["container_spec", "start_container", "run_container"])
+def test_an_option_that_is_none_is_refused(call: str, empty_home: Path) -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'entry_point'"):
+        getattr(runtime, call)("busybox", entry_point=())
+    assert not empty_home.exists()
 
 
 @pytest.mark.parametrize(
