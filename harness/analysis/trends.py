@@ -102,6 +102,13 @@ class Trends:
     trends: tuple[Trend, ...]
     stale: tuple[str, ...] = ()
 
+    def by_setting(self) -> list[list[Trend]]:
+        """Group the trends by scenario and setting, in their order."""
+        groups: dict[tuple[str, str], list[Trend]] = {}
+        for trend in self.trends:
+            groups.setdefault((trend.series.id.scenario, trend.series.id.setting), []).append(trend)
+        return [groups[key] for key in sorted(groups)]
+
 
 def trends_of(
     history: History,

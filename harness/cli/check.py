@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -60,17 +61,7 @@ if TYPE_CHECKING:
     help="Where no budget is of the baseline: how much more than it is allowed.",
 )
 @format_option
-def check(
-    folder: Path | None,
-    scenarios: tuple[str, ...],
-    arms: tuple[str, ...],
-    blocks: int | None,
-    baseline: Path | None,
-    against: str | None,
-    context: Path | None,
-    within: str,
-    formats: tuple[tuple[str, str], ...],
-) -> int:
+def check(folder: Path | None, formats: tuple[tuple[str, str], ...], **typed: Any) -> int:
     """Hold a run against the budgets of its scenarios.
 
     RUN is the folder of a run, by default the newest in results/. With --against there is no such
@@ -82,39 +73,40 @@ def check(
     from harness.model.errors import RecordError
     from harness.records import read_run
 
-    allowed = parse_percent(within, "--within")
+    scenarios, baseline = typed["scenarios"], typed["baseline"]
+    allowed = parse_percent(typed["within"], "--within")
     if scenarios and folder is not None:
         raise click.UsageError(
             "--run and a RUN exclude each other: a new run, or one that is there"
         )
-    if not scenarios and (arms or blocks):
+    if not scenarios and (typed["arms"] or typed["blocks"]):
         raise click.UsageError("--arm and --blocks say how to take a run: give --run SCENARIO too")
-    _refuse_half_a_pair(against, context, scenarios, baseline)
-    if against is not None:
-        return emit(_against(scenarios, against, context, arms, blocks, allowed), formats)
-    # Before a run is taken: a wrong name is said at once.
+    _refuse_half_a_pair(**typed)
+    if typed["against"] is not None:
+        return emit(_check_against(typed, allowed), formats)
+    # Before a run is taken: a wrong name is reported at once.
     before = None if baseline is None else read_run(baseline)
-    run = _take(scenarios, arms, blocks) if scenarios else read_run(folder or newest_run())
+    run = _take(typed) if scenarios else read_run(folder or newest_run())
     if not run.trials:
         message = f"{folder} has no trials: trials.jsonl is missing or empty; copy it again"
         raise RecordError(f"{message}, or take a new run by --run SCENARIO")
     return emit(check(run, before, within=allowed), formats)
 
 
-def _take(scenarios: tuple[str, ...], arms: tuple[str, ...], blocks: int | None) -> Run:
+def _take(typed: Mapping[str, Any]) -> Run:
     """Take a run, and show it, as `steelyard run` does; failed trials are judged too."""
     from harness.cli.progress import listener_for, make_console
     from harness.cli.run import report
     from harness.experiment.run import new_directory, run
     from harness.scenario.overrides import Overrides, load_scenarios
 
-    chosen = load_scenarios(scenarios, Overrides(arms=arms))
+    chosen = load_scenarios(typed["scenarios"], Overrides(arms=typed["arms"]))
     directory, console = new_directory(), make_console()
     with listener_for(console) as listener:
         taken = run(
             chosen,
-            blocks=blocks,
-            required=bool(arms),
+            blocks=typed["blocks"],
+            required=bool(typed["arms"]),
             directory=directory,
             listener=listener,
             command=typed_command(),
@@ -123,30 +115,23 @@ def _take(scenarios: tuple[str, ...], arms: tuple[str, ...], blocks: int | None)
     return taken
 
 
-def _against(
-    scenarios: tuple[str, ...],
-    against: str,
-    context: Path | None,
-    arms: tuple[str, ...],
-    blocks: int | None,
-    within: float,
-) -> Judgement:
+def _check_against(typed: Mapping[str, Any], within: float) -> Judgement:
     from harness.experiment.check import check_against, is_surely_a_revision
     from harness.scenario import load_scenario
 
+    against, context = typed["against"], typed["context"]
     if context is None and is_surely_a_revision(against):
         message = f"{against} is a revision, and of what is not said; add --context DIR"
         raise click.UsageError(f"--against: {message}, the folder with the Containerfile")
-    loaded = tuple(load_scenario(name) for name in dict.fromkeys(scenarios))
-    with conducted(blocks=blocks) as conduct:
-        return check_against(loaded, against, context=context, arms=arms, within=within, **conduct)
+    loaded = tuple(load_scenario(name) for name in dict.fromkeys(typed["scenarios"]))
+    with conducted(blocks=typed["blocks"]) as conduct:
+        return check_against(
+            loaded, against, context=context, arms=typed["arms"], within=within, **conduct
+        )
 
 
 def _refuse_half_a_pair(
-    against: str | None,
-    context: Path | None,
-    scenarios: tuple[str, ...],
-    baseline: Path | None,
+    against: str | None, context: Path | None, scenarios: object, baseline: object, **_: object
 ) -> None:
     if against is None and context is not None:
         raise click.UsageError("--context says where a revision is: give --against REV too")

@@ -2,119 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
-from harness.cli.options import parse_percent, parse_time_limit
+from harness.cli import options
 from harness.cli.output import conducted, emit, format_option
-from harness.measure import schedule
-
-_OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
-    (
-        ("--scenario", "scenarios"),
-        {
-            "multiple": True,
-            "default": ("hello",),
-            "show_default": True,
-            "metavar": "SCENARIO",
-            "help": "In which both are started. Repeatable.",
-        },
-    ),
-    (
-        ("--arm", "arms"),
-        {
-            "multiple": True,
-            "metavar": "ARM",
-            "help": "Which arm of it: one of the scenario's, or BACKEND[,OPTION=VALUE…]. Default: "
-            "container, or the first that knows the settings of A and B.",
-        },
-    ),
-    (
-        ("--metric", "metrics"),
-        {
-            "multiple": True,
-            "metavar": "METRIC[,…]",
-            "help": "What is compared. Repeatable. Default: ready, disk, disk-shared.",
-        },
-    ),
-    (
-        ("--within",),
-        {
-            "default": "5%",
-            "show_default": True,
-            "metavar": "PERCENT",
-            "help": "Differences within this count as none.",
-        },
-    ),
-    (
-        ("--revision",),
-        {
-            "nargs": 2,
-            "metavar": "A B",
-            "help": "Compare two revisions of Steelyard itself, or of what --context names.",
-        },
-    ),
-    (
-        ("--context",),
-        {
-            "type": click.Path(path_type=Path, file_okay=False, exists=True),
-            "metavar": "DIR",
-            "help": "With --revision: build the image of this folder, with its Containerfile, at "
-            "both revisions of its git repository.",
-        },
-    ),
-    (
-        ("--blocks",),
-        {
-            "type": click.IntRange(min=1),
-            "metavar": "N",
-            "help": "Trials of each at most. Default: 1000, as far as they fit --time-limit.",
-        },
-    ),
-    (
-        ("--time-limit",),
-        {
-            "metavar": "DURATION",
-            "help": "What the trials may take in all. Default: 10m without --blocks, none with it.",
-        },
-    ),
-    (
-        ("--warmup",),
-        {
-            "type": click.IntRange(min=0),
-            "default": schedule.DEFAULT_WARMUP_BLOCKS,
-            "show_default": True,
-            "metavar": "N",
-            "help": "Blocks before those, recorded and not counted.",
-        },
-    ),
-    (
-        ("--seed",),
-        {"type": int, "metavar": "S", "help": "Of the order of trials. Default: drawn."},
-    ),
-    (
-        ("--output",),
-        {
-            "type": click.Path(path_type=Path, file_okay=False),
-            "metavar": "DIR",
-            "help": "Folder of the run, new or empty. Default: results/ and the run's identifier.",
-        },
-    ),
-)
-
-
-def _with_options(command: Callable[..., int]) -> Callable[..., int]:
-    for names, settings in reversed(_OPTIONS):
-        command = click.option(*names, **settings)(command)
-    return command
 
 
 @click.command()
 @click.argument("sides", nargs=-1, metavar="[A B]")
-@_with_options
+@click.option(
+    "--scenario",
+    "scenarios",
+    multiple=True,
+    default=("hello",),
+    show_default=True,
+    metavar="SCENARIO",
+    help="In which both are started. Repeatable.",
+)
+@click.option(
+    "--arm",
+    "arms",
+    multiple=True,
+    metavar="ARM",
+    help="Which arm of it: one of the scenario's, or BACKEND[,OPTION=VALUE…]. Default: container, "
+    "or the first that knows the settings of A and B.",
+)
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    metavar="METRIC[,…]",
+    help="What is compared. Repeatable. Default: ready, disk, disk-shared.",
+)
+@click.option(
+    "--within",
+    default="5%",
+    show_default=True,
+    metavar="PERCENT",
+    help="Differences within this count as none.",
+)
+@click.option(
+    "--revision",
+    nargs=2,
+    metavar="A B",
+    help="Compare two revisions of Steelyard itself, or of what --context names.",
+)
+@click.option(
+    "--context",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    metavar="DIR",
+    help="With --revision: build the image of this folder, with its Containerfile, at both "
+    "revisions of its git repository.",
+)
+@click.option(
+    "--blocks",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Trials of each at most. Default: 1000, as far as they fit --time-limit.",
+)
+@click.option(
+    "--time-limit",
+    metavar="DURATION",
+    help="What the trials may take in all. Default: 10m without --blocks, none with it.",
+)
+@options.warmup_option
+@options.seed_option
+@options.output_option
 @format_option
 def compare(sides: tuple[str, ...], formats: tuple[tuple[str, str], ...], **typed: Any) -> int:
     """Say whether B is worse than A, from one run that takes both in turn.
@@ -125,7 +82,7 @@ def compare(sides: tuple[str, ...], formats: tuple[tuple[str, str], ...], **type
 
     The run ends as soon as there is a verdict on every metric: better, worse, or the same within
     the margin. Exit code: 0 B is no worse, 1 it is worse, 2 the question was wrong, 3 it cannot be
-    told; then it is said what would be needed.
+    told; then the output says what would be needed.
     """
     from harness.experiment.compare import compare, compare_revisions
     from harness.scenario import load_scenario
@@ -133,9 +90,13 @@ def compare(sides: tuple[str, ...], formats: tuple[tuple[str, str], ...], **type
     revision, context = typed["revision"], typed["context"]
     arm = _one_arm(typed["arms"])
     _refuse_nonsense(sides, revision, context)
-    metrics = _metrics(typed["metrics"])
-    within = parse_percent(typed["within"], "--within", above_zero=True)
-    time_limit_ns = parse_time_limit(typed["time_limit"])
+    names = (name.strip() for value in typed["metrics"] for name in value.split(","))
+    asked: dict[str, Any] = {
+        "arm": arm,
+        "metrics": options.parse_metrics(names, "no metric is called"),
+        "within": options.parse_percent(typed["within"], "--within", above_zero=True),
+    }
+    time_limit_ns = options.parse_time_limit(typed["time_limit"])
     scenarios = tuple(load_scenario(name) for name in dict.fromkeys(typed["scenarios"]))
     with conducted(
         blocks=typed["blocks"],
@@ -145,20 +106,10 @@ def compare(sides: tuple[str, ...], formats: tuple[tuple[str, str], ...], **type
         directory=typed["output"],
     ) as conduct:
         if revision is not None:
-            judgement = compare_revisions(
-                scenarios,
-                *revision,
-                context=context,
-                arm=arm,
-                metrics=metrics,
-                within=within,
-                **conduct,
-            )
+            judgement = compare_revisions(scenarios, *revision, context=context, **asked, **conduct)
         else:
             first, second = sides
-            judgement = compare(
-                scenarios, first, second, arm=arm, metrics=metrics, within=within, **conduct
-            )
+            judgement = compare(scenarios, first, second, **asked, **conduct)
     return emit(judgement, formats)
 
 
@@ -180,16 +131,3 @@ def _one_arm(arms: Sequence[str]) -> str | None:
         message = f"one arm is compared, and {len(arms)} were named: {', '.join(arms)}"
         raise click.UsageError(f"--arm: {message}; ask once for each")
     return arms[0] if arms else None
-
-
-def _metrics(values: Sequence[str]) -> tuple[str, ...]:
-    """Those that were asked for; none: empty."""
-    from harness.model.metrics import METRICS
-    from harness.model.suggestions import did_you_mean
-
-    names = [name.strip() for value in values for name in value.split(",")]
-    for name in names:
-        if name not in METRICS:
-            message = f"no metric is called {name!r}; {did_you_mean(name, tuple(METRICS))}"
-            raise click.BadParameter(message, param_hint="--metric")
-    return tuple(dict.fromkeys(names))

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     type=click.Choice(["text", "json"]),
     default="text",
     show_default=True,
-    help="How to tell it.",
+    help="Form of the report.",
 )
 def doctor(*, clean: bool, format_: str) -> int:
-    """What works here, exactly why not where it does not, and what was left behind.
+    """Report what works here, exactly why not where it does not, and what was left behind.
 
     Exit code 0: an arm is usable and nothing is left behind; 1 otherwise.
     """
@@ -49,13 +49,11 @@ def doctor(*, clean: bool, format_: str) -> int:
 def _lines(found: Examination, *, clean: bool) -> list[str]:
     lines = ["Arms"]
     for arm in found.arms:
-        verdict = arm.availability
-        lines.append(
-            f"  {arm.name:<12} {'usable' if verdict.usable else 'NOT usable'}: {verdict.reason}"
-        )
-        if verdict.remedy:
-            lines.append(f"  {'':<12} {verdict.remedy}")
-    lines += ["", "Built upon"]
+        is_usable = "usable" if arm.availability.usable else "NOT usable"
+        lines.append(f"  {arm.name:<12} {is_usable}: {arm.availability.reason}")
+        if arm.availability.remedy:
+            lines.append(f"  {'':<12} {arm.availability.remedy}")
+    lines += ["", "Built on"]
     lines += [f"  {feature.name:<20} {feature.value}" for feature in found.features]
     lines += ["", "Missing programs"]
     lines += [f"  {need.proof:<20} for {need.purpose}" for need in found.missing]

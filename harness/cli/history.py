@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
 
+from harness.cli.options import parse_metrics, parse_percent
 from harness.cli.output import emit, format_option
 
 if TYPE_CHECKING:
-    from harness.analysis.history import Series
     from harness.analysis.trends import Trend, Trends
 
 _RESULTS = Path("results")
@@ -73,18 +72,7 @@ _ALL = "all"
     help="Write all trials as one table, which can be named as DIR later.",
 )
 @format_option
-def history(
-    places: tuple[Path, ...],
-    metrics: tuple[str, ...],
-    commit_of: str,
-    check: bool,
-    acknowledged: Path,
-    within: str,
-    site: Path | None,
-    charts: Path | None,
-    export: Path | None,
-    formats: tuple[tuple[str, str], ...],
-) -> int:
+def history(places: tuple[Path, ...], formats: tuple[tuple[str, str], ...], **typed: Any) -> int:
     """Follow medians over many runs, and find where they changed.
 
     DIR is a run, a folder that holds runs at any depth, or a Parquet table; by default results/.
@@ -93,33 +81,32 @@ def history(
     wrong, 3 there are too few points to tell.
     """
     from harness.analysis.acknowledged import read_acknowledged
-    from harness.analysis.gather import gather
+    from harness.analysis.gather import export_runs, gather
     from harness.analysis.trends import judge, trends_of
 
-    if formats and not check:
+    if formats and not typed["check"]:
         raise click.UsageError("--format is a form of the verdict: give --check too")
     places = places or (_RESULTS,)
+    acknowledged, commit_of, export = typed["acknowledged"], typed["commit_of"], typed["export"]
     if _is_typed("acknowledged") and not acknowledged.exists():
         message = f"{acknowledged} is not there; name the file, or leave the option out"
         raise click.BadParameter(message, param_hint="--acknowledged")
-    entries = read_acknowledged(acknowledged)  # before the work: a mistake in it is told at once
-    small = _percent(within)
-    gathered = gather(places, _metrics(metrics), commit_of)
+    entries = read_acknowledged(acknowledged)  # before the work: a mistake is reported at once
+    small = parse_percent(typed["within"], "--within")
+    gathered = gather(places, _metrics(typed["metrics"]), commit_of)
     if _is_typed("commit_of") and not any(p.commit for one in gathered.series for p in one.points):
         message = f"no run has a fact {commit_of!r}; run.json names those that there are"
         raise click.BadParameter(message, param_hint="--commit-of")
     found = trends_of(gathered, entries, within=small)
     for sentence in (*found.history.problems, *found.stale):
         click.echo(_printable(f"steelyard: {sentence}"), err=True)
-    _write(found, site, charts)
+    _write(found, typed["site"], typed["charts"])
     if export is not None:
-        from harness.analysis.gather import export_runs
-
         trials = export_runs(places, found.history, export)
         click.echo(f"written: {export}, {trials} trials", err=True)
-    if check:
+    if typed["check"]:
         return emit(judge(found, f"history of {', '.join(map(str, places))}"), formats)
-    if site is None and charts is None and export is None:
+    if not (typed["site"] or typed["charts"] or export):
         for line in lines_of(found):
             click.echo(_printable(line))
     return 0
@@ -131,31 +118,17 @@ def _is_typed(name: str) -> bool:
 
 
 def _printable(line: str) -> str:
-    """Names in records may hold what no terminal should get."""
+    """Replace characters in names of the records that no terminal should get."""
     return "".join(one if one.isprintable() or one == "\n" else "\ufffd" for one in line)
 
 
 def _metrics(names: tuple[str, ...]) -> tuple[str, ...]:
     from harness.analysis.history import METRICS_OF_INTEREST
     from harness.model.metrics import METRICS
-    from harness.model.suggestions import did_you_mean
 
     if _ALL in names:
         return tuple(METRICS)
-    for name in names:
-        if name not in METRICS:
-            message = f"there is no metric {name!r}; {did_you_mean(name, (*METRICS, _ALL))}"
-            raise click.BadParameter(message, param_hint="--metric")
-    return names or METRICS_OF_INTEREST
-
-
-def _percent(text: str) -> float:
-    from harness.model.units import parse_percent
-
-    try:
-        return parse_percent(text)
-    except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--within") from error
+    return parse_metrics(names, "there is no metric", _ALL) or METRICS_OF_INTEREST
 
 
 def _write(found: Trends, site: Path | None, charts: Path | None) -> None:
@@ -174,16 +147,13 @@ def _write(found: Trends, site: Path | None, charts: Path | None) -> None:
 
 
 def lines_of(found: Trends) -> Iterator[str]:
-    """The history as text: a table for each scenario and setting, then the changes."""
+    """Write the history as text: a table for each scenario and setting, then the changes."""
     from harness.analysis.acknowledged import entry_for
-    from harness.analysis.trends import State, describe
+    from harness.analysis.trends import describe
 
-    for (scenario, setting), trends in groupby(
-        sorted(found.trends, key=lambda one: (one.series.id.scenario, one.series.id.setting)),
-        key=lambda one: (one.series.id.scenario, one.series.id.setting),
-    ):
-        group = list(trends)
-        yield f"{scenario} on {setting} ({group[0].series.host})"
+    for group in found.by_setting():
+        series = group[0].series
+        yield f"{series.id.scenario} on {series.id.setting} ({series.host})"
         yield from _table(group)
         yield ""
     changed = [(trend, change) for trend in found.trends for change in trend.changes]
@@ -193,13 +163,11 @@ def lines_of(found: Trends) -> Iterator[str]:
         reason = f": {change.reason}" if change.reason else ""
         yield f"{trend.series.id}: {change.state}{reason}"
         yield f"    {describe(trend.series, change)}"
-    opened = [(trend, change) for trend, change in changed if change.state is State.OPEN]
+    opened = [(trend, change) for trend in found.trends for change in trend.open]
     if opened:
-        yield ""
-        yield "To acknowledge what is meant, add to steelyard-acknowledged.toml, with a reason:"
+        yield "\nTo acknowledge what is meant, add to steelyard-acknowledged.toml, with a reason:"
     for trend, change in opened:
-        yield ""
-        yield entry_for(trend.series, change.found.index).rstrip()
+        yield f"\n{entry_for(trend.series, change.found.index).rstrip()}"
 
 
 def _table(trends: Sequence[Trend]) -> Iterator[str]:
@@ -218,7 +186,7 @@ def _row(trend: Trend) -> tuple[str, ...]:
     from harness.analysis.trends import change_in_words
     from harness.model.units import spell
 
-    series: Series = trend.series
+    series = trend.series
     return (
         series.id.arm,
         series.id.metric,

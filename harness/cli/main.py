@@ -40,45 +40,31 @@ _COMMANDS: Mapping[str, tuple[str, str]] = {
     "run": ("harness.cli.run:run", "Run scenarios in their arms, measure, and report."),
     "report": ("harness.cli.report:report", "Make the report of earlier runs again."),
     "compare": ("harness.cli.compare:compare", "Say whether B is worse than A."),
-    "check": (
-        "harness.cli.check:check",
-        "Does a run keep its budgets? Is it as good as before?",
-    ),
-    "history": (
-        "harness.cli.history:history",
-        "Trends over many runs, and where they changed.",
-    ),
+    "check": ("harness.cli.check:check", "Does a run keep its budgets? Is it as good as before?"),
+    "history": ("harness.cli.history:history", "Trends over many runs, and where they changed."),
     "doctor": ("harness.cli.doctor:doctor", "What works here, and what was left behind."),
     "container": ("runtime.cli.container:container", "Run a container, or print its launch plan."),
     "image": ("runtime.cli.image:image", "Pull, build, import and look at images."),
     "version": ("harness.cli.main:version", "Print the version."),
 }
 
-# Their exit code 1 is a verdict, "worse"; whatever else goes wrong must not look like it.
+# Their exit code 1 is a verdict, "worse"; no other failure may look like it.
 _JUDGES = frozenset({"compare", "check", "history"})
 
 
 class _LazyGroup(click.Group):
     """A group whose subcommands are imported when they are called."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's
+    def list_commands(self, _: click.Context) -> list[str]:
         return list(_COMMANDS)
 
-    def get_command(
-        self,
-        ctx: click.Context,  # noqa: ARG002 - click's
-        cmd_name: str,
-    ) -> click.Command | None:
+    def get_command(self, _: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        module, _, attribute = _COMMANDS[cmd_name][0].partition(":")
+        module, _colon, attribute = _COMMANDS[cmd_name][0].partition(":")
         return cast("click.Command", getattr(import_module(module), attribute))
 
-    def format_commands(
-        self,
-        ctx: click.Context,  # noqa: ARG002 - click's
-        formatter: click.HelpFormatter,
-    ) -> None:
+    def format_commands(self, _: click.Context, formatter: click.HelpFormatter) -> None:
         """List them without importing any of them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
@@ -128,7 +114,7 @@ def _run(arguments: list[str], streams: Sequence[RecordedOutput]) -> int:
         failures = [stream.failure for stream in streams if stream.failure is not None]
         if not failures:
             return _ended_by(error, arguments)
-        # Whatever the command made of it. For the standard output, `main` says the rest.
+        # For the standard output, `main` writes the message.
         is_broken_pipe = isinstance(failures[0], BrokenPipeError)
         return _EXIT_BROKEN_PIPE if is_broken_pipe else _failure(arguments)
 

@@ -1,21 +1,41 @@
-"""What several commands read from the command line, and how a command is typed again."""
+"""Options of several commands, the values they take, and how a command is typed again."""
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 
 import click
 
+from harness.measure import schedule
+
 COMMAND_VARIABLE = "STEELYARD_COMMAND"
-"""Set by the script `steelyard` of a clone: what a user types to come by it."""
+"""Set by the script `steelyard` of a clone: the command that a user types to run it."""
+
+warmup_option = click.option(
+    "--warmup",
+    type=click.IntRange(min=0),
+    default=schedule.DEFAULT_WARMUP_BLOCKS,
+    show_default=True,
+    metavar="N",
+    help="Blocks before those, recorded and not counted.",
+)
+seed_option = click.option(
+    "--seed", type=int, metavar="S", help="Of the order of trials. Default: drawn."
+)
+output_option = click.option(
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Folder of this run, new or empty. Default: results/ and the run's identifier.",
+)
 
 
 def invoked_as() -> str:
-    """The command as its user can type it again."""
+    """Return the command as its user can type it again."""
     if command := os.environ.get(COMMAND_VARIABLE):
         return command
     name = Path(sys.argv[0]).name
@@ -24,16 +44,12 @@ def invoked_as() -> str:
 
 
 def typed_command() -> tuple[str, ...]:
-    """The whole command line, for the records."""
+    """Return the whole command line, for the records."""
     return (invoked_as(), *sys.argv[1:])
 
 
 def parse_percent(text: str, option: str, *, above_zero: bool = False) -> float:
-    """A share from a percentage.
-
-    Raises:
-        click.BadParameter: It is none.
-    """
+    """Read a percentage as a share, or raise click.BadParameter."""
     from harness.model import units
 
     try:
@@ -45,11 +61,28 @@ def parse_percent(text: str, option: str, *, above_zero: bool = False) -> float:
     return value
 
 
-def parse_until(values: Sequence[str]) -> Mapping[str, float]:
-    """`2%`, or `ready=2%,pss=5%`, as metric -> relative half-width.
+def parse_metrics(names: Iterable[str], problem: str, *others: str) -> tuple[str, ...]:
+    """Check names of metrics, or raise click.BadParameter; each name is returned once.
 
-    Raises:
-        click.BadParameter: It is neither.
+    Args:
+        names: As typed.
+        problem: Begin of the error's sentence.
+        others: Further names that a suggestion may have.
+    """
+    from harness.model.metrics import METRICS
+    from harness.model.suggestions import did_you_mean
+
+    found = tuple(dict.fromkeys(names))
+    for name in found:
+        if name not in METRICS:
+            raise _bad("--metric", f"{problem} {name!r}; {did_you_mean(name, (*METRICS, *others))}")
+    return found
+
+
+def parse_until(values: Sequence[str]) -> Mapping[str, float]:
+    """Read `2%`, or `ready=2%,pss=5%`, as metric -> relative half-width.
+
+    Raises click.BadParameter if it is neither.
     """
     from harness.model.metrics import METRICS
     from harness.model.suggestions import did_you_mean
@@ -72,11 +105,7 @@ def parse_until(values: Sequence[str]) -> Mapping[str, float]:
 
 
 def parse_most(values: Sequence[str]) -> dict[str, int]:
-    """Read `--most ARM=N`.
-
-    Raises:
-        click.BadParameter: One of them is no limit.
-    """
+    """Read `--most ARM=N` as arm -> limit, or raise click.BadParameter."""
     found = {}
     for value in values:
         name, equals, number = value.rpartition("=")
@@ -87,11 +116,7 @@ def parse_most(values: Sequence[str]) -> dict[str, int]:
 
 
 def parse_time_limit(text: str | None) -> int | None:
-    """Read `--time-limit`; None where it was not given.
-
-    Raises:
-        click.BadParameter: It is no duration.
-    """
+    """Read `--time-limit` in ns, None where it was not given, or raise click.BadParameter."""
     from harness.model.units import parse_duration
 
     if text is None:

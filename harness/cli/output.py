@@ -1,4 +1,4 @@
-"""Where the forms of a judgement go: the option `--format NAME[=PATH]`, for every command."""
+"""The option `--format NAME[=PATH]`, and the writing of a judgement in the forms it names."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def format_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command the option; it arrives as `formats`, for `emit`."""
-    option = click.option(
+    return click.option(
         "--format",
         "formats",
         multiple=True,
@@ -29,36 +29,32 @@ def format_option(command: Callable[..., Any]) -> Callable[..., Any]:
         callback=_parsed,
         help=f"{', '.join(FORMATS)}; to a file, or to the standard output. Repeatable. "
         "Default: terminal.",
-    )
-    return option(command)
+    )(command)
 
 
 def _parsed(
     context: click.Context, parameter: click.Parameter, values: Sequence[str]
 ) -> tuple[tuple[str, str], ...]:
-    found = []
+    found, message = [], ""
     for value in values:
         name, equals, path = value.partition("=")
         if name not in FORMATS:
-            message = f"there is no {name!r}; {did_you_mean(name, tuple(FORMATS))}"
-            raise click.BadParameter(message, context, parameter)
-        if equals and not path:
-            message = f"{value!r} names no file; write {name}=PATH"
-            raise click.BadParameter(message, context, parameter)
+            message = message or f"there is no {name!r}; {did_you_mean(name, tuple(FORMATS))}"
+        elif equals and not path:
+            message = message or f"{value!r} names no file; write {name}=PATH"
         found.append((name, "" if path == "-" else path))
     if sum(not path for _, path in found) > 1:
-        message = "only one of them can go to the standard output; name a file: NAME=PATH"
+        message = (
+            message or "only one of them can go to the standard output; name a file: NAME=PATH"
+        )
+    if message:
         raise click.BadParameter(message, context, parameter)
     return tuple(found)
 
 
 @contextlib.contextmanager
 def conducted(**settings: Unpack[Conduct]) -> Iterator[Conduct]:
-    """How a comparison is taken from the command line: its progress goes to the standard error.
-
-    Args:
-        settings: Further fields of `Conduct`.
-    """
+    """Conduct a comparison with further fields of `Conduct`; its progress goes to stderr."""
     from harness.cli.progress import listener_for, make_console
     from harness.measure.interruption import Interrupted
 
@@ -76,18 +72,16 @@ def conducted(**settings: Unpack[Conduct]) -> Iterator[Conduct]:
 
 
 def emit(judgement: Judgement, formats: Sequence[tuple[str, str]]) -> int:
-    """Write a judgement in all forms that were asked for.
+    """Write a judgement in all forms that were asked for, and return the command's exit code.
 
     Args:
-        judgement: What to tell.
+        judgement: Of the command.
         formats: (name, path) each; an empty path is the standard output. None: terminal.
-
-    Returns:
-        The exit code of the command.
 
     Raises:
         RecordError: A file cannot be written.
     """
+    from harness.report import write_files
     from harness.report.judgement import render_judgement
 
     for name, path in formats or (("terminal", ""),):
@@ -97,23 +91,12 @@ def emit(judgement: Judgement, formats: Sequence[tuple[str, str]]) -> int:
         elif path == os.environ.get("GITHUB_STEP_SUMMARY"):
             _append(Path(path), text)
         else:
-            _write(Path(path), text)
+            write_files({Path(path): text.encode(errors="replace")})
     return int(judgement.exit_code)
 
 
-def _write(path: Path, text: str) -> None:
-    from harness.model.errors import RecordError
-    from harness.records import write_atomically
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RecordError(f"cannot make {path.parent}: {error.strerror}") from error
-    write_atomically(path, text.encode(errors="replace"))
-
-
 def _append(path: Path, text: str) -> None:
-    """GitHub's summary of a step gathers what its commands add."""
+    """Add to GitHub's summary of a step, which gathers the text of several commands."""
     from harness.model.errors import RecordError
 
     try:

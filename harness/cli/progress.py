@@ -6,41 +6,22 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from harness.model import Milestone, Outcome, RunInfo, Trial, units
-from harness.model.events import (
-    ArmPrepared,
-    ArmPreparing,
-    ArmSkipped,
-    BlockFinished,
-    BlockStarted,
-    Event,
-    HookStarted,
-    ImagePrepared,
-    InstancesAlive,
-    Listener,
-    RunFinished,
-    RunStarted,
-    TrialFinished,
-    TrialStarted,
-)
+from harness.model import Milestone, Outcome, RunInfo, Trial, events, units
 from harness.model.units import format_duration
 from harness.report.text.wording import share
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import Progress
 
-_TOLD_TOGETHER_NS = 1_000_000_000
-"""Blocks share a line until they have taken so long: hundreds of lines are read by nobody."""
-_TOLD_IMAGE_NS = 100_000_000
-"""An image that took less was there already, and that is no news."""
+_LINE_NS = 1_000_000_000
+"""Blocks share a line until they have taken so long: nobody reads hundreds of lines."""
+_NEW_IMAGE_NS = 100_000_000
+"""An image that took less was there already."""
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """Where a command prints. A reader that left is a BrokenPipeError, as it is elsewhere.
-
-    Args:
-        stderr: To the standard error, where the standard output is for the result alone.
-    """
+    """Make what a command prints on; a reader that left is a BrokenPipeError, as elsewhere."""
     from rich.console import Console
 
     class _Console(Console):
@@ -52,8 +33,8 @@ def make_console(*, stderr: bool = False) -> Console:
 
 
 @contextlib.contextmanager
-def listener_for(console: Console) -> Iterator[Listener]:
-    """A listener that shows a run on `console`, for as long as it lasts."""
+def listener_for(console: Console) -> Iterator[events.Listener]:
+    """Show a run on a console for as long as it lasts."""
     if not console.is_terminal:
         yield PlainListener(console)
         return
@@ -80,95 +61,65 @@ class PlainListener:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._info: RunInfo | None = None
-        self._block: BlockStarted | None = None
+        self._block: events.BlockStarted | None = None
         self._done = self._failed = 0
-        self._untold_blocks = self._untold_ns = 0
+        self._unreported_blocks = self._unreported_ns = 0
         self._last_message = ""
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: events.Event) -> None:
         """Take an event."""
         match event:
-            case RunStarted(info, _, taken):
+            case events.RunStarted(info, _, taken):
                 self._info = info
-                self.run_started(taken)
                 self._say(_intention(info, taken))
-            case BlockStarted():
+            case events.BlockStarted():
                 self._block = event
-                self.block_started(event)
-            case BlockFinished(took_ns=took_ns):
+            case events.BlockFinished(took_ns=took_ns):
                 assert self._block is not None
-                self.block_finished(self._block, took_ns)
-            case TrialStarted():
-                self.trial_started(event)
-            case InstancesAlive():
-                self.instances_alive(event)
-            case TrialFinished(trial):
-                self._finished(trial)
-            case RunFinished():
-                if self._block is not None and self._untold_blocks:
-                    self.blocks_passed(self._block)
+                self._block_finished(self._block, took_ns)
+            case events.TrialFinished(trial):
+                self._done += 1
+                if trial.outcome is not Outcome.OK:
+                    self._failed += 1
+                    where = f"{trial.scenario}: {trial.arm}, {_block_name(trial.block)}"
+                    self._say(f"{where}: {trial.outcome}: {trial.error}")
+            case events.RunFinished():
+                if self._block is not None and self._unreported_blocks:
+                    self._blocks_passed(self._block)
             case _:
                 self._before_trials(event)
 
-    def _before_trials(self, event: Event) -> None:
+    def _before_trials(self, event: events.Event) -> None:
         match event:
-            case HookStarted(scenario, hook, command):
+            case events.HookStarted(scenario, hook, command):
                 self._say(f"{scenario}: {hook}: {command}")
-            case ArmPreparing(scenario, arm, message):
-                self.preparing(scenario, arm, message)
-            case ImagePrepared(scenario, image, took_ns) if took_ns >= _TOLD_IMAGE_NS:
+            case events.ArmPreparing(scenario, arm, message):
+                self._preparing(f"{scenario}: {arm}: {message}")
+            case events.ImagePrepared(scenario, image, took_ns) if took_ns >= _NEW_IMAGE_NS:
                 self._say(f"{scenario}: image {image} made in {format_duration(took_ns)}")
-            case ArmPrepared(record):
+            case events.ArmPrepared(record):
                 took = format_duration(record.prepare_ns)
                 self._say(f"{record.scenario}: {record.arm.name} prepared in {took}")
-            case ArmSkipped(scenario, arm, availability):
+            case events.ArmSkipped(scenario, arm, availability):
                 remedy = f"; {availability.remedy}" if availability.remedy else ""
                 self._say(f"{scenario}: {arm} left out: {availability.reason}{remedy}")
-            case _:
-                pass
 
-    def _finished(self, trial: Trial) -> None:
-        self._done += 1
-        if trial.outcome is not Outcome.OK:
-            self._failed += 1
-            where = f"{trial.scenario}: {trial.arm}, {_block_name(trial.block)}"
-            self._say(f"{where}: {trial.outcome}: {trial.error}")
-        self.trial_finished(trial)
-
-    def preparing(self, scenario: str, arm: str, message: str) -> None:
-        """A step of preparing; each once."""
-        line = f"{scenario}: {arm}: {message}"
+    def _preparing(self, line: str) -> None:
         if line != self._last_message:
             self._say(line)
             self._last_message = line
 
-    def run_started(self, taken: int) -> None:
-        """Nothing: its first line says what it is going to do."""
-
-    def block_started(self, event: BlockStarted) -> None:
-        """Say after the warm-up how many blocks there will be."""
-
-    def trial_started(self, event: TrialStarted) -> None:
-        """Nothing: one line a block is enough."""
-
-    def instances_alive(self, event: InstancesAlive) -> None:
-        """Nothing: one line a block is enough."""
-
-    def trial_finished(self, trial: Trial) -> None:
-        """Nothing: one line a block is enough."""
-
-    def block_finished(self, event: BlockStarted, took_ns: int) -> None:
-        """One line for a block, or for some quick ones together."""
-        self._untold_blocks += 1
-        self._untold_ns += took_ns
+    def _block_finished(self, event: events.BlockStarted, took_ns: int) -> None:
+        """Write a line for a block, or one for several quick ones."""
+        self._unreported_blocks += 1
+        self._unreported_ns += took_ns
         expected = event.expected or event.blocks
-        is_quick = self._untold_ns < _TOLD_TOGETHER_NS
-        if 0 <= event.block < expected - 1 and is_quick and not self._failed:
-            return
-        self.blocks_passed(event)
+        is_quick = self._unreported_ns < _LINE_NS
+        if not (0 <= event.block < expected - 1 and is_quick and not self._failed):
+            self._blocks_passed(event)
 
-    def blocks_passed(self, event: BlockStarted) -> None:
-        """Tell of those that were not told yet, up to this one."""
+    def _blocks_passed(self, event: events.BlockStarted) -> None:
+        """Report the blocks that no line has reported yet, up to this one."""
         expected = event.expected or event.blocks
         of = ""
         if event.block >= 0:
@@ -179,12 +130,12 @@ class PlainListener:
         if event.widths:
             of += f" ({_widths(event.widths)})"
         failures = f", {self._failed} failed" if self._failed else ""
-        took = format_duration(self._untold_ns)
+        took = format_duration(self._unreported_ns)
         which = _block_name(event.block)
-        if self._untold_blocks > 1:
-            which = f"blocks {event.block + 2 - self._untold_blocks} to {event.block + 1}"
+        if self._unreported_blocks > 1:
+            which = f"blocks {event.block + 2 - self._unreported_blocks} to {event.block + 1}"
         self._say(f"{which}{of}: {self._done} trials in {took}{failures}")
-        self._untold_blocks = self._untold_ns = self._done = self._failed = 0
+        self._unreported_blocks = self._unreported_ns = self._done = self._failed = 0
 
     def _say(self, line: str) -> None:
         self._console.print(line, markup=False, soft_wrap=True)
@@ -193,57 +144,43 @@ class PlainListener:
 class BarListener(PlainListener):
     """The same, with a bar in place of a line for each step and block."""
 
-    def __init__(self, console: Console, progress: object) -> None:
+    def __init__(self, console: Console, progress: Progress) -> None:
         super().__init__(console)
-        from rich.progress import Progress
-
-        assert isinstance(progress, Progress)
         self._progress = progress
         self._task = progress.add_task("preparing", total=None)
         self._all_done = 0
 
-    def run_started(self, taken: int) -> None:
-        """Count the trials that are there already as done."""
-        self._all_done = taken
+    def __call__(self, event: events.Event) -> None:
+        """Take an event, and move the bar."""
+        super().__call__(event)
+        match event:
+            case events.RunStarted(taken=taken):
+                self._all_done = taken
+            case events.BlockStarted():
+                expected = max(event.expected or event.blocks, event.block + 1)
+                assert self._info is not None
+                total = (expected + self._info.warmup_blocks) * event.trials
+                self._progress.update(self._task, total=total)
+            case events.TrialStarted():
+                self._preparing(_place(event))
+            case events.InstancesAlive():
+                self._preparing(f"{_place(event)}: {event.alive} of {event.most} alive")
+            case events.TrialFinished(trial):
+                self._all_done += 1
+                ready = trial.milestones_ns.get(Milestone.READY)
+                if ready is not None:
+                    self._preparing(f"{_place(trial)} ready in {format_duration(ready)}")
+                self._progress.update(self._task, completed=self._all_done)
 
-    def preparing(self, scenario: str, arm: str, message: str) -> None:
-        """A step of preparing."""
-        self._progress.update(self._task, description=f"{scenario}: {arm}: {message}")
+    def _preparing(self, line: str) -> None:
+        self._progress.update(self._task, description=line)
 
-    def block_started(self, event: BlockStarted) -> None:
-        """Set the bar's length by what will fit."""
-        expected = max(event.expected or event.blocks, event.block + 1)
-        assert self._info is not None
-        total = (expected + self._info.warmup_blocks) * event.trials
-        self._progress.update(self._task, total=total)
-
-    def trial_started(self, event: TrialStarted) -> None:
-        """Name the trial under way."""
-        what = f"{_block_name(event.block)}: {event.scenario}: {event.arm}"
-        self._progress.update(self._task, description=what)
-
-    def instances_alive(self, event: InstancesAlive) -> None:
-        """Say how far an arm has grown."""
-        where = f"{_block_name(event.block)}: {event.scenario}: {event.arm}"
-        what = f"{where}: {event.alive} of {event.most} alive"
-        self._progress.update(self._task, description=what)
-
-    def trial_finished(self, trial: Trial) -> None:
-        """One step further."""
-        self._all_done += 1
-        ready = trial.milestones_ns.get(Milestone.READY)
-        if ready is not None:
-            what = f"{_block_name(trial.block)}: {trial.scenario}: {trial.arm}"
-            what += f" ready in {format_duration(ready)}"
-            self._progress.update(self._task, description=what)
-        self._progress.update(self._task, completed=self._all_done)
-
-    def block_finished(self, event: BlockStarted, took_ns: int) -> None:
-        """Nothing: the bar has moved."""
+    def _block_finished(self, event: events.BlockStarted, took_ns: int) -> None:
+        pass  # the bar has moved
 
 
 def _intention(info: RunInfo, taken: int) -> str:
-    """What the run is going to do, in one sentence."""
+    """Say in one sentence what the run is going to do."""
     names = ", ".join(scenario.name for scenario in info.scenarios)
     warmup = f"{units.count(info.warmup_blocks, 'warm-up block')}, then "
     many = units.count(info.blocks, "block")
@@ -258,7 +195,7 @@ def _intention(info: RunInfo, taken: int) -> str:
 
 
 def _widths(widths: Mapping[str, float], verb: str = "is within") -> str:
-    """How sure the medians are, or are to be: `ready is within 3.1 %`."""
+    """Say how sure the medians are, or are to be: `ready is within 3.1 %`."""
     return ", ".join(
         f"{metric} {verb} {share(width)}" if width < float("inf") else f"{metric} is not known yet"
         for metric, width in widths.items()
@@ -267,3 +204,7 @@ def _widths(widths: Mapping[str, float], verb: str = "is within") -> str:
 
 def _block_name(block: int) -> str:
     return f"block {block + 1}" if block >= 0 else "warm-up"
+
+
+def _place(of: Trial | events.TrialStarted | events.InstancesAlive) -> str:
+    return f"{_block_name(of.block)}: {of.scenario}: {of.arm}"

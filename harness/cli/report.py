@@ -1,4 +1,4 @@
-"""`steelyard report`: reports are made from records alone, so old runs can be told anew."""
+"""`steelyard report`: makes reports from records alone, so that old runs have new reports."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from harness.report import CHARTS, TEXTS
+from harness.report import CHARTS, PAGES, TEXTS, render, write_files, write_report
 
 if TYPE_CHECKING:
     from harness.analysis.summary import Summary
@@ -42,17 +42,17 @@ def report(runs: tuple[Path, ...], form: str | None, output: Path | None) -> int
     A RUN is the folder of a run, or a folder that holds such folders.
     """
     directories = _directories(runs)
+    is_one_file = form in _JOINED or (form in TEXTS and len(directories) == 1)
     if output == _STDOUT:
         _print(directories, form)
-    elif output is not None and form is not None and _is_one_file(form, len(directories)):
-        _write_one(directories, form, output)
+    elif output is not None and form is not None and is_one_file:
+        if output.is_dir():
+            output /= TEXTS[form]
+        write_files({output: render([_summarised(directory) for directory in directories], form)})
+        click.echo(f"written: {output}")
     else:
         _write_folders(directories, form, output)
     return 0
-
-
-def _is_one_file(form: str, runs: int) -> bool:
-    return form in _JOINED or (form in TEXTS and runs == 1)
 
 
 def _directories(runs: tuple[Path, ...]) -> list[Path]:
@@ -76,8 +76,6 @@ def _summarised(directory: Path) -> Summary:
 
 
 def _print(directories: list[Path], form: str | None) -> None:
-    from harness.report import render
-
     if form is None or form not in TEXTS:
         message = f"only a text can go to standard output: --format {', '.join(TEXTS)}"
         raise click.BadParameter(message, param_hint="--output")
@@ -89,20 +87,10 @@ def _print(directories: list[Path], form: str | None) -> None:
     sys.stdout.buffer.write(data)
 
 
-def _write_one(directories: list[Path], form: str, output: Path) -> None:
-    from harness.report import render, write_files
-
-    if output.is_dir():
-        output /= TEXTS[form]
-    write_files({output: render([_summarised(directory) for directory in directories], form)})
-    click.echo(f"written: {output}")
-
-
 def _write_folders(directories: list[Path], form: str | None, output: Path | None) -> None:
     """Write a folder of files for each run: its own, or the named one, or one in that."""
     from harness.cli.progress import make_console
     from harness.cli.terminal import print_summary
-    from harness.report import PAGES, write_report
 
     console = make_console()
     for directory in directories:

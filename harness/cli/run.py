@@ -11,13 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from harness.cli.options import (
-    invoked_as,
-    parse_most,
-    parse_time_limit,
-    parse_until,
-    typed_command,
-)
+from harness.cli import options
 from harness.measure import schedule
 
 if TYPE_CHECKING:
@@ -26,127 +20,83 @@ if TYPE_CHECKING:
     from harness.model.events import Listener
     from harness.records import Run
 
-_HOOKS = {
-    "setup": "once before the first trial of a scenario",
-    "prepare": "before each trial",
-    "conclude": "after each trial",
-    "cleanup": "once after the last trial, however the run ends",
-}
-
-_OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
-    (
-        ("--arm", "arms"),
-        {
-            "multiple": True,
-            "metavar": "ARM",
-            "help": "Only this arm: one of the scenario's, or "
-            "[NAME=]BACKEND[,OPTION=VALUE…]. Repeatable.",
-        },
-    ),
-    (
-        ("--cache",),
-        {
-            "type": click.Choice(["warm", "cold", "both"]),
-            "help": "State of the page cache before each trial: what earlier trials left, nothing "
-            "of the image, or each arm once in either. Default: as the scenario says, warm.",
-        },
-    ),
-    (
-        ("--blocks",),
-        {
-            "type": click.IntRange(min=1),
-            "metavar": "N",
-            "help": f"Trials of every arm. Default: as many as fit --time-limit, at most "
-            f"{schedule.DEFAULT_MOST_BLOCKS}, with --until {schedule.UNTIL_MOST_BLOCKS}.",
-        },
-    ),
-    (
-        ("--until",),
-        {
-            "multiple": True,
-            "metavar": "[METRIC=]WIDTH%",
-            "help": "End as soon as the 95 % interval of every median is this narrow: plus and "
-            "minus so many percent, of ready or of the metric named. Repeatable.",
-        },
-    ),
-    (
-        ("--warmup",),
-        {
-            "type": click.IntRange(min=0),
-            "default": schedule.DEFAULT_WARMUP_BLOCKS,
-            "show_default": True,
-            "metavar": "N",
-            "help": "Blocks before those, recorded and not counted.",
-        },
-    ),
-    (
-        ("--time-limit",),
-        {
-            "metavar": "DURATION",
-            "help": "What the trials may take in all, like 90s or 10m. Default: "
-            f"{schedule.DEFAULT_TIME_LIMIT_NS // 10**9}s without --blocks, none with it.",
-        },
-    ),
-    (
-        ("--aa/--no-aa",),
-        {
-            "default": None,
-            "help": "Take an arm twice and compare it with itself, which shows the noise of this "
-            "host. Default: where that is not known, or older than 30 days.",
-        },
-    ),
-    (
-        ("--scale",),
-        {
-            "type": click.IntRange(min=1),
-            "metavar": "N",
-            "help": "Let 1, 2, 4, … N instances of each arm live at once.",
-        },
-    ),
-    (
-        ("--most",),
-        {
-            "multiple": True,
-            "metavar": "ARM=N",
-            "help": "With --scale or a scenario that has it: no more of this arm. Repeatable.",
-        },
-    ),
-    *(
-        ((f"--{hook}",), {"metavar": "CMD", "help": f"Shell command {when}."})
-        for hook, when in _HOOKS.items()
-    ),
-    (
-        ("--seed",),
-        {"type": int, "metavar": "S", "help": "Of the order of trials. Default: drawn."},
-    ),
-    (
-        ("--output",),
-        {
-            "type": click.Path(path_type=Path, file_okay=False),
-            "metavar": "DIR",
-            "help": "Folder of this run, new or empty. Default: results/ and the run's identifier.",
-        },
-    ),
-    (
-        ("--resume",),
-        {
-            "type": click.Path(path_type=Path, file_okay=False),
-            "metavar": "RUN",
-            "help": "Go on with an interrupted run in this folder, as it was asked for.",
-        },
-    ),
-)
-
-
-def _with_options(command: Callable[..., int]) -> Callable[..., int]:
-    for names, settings in reversed(_OPTIONS):
-        command = click.option(*names, **settings)(command)
-    return command
+_HOOKS = ("setup", "prepare", "conclude", "cleanup")
 
 
 @click.command()
 @click.argument("scenarios", nargs=-1, metavar="[SCENARIO]…")
-@_with_options
+@click.option(
+    "--arm",
+    "arms",
+    multiple=True,
+    metavar="ARM",
+    help="Only this arm: one of the scenario's, or [NAME=]BACKEND[,OPTION=VALUE…]. Repeatable.",
+)
+@click.option(
+    "--cache",
+    type=click.Choice(["warm", "cold", "both"]),
+    help="State of the page cache before each trial: what earlier trials left, nothing of the "
+    "image, or each arm once in either. Default: as the scenario says, warm.",
+)
+@click.option(
+    "--blocks",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Trials of every arm. Default: as many as fit --time-limit, at most "
+    f"{schedule.DEFAULT_MOST_BLOCKS}, with --until {schedule.UNTIL_MOST_BLOCKS}.",
+)
+@click.option(
+    "--until",
+    multiple=True,
+    metavar="[METRIC=]WIDTH%",
+    help="End as soon as the 95 % interval of every median is this narrow: plus and minus so many "
+    "percent, of ready or of the metric named. Repeatable.",
+)
+@options.warmup_option
+@click.option(
+    "--time-limit",
+    metavar="DURATION",
+    help="What the trials may take in all, like 90s or 10m. Default: "
+    f"{schedule.DEFAULT_TIME_LIMIT_NS // 10**9}s without --blocks, none with it.",
+)
+@click.option(
+    "--aa/--no-aa",
+    default=None,
+    help="Take an arm twice and compare it with itself, which shows the noise of this host. "
+    "Default: where that is not known, or older than 30 days.",
+)
+@click.option(
+    "--scale",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Let 1, 2, 4, … N instances of each arm live at once.",
+)
+@click.option(
+    "--most",
+    multiple=True,
+    metavar="ARM=N",
+    help="With --scale or a scenario that has it: no more of this arm. Repeatable.",
+)
+@click.option(
+    "--setup",
+    metavar="CMD",
+    help="Shell command once before the first trial of a scenario.",
+)
+@click.option("--prepare", metavar="CMD", help="Shell command before each trial.")
+@click.option("--conclude", metavar="CMD", help="Shell command after each trial.")
+@click.option(
+    "--cleanup",
+    metavar="CMD",
+    help="Shell command once after the last trial, however the run ends.",
+)
+@options.seed_option
+@options.output_option
+@click.option(
+    "--resume",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="RUN",
+    help="Go on with an interrupted run in this folder, as it was asked for.",
+)
 @click.pass_context
 def run(context: click.Context, /, **typed: Any) -> int:
     """Run scenarios in their arms, measure, and report.
@@ -183,19 +133,20 @@ def run(context: click.Context, /, **typed: Any) -> int:
 
 
 def _prepared(typed: Mapping[str, Any]) -> Callable[[Path, Listener], Run]:
-    """Read all that was typed, and say what is wrong with it, before anything is made."""
+    """Read everything typed, and report what is wrong with it, before anything is made."""
     from harness.experiment.run import resume, run
     from harness.scenario.overrides import Overrides, load_scenarios
 
     if typed["resume"] is not None:
         return lambda directory, listener: resume(directory, listener=listener)
-    time_limit_ns, until = parse_time_limit(typed["time_limit"]), parse_until(typed["until"])
+    time_limit_ns = options.parse_time_limit(typed["time_limit"])
+    until = options.parse_until(typed["until"])
     overrides = Overrides(
         arms=typed["arms"],
         cache=typed["cache"],
         hooks={hook: typed[hook] for hook in _HOOKS},
         scale=typed["scale"],
-        most=parse_most(typed["most"]),
+        most=options.parse_most(typed["most"]),
     )
     scenarios = load_scenarios(typed["scenarios"], overrides)
     return lambda directory, listener: run(
@@ -209,31 +160,30 @@ def _prepared(typed: Mapping[str, Any]) -> Callable[[Path, Listener], Run]:
         required=bool(typed["arms"]),
         directory=directory,
         listener=listener,
-        command=typed_command(),
+        command=options.typed_command(),
     )
 
 
 def _refuse_more(context: click.Context) -> None:
-    """What else was typed beside `--resume`: the records say all of that."""
+    """Refuse what else was typed beside `--resume`: the records say all of that."""
     for name in context.params:
         is_typed = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
         if name == "resume" or not is_typed or not context.params[name]:
             continue
         what = "SCENARIO" if name == "scenarios" else f"--{name.replace('_', '-')}"
-        message = f"--resume takes everything from the records; take out {what}"
-        raise click.UsageError(message)
+        raise click.UsageError(f"--resume takes everything from the records; take out {what}")
 
 
 def _report_interruption(error: KeyboardInterrupt, directory: Path) -> None:
     from harness.records import TRIALS_FILE
 
     if getattr(error, "signal_number", None) == signal.SIGPIPE:
-        return  # whoever read has gone, and nobody is there to be told
+        return  # the reader has gone
     trials = directory / TRIALS_FILE
     if not trials.exists() or not trials.stat().st_size:
         click.echo(f"steelyard: {error} before any trial was finished", err=True)
         return
-    name, folder = invoked_as(), shlex.quote(str(directory))
+    name, folder = options.invoked_as(), shlex.quote(str(directory))
     click.echo(
         f"steelyard: {error}; the finished trials are in {directory}, for: {name} report {folder}, "
         f"or to go on: {name} run --resume {folder}",
@@ -242,11 +192,7 @@ def _report_interruption(error: KeyboardInterrupt, directory: Path) -> None:
 
 
 def report(result: Run, directory: Path, console: Console) -> int:
-    """Print what a run came to, and write its report.
-
-    Returns:
-        The exit code of the command: 1 if a trial failed.
-    """
+    """Print a run's summary, write its report, and return the exit code: 1 if a trial failed."""
     from harness.analysis.summary import summarise
     from harness.cli.terminal import print_summary
     from harness.model import Outcome

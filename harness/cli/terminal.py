@@ -1,4 +1,4 @@
-"""The summary of a run for a terminal of 80 or 100 columns; nothing is told by colour alone."""
+"""The summary of a run for a terminal of 80 or 100 columns; colour alone says nothing."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from harness.model import units
 from harness.records import Run
 from harness.records.dataset import RunData
 from harness.report.text import circumstances, sentences
-from harness.report.text.answer import BOUND_MEANS, Verdict, verdict
+from harness.report.text.answer import BOUND_MEANS, answer
 from harness.report.text.tables import Grid, effort_grid, footprint_grid, memory_grid, start_grid
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 MOST_ERRORS = 3
-"""No more distinct errors of an arm than these are told one by one."""
+"""No more distinct errors of an arm than these are listed."""
 
 
 def print_summary(run: Run | RunData | Summary, console: Console) -> None:
-    """Print the answers, the tables behind them, and every doubt.
+    """Print the answers, the tables behind them, and every warning.
 
     Args:
         run: As read from its folder, or summarised already.
@@ -34,22 +34,26 @@ def print_summary(run: Run | RunData | Summary, console: Console) -> None:
     """
     summary = run if isinstance(run, Summary) else summarise(run)
     for table in summary.tables:
-        _print_scenario(table, verdict(table, summary), console, summary)
-    _print_doubts(summary, console)
+        _print_scenario(table, summary, console)
+    if summary.diagnostics:
+        console.print()
+        console.print(Text("Warnings", style="bold"))
+    for doubt in summary.diagnostics:
+        _bullets([f"{doubt.code}: {doubt.remedy}."], console, "yellow")
+        for occurrence in doubt.occurrences:
+            console.print(Padding(Text(occurrence, style="dim"), (0, 0, 0, 4)))
 
 
-def _print_scenario(
-    table: ScenarioTable, found: Verdict, console: Console, summary: Summary
-) -> None:
+def _print_scenario(table: ScenarioTable, summary: Summary, console: Console) -> None:
+    found = answer(table, summary)
     console.print()
     console.print(Text.assemble((table.scenario.name, "bold"), "  ", table.scenario.question))
     style = "bold green" if found.is_sure else "bold yellow"
     console.print(Text(found.headline, style=style))
     if table.trials:
         console.print(Text(f"({found.badge})", style=style))
-        _print_grids(
-            [start_grid(table), start_grid(table, with_marks=False)], console, space_above=True
-        )
+        starts = [start_grid(table), start_grid(table, with_marks=False)]
+        _print_grids(starts, console, space_above=True)
         if any(table.is_upper_bound(row) and row.ratio is not None for row in table.rows):
             _bullets([f"≤: {BOUND_MEANS}."], console)
         for grid in (footprint_grid(table), memory_grid(table), effort_grid(table)):
@@ -60,20 +64,9 @@ def _print_scenario(
     for row in table.rows:
         for error, number in row.errors[:MOST_ERRORS]:
             _bullets([f"{row.arm}, {units.count(number, 'trial')}: {error}"], console, "red")
-        if len(row.errors) > MOST_ERRORS:
-            more = units.count(len(row.errors) - MOST_ERRORS, "further error")
+        if (further := len(row.errors) - MOST_ERRORS) > 0:
+            more = units.count(further, "further error")
             _bullets([f"{row.arm}: {more}, in trials.jsonl"], console, "red")
-
-
-def _print_doubts(summary: Summary, console: Console) -> None:
-    if not summary.diagnostics:
-        return
-    console.print()
-    console.print(Text("Doubts", style="bold"))
-    for doubt in summary.diagnostics:
-        _bullets([f"{doubt.code}: {doubt.remedy}."], console, "yellow")
-        for occurrence in doubt.occurrences:
-            console.print(Padding(Text(occurrence, style="dim"), (0, 0, 0, 4)))
 
 
 def _bullets(sentences: list[str], console: Console, style: str = "") -> None:

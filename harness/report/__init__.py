@@ -27,7 +27,7 @@ CHARTS = ("svg", "png")
 """Formats of the charts, which lie in a folder of their own."""
 
 PAGES = ("html", "markdown", *CHARTS)
-"""What every run gets."""
+"""Formats of the pages that every run has."""
 
 
 def write_report(
@@ -50,21 +50,22 @@ def write_report(
     """
     from harness.analysis.summary import Summary, summarise
     from harness.report.charts import charts_by_scenario
-    from harness.report.charts.parallel import draw_ahead
+    from harness.report.charts.parallel import draw_in_parallel
 
-    _make_folder(directory)  # before the work, so that a mistyped place is told at once
+    _make_folder(directory)  # before the work, so that a mistyped place is reported at once
     summary = run if isinstance(run, Summary) else summarise(run)
     drawn = [form for form in CHARTS if form in forms]
     charts = charts_by_scenario(summary) if drawn or "html" in forms else {}
+    all_charts = [chart for found in charts.values() for chart in found]
     inline = ["inline_wide", "inline_narrow"] if "html" in forms else []
-    draw_ahead([chart for found in charts.values() for chart in found], [*inline, *drawn])
+    draw_in_parallel(all_charts, [*inline, *drawn])
     files = {
-        # Who asks for the summary alone has no charts beside it to name.
+        # A summary alone has no charts beside it to name.
         directory / name: render([summary], form, charts if drawn or form == "html" else {})
         for form, name in TEXTS.items()
         if form in forms
     }
-    for chart in (chart for found in charts.values() for chart in found):
+    for chart in all_charts:
         for form in drawn:
             files[directory / "charts" / f"{chart.name}.{form}"] = getattr(chart, form)
     write_files(files)
@@ -92,20 +93,15 @@ def render(
     elif form == "json":
         text = export.render_json(summaries)
     elif form == "markdown":
-        text = "\n".join(render_markdown(summary, dict(charts or {})) for summary in summaries)
+        text = "\n".join(render_markdown(summary, charts or {}) for summary in summaries)
     else:
         (summary,) = summaries
-        drawn = charts_by_scenario(summary) if charts is None else charts
-        text = render_html(summary, drawn)
+        text = render_html(summary, charts_by_scenario(summary) if charts is None else charts)
     return text.encode()
 
 
 def write_files(files: Mapping[Path, bytes]) -> None:
-    """Write files, their folders made, each replaced as a whole.
-
-    Raises:
-        RecordError: One cannot be written.
-    """
+    """Write files, their folders made, each replaced as a whole; RecordError where that fails."""
     from harness.records import write_atomically
 
     for path, data in files.items():

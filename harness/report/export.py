@@ -1,11 +1,11 @@
-"""A run as data for other programs: the trials as CSV, the figures as JSON."""
+"""Runs as data for other programs: the trials as CSV, the estimates as JSON."""
 
 from __future__ import annotations
 
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness import stats
@@ -14,7 +14,7 @@ from harness.analysis.summary import ArmRow, ScenarioTable, Summary
 from harness.model.metrics import METRICS, Unit
 from harness.records.columns import COUNTS
 from harness.records.dataset import COLUMNS
-from harness.report.text.answer import verdict
+from harness.report.text.answer import answer
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,23 +39,16 @@ def render_csv(summaries: Sequence[Summary]) -> str:
 
 
 def _csv_frame(summary: Summary) -> pd.DataFrame:
-    frame = summary.run.frame
-    found: dict[str, object] = {}
-    for column in COLUMNS:
-        values = frame[column]
+    frame = summary.run.frame[[column for column in COLUMNS if column != "form"]].copy()
+    for column, values in frame.items():
         if values.dtype.kind == "f" and column not in COUNTS:
-            found[column] = values.round().astype("Int64")  # nanoseconds and bytes are whole
-        elif column != "form":
-            found[column] = values
-    import pandas as pd
-
-    table = pd.DataFrame(found)
-    table.insert(0, "run_id", summary.run.info.run_id)
-    return table
+            frame[column] = values.round().astype("Int64")  # nanoseconds and bytes are whole
+    frame.insert(0, "run_id", summary.run.info.run_id)
+    return frame
 
 
 def render_json(summaries: Sequence[Summary]) -> str:
-    """Write the figures of some runs, each with its unit, its interval and what it rests on.
+    """Write the estimates of some runs, each with its unit, its interval and its count.
 
     One object, `{"schema": …, "runs": […]}`. What has no value is null: a median that most trials
     did not reach, the end of an interval that failed trials leave open.
@@ -67,11 +60,7 @@ def render_json(summaries: Sequence[Summary]) -> str:
 def _run(summary: Summary) -> dict[str, Any]:
     info = summary.run.info
     return {
-        "run_id": info.run_id,
-        "steelyard": info.steelyard,
-        "started_at": info.started_at,
-        "ended_at": info.ended_at,
-        "interrupted": info.interrupted,
+        **_fields(info, "run_id", "steelyard", "started_at", "ended_at", "interrupted"),
         "command": list(info.command),
         "seed": info.seed,
         "environment": dict(info.environment),
@@ -89,31 +78,22 @@ def _run(summary: Summary) -> dict[str, Any]:
 
 
 def _scenario(table: ScenarioTable, summary: Summary) -> dict[str, Any]:
-    found = verdict(table, summary)
+    found = answer(table, summary)
     return {
         "name": table.scenario.name,
         "question": table.scenario.question,
         "answer": found.headline,
         "sure": found.is_sure,
         "certainty": [found.badge, *found.certainty],
-        "reference": table.reference,
-        "trials": table.trials,
-        "blocks": table.blocks,
-        "complete_blocks": table.complete_blocks,
-        "same_response": table.same_response,
+        **_fields(table, "reference", "trials", "blocks", "complete_blocks", "same_response"),
         "arms": [_arm(table, row) for row in table.rows],
-        "growth": [_curve(curve, "alive, all together") for curve in table.growth]
-        + [_curve(curve, "alive already") for curve in table.start_curves]
-        + [_curve(curve, "requested together") for curve in table.burst_curves],
+        "growth": [
+            *(_curve(curve, "alive, all together") for curve in table.growth),
+            *(_curve(curve, "alive already") for curve in table.start_curves),
+            *(_curve(curve, "requested together") for curve in table.burst_curves),
+        ],
         "noise": [
-            {
-                "arm": floor.arm,
-                "metric": floor.metric,
-                "blocks": floor.blocks,
-                "floor": floor.floor,
-                "detectable": floor.detectable,
-                "run_id": floor.run_id,
-            }
+            _fields(floor, "arm", "metric", "blocks", "floor", "detectable", "run_id")
             for floor in table.noise
         ],
     }
@@ -129,10 +109,7 @@ def _arm(table: ScenarioTable, row: ArmRow) -> dict[str, Any]:
         "reference": row.is_reference,
         "emulated_cpu": row.is_emulated,
         "times_are_upper_bounds": table.is_upper_bound(row),
-        "trials": row.trials,
-        "ok": row.ok,
-        "failed": row.failed,
-        "timeouts": row.timeouts,
+        **_fields(row, "trials", "ok", "failed", "timeouts"),
         "errors": [{"error": error, "trials": number} for error, number in row.errors],
         "metrics": {
             **{name: _metric(row, name, value) for name, value in row.metrics.items()},
@@ -153,12 +130,7 @@ def _arm(table: ScenarioTable, row: ArmRow) -> dict[str, Any]:
         },
         "prepare_ns": row.prepare_ns,
         "disk": [
-            {
-                "name": part.name,
-                "sharing": part.sharing.value,
-                "allocated_bytes": part.allocated_bytes,
-                "apparent_bytes": part.apparent_bytes,
-            }
+            _fields(part, "name", "sharing", "allocated_bytes", "apparent_bytes")
             for part in row.parts
         ],
         "facts": dict(row.facts),
@@ -188,6 +160,10 @@ def _curve(curve: GrowthCurve, against: str) -> dict[str, Any]:
     }
 
 
+def _fields(of: object, *names: str) -> dict[str, Any]:
+    return {name: getattr(of, name) for name in names}
+
+
 def _estimate(value: stats.Estimate) -> dict[str, Any]:
     return {
         "median": _number(value.median),
@@ -197,7 +173,7 @@ def _estimate(value: stats.Estimate) -> dict[str, Any]:
     }
 
 
-def _interval(value: stats.Interval | None) -> Mapping[str, Any] | None:
+def _interval(value: stats.Interval | None) -> dict[str, Any] | None:
     if value is None:
         return None
     return {

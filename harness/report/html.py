@@ -4,60 +4,45 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from harness import stats
-from harness.analysis.summary import ArmRow, ScenarioTable, Summary
+from harness.analysis.summary import ScenarioTable, Summary
 from harness.model import CacheState, units
 from harness.report.charts.drawing import THEMED, Chart
 from harness.report.text import circumstances, wording
 from harness.report.text import tables as cells
-from harness.report.text.answer import BOUND_MEANS, Verdict, verdict
-
-TEMPLATE = "report.html.j2"
+from harness.report.text.answer import BOUND_MEANS, answer
 
 MOST_LISTED = 500
 """No more trials than these are listed one by one in a page, which must open on a phone."""
 
 
-@dataclass(frozen=True, slots=True)
-class Section:
-    """Everything that the page says about one scenario.
-
-    Attributes:
-        anchor: Its identifier in the page.
-        table: The figures.
-        verdict: The answer.
-        badge: How sure, in a few words beside the answer.
-        charts: In order, each with its figures.
-        cost: What else an arm costs.
-        more: Further tables by title, those of charts left out.
-        command: What runs in the box.
-        readiness: When it counts as usable.
-        limits: What it may use.
-        how_often: Trials, blocks, order.
-    """
-
-    anchor: str
-    table: ScenarioTable
-    verdict: Verdict
-    badge: str
-    charts: tuple[Chart, ...]
-    cost: cells.Grid
-    more: tuple[tuple[str, cells.Grid], ...]
-    command: str
-    readiness: str
-    limits: str
-    how_often: str
-
-
 def render_html(summary: Summary, charts: Mapping[str, list[Chart]]) -> str:
-    """Make the page.
+    """Make the page of a summary with its charts, by scenario."""
+    info = summary.run.info
+    names = wording.listed([table.scenario.name for table in summary.tables])
+    return render_template(
+        "report.html.j2",
+        summary=summary,
+        info=info,
+        title=f"What the box costs: {names}" if names else "What the box costs",
+        sections=[
+            _section(f"scenario-{number}", table, summary, charts.get(table.scenario.name, []))
+            for number, table in enumerate(summary.tables, 1)
+        ],
+        when=circumstances.when(info),
+        environment=circumstances.environment(info),
+        repeat=circumstances.repeat_command(info),
+        glossary=[(str(milestone), meaning) for milestone, meaning in wording.MEANING.items()],
+        boxes=_boxes(summary),
+        again=circumstances.again(info),
+        bound_means=BOUND_MEANS,
+        level=f"{stats.LEVEL:.0%}".replace("%", " %"),
+    )
 
-    Args:
-        summary: The figures.
-        charts: Scenario name to its charts.
-    """
+
+def render_template(template: str, **values: object) -> str:
+    """Make a page from a template of this package."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -69,55 +54,41 @@ def render_html(summary: Summary, charts: Mapping[str, list[Chart]]) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    # Only our own drawings pass unescaped; what of the user's is in them, the drawing escaped.
+    # Only our own drawings pass unescaped; the drawing has escaped the user's text in them.
     jinja.filters["drawing"] = Markup
     jinja.filters["bound"] = _bound
     jinja.filters["duration"] = wording.duration
     jinja.filters["counted"] = units.count
     jinja.filters["facts"] = circumstances.facts
-    info = summary.run.info
-    return jinja.get_template(TEMPLATE).render(
-        summary=summary,
-        info=info,
-        title=_title(summary),
-        sections=[_section(n, table, summary, charts) for n, table in enumerate(summary.tables, 1)],
-        when=circumstances.when(info),
-        environment=circumstances.environment(info),
-        repeat=circumstances.repeat_command(info),
-        glossary=[(str(milestone), meaning) for milestone, meaning in wording.MEANING.items()],
-        boxes=_boxes(summary),
-        again=circumstances.again(info),
-        bound_means=BOUND_MEANS,
+    return jinja.get_template(template).render(
         light={name: colour for colour, (name, _) in THEMED.items()},
         dark=dict(THEMED.values()),
-        level=f"{stats.LEVEL:.0%}".replace("%", " %"),
+        **values,
     )
 
 
 def _section(
-    number: int, table: ScenarioTable, summary: Summary, charts: Mapping[str, list[Chart]]
-) -> Section:
+    anchor: str, table: ScenarioTable, summary: Summary, charts: list[Chart]
+) -> dict[str, object]:
     scenario = table.scenario
-    found = verdict(table, summary)
-    return Section(
-        anchor=f"scenario-{number}",
-        table=table,
-        verdict=found,
-        badge=found.badge,
-        charts=tuple(charts.get(scenario.name, [])),
-        cost=cells.cost_grid(table),
-        more=_more(table, summary, charts.get(scenario.name, [])),
-        command=circumstances.command(scenario),
-        readiness=circumstances.readiness(scenario.readiness),
-        limits=circumstances.limits(scenario.limits),
-        how_often=circumstances.how_often(summary.run.info, table),
-    )
+    return {
+        "anchor": anchor,
+        "table": table,
+        "answer": answer(table, summary),
+        "charts": charts,
+        "cost": cells.cost_grid(table),
+        "more": _more(table, summary, charts),
+        "command": circumstances.command(scenario),
+        "readiness": circumstances.readiness(scenario.readiness),
+        "limits": circumstances.limits(scenario.limits),
+        "how_often": circumstances.how_often(summary.run.info, table),
+    }
 
 
 def _more(
     table: ScenarioTable, summary: Summary, charts: list[Chart]
 ) -> tuple[tuple[str, cells.Grid], ...]:
-    """List the tables of a scenario that stand behind no chart."""
+    """List the tables of a scenario that belong to no chart."""
     trials = cells.trial_grid(table, summary.run)
     title = "Every trial, in the order taken, time since the request"
     if len(trials.rows) > MOST_LISTED:
@@ -130,32 +101,24 @@ def _more(
         ("On disk, part by part", cells.disk_grid(table)),
         (title, trials),
     )
-    behind = {chart.told.grid_title for chart in charts}
+    behind = {chart.grid_title for chart in charts}
     return tuple((name, grid) for name, grid in tables if name not in behind)
 
 
 def _boxes(summary: Summary) -> list[tuple[str, str]]:
-    """List each arm of the run once, and what kind of box it is."""
-    rows = {row.arm: row for table in summary.tables for row in table.rows}
-    return [(row.arm, _box(row)) for row in rows.values()]
-
-
-def _box(row: ArmRow) -> str:
-    told = wording.BACKENDS.get(row.backend, row.backend)
-    if row.cache is CacheState.COLD:
-        told += "; the image's files are evicted from the page cache before each trial"
-    if row.repeats is not None:
-        told += f"; the same as {row.repeats} once more, which shows this host's noise"
-    return told
+    """List each arm of the run once, with its kind of box."""
+    boxes = {}
+    for row in (row for table in summary.tables for row in table.rows):
+        box = wording.BACKENDS.get(row.backend, row.backend)
+        if row.cache is CacheState.COLD:
+            box += "; the image's files are evicted from the page cache before each trial"
+        if row.repeats is not None:
+            box += f"; the same as {row.repeats} once more, which shows this host's noise"
+        boxes[row.arm] = box
+    return list(boxes.items())
 
 
 def _bound(sentence: str) -> str:
-    """Bind figures to their units and brackets, so that no line breaks between them."""
-    return re.sub(
-        r"(?<=[\d×]) (?=(?:[nµm]?s|[kMG]?B|%|×|\[)(?!\w))", "\N{NO-BREAK SPACE}", sentence
-    )
-
-
-def _title(summary: Summary) -> str:
-    names = wording.listed([table.scenario.name for table in summary.tables])
-    return f"What the box costs: {names}" if names else "What the box costs"
+    """Bind numbers to their units and brackets, so that no line breaks between them."""
+    gap = r"(?<=[\d×]) (?=(?:[nµm]?s|[kMG]?B|%|×|\[)(?!\w))"
+    return re.sub(gap, "\N{NO-BREAK SPACE}", sentence)

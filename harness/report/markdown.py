@@ -1,14 +1,15 @@
-"""`summary.md`: for a pull request. The verdict first, the rest folded away."""
+"""`summary.md`: for a pull request. The answer first, the rest folded away."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from harness.analysis.summary import ScenarioTable, Summary
 from harness.model import units
 from harness.report.charts.drawing import Chart
 from harness.report.text import circumstances, wording
-from harness.report.text.answer import BOUND_MEANS, verdict
+from harness.report.text.answer import BOUND_MEANS, answer
 from harness.report.text.tables import (
     Grid,
     effort_grid,
@@ -20,27 +21,22 @@ from harness.report.text.tables import (
 )
 
 
-def render_markdown(summary: Summary, charts: dict[str, list[Chart]]) -> str:
+def render_markdown(summary: Summary, charts: Mapping[str, list[Chart]]) -> str:
     """Write the summary as GitHub-flavoured Markdown.
 
-    Args:
-        summary: The figures.
-        charts: Scenario name to its charts, which lie in `charts/` beside the file.
+    The charts of a scenario, by its name, lie in `charts/` beside the file.
     """
-    blocks = [f"# Steelyard: {_text(_title(summary))}"]
+    title = wording.listed([table.scenario.name for table in summary.tables]) or "an empty run"
+    blocks = [f"# Steelyard: {_text(title)}"]
     for table in summary.tables:
         blocks += _scenario(table, summary, charts.get(table.scenario.name, []))
-    blocks += _doubts(summary)
+    blocks += _warnings(summary)
     blocks += _circumstances(summary)
     return "\n\n".join(blocks) + "\n"
 
 
-def _title(summary: Summary) -> str:
-    return wording.listed([table.scenario.name for table in summary.tables]) or "an empty run"
-
-
 def _scenario(table: ScenarioTable, summary: Summary, charts: list[Chart]) -> list[str]:
-    found = verdict(table, summary)
+    found = answer(table, summary)
     blocks = [
         f"## {_text(table.scenario.name)}",
         f"_{_text(table.scenario.question)}_",
@@ -71,14 +67,13 @@ def _scenario(table: ScenarioTable, summary: Summary, charts: list[Chart]) -> li
     return [block for block in blocks if block]
 
 
-def _doubts(summary: Summary) -> list[str]:
-    if not summary.diagnostics:
-        return []
-    told = []
+def _warnings(summary: Summary) -> list[str]:
+    lines = []
     for doubt in summary.diagnostics:
-        where = "".join(f"\n  - {_text(occurrence)}" for occurrence in doubt.occurrences)
-        told.append(f"- `{doubt.code}`: {_text(doubt.remedy)}.{where}")
-    return [_folded(f"Doubts ({len(told)})", ["\n".join(told)])]
+        lines.append(f"- `{doubt.code}`: {_text(doubt.remedy)}.")
+        lines += [f"  - {_text(occurrence)}" for occurrence in doubt.occurrences]
+    title = f"Warnings ({len(summary.diagnostics)})"
+    return [_folded(title, ["\n".join(lines)])] if lines else []
 
 
 def _circumstances(summary: Summary) -> list[str]:

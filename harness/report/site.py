@@ -7,62 +7,42 @@ elsewhere holds nothing but what this Steelyard has drawn.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from pathlib import Path
 
-from harness.analysis.history import Point, RunRef, Series
-from harness.analysis.trends import SeriesChange, State, Trend, Trends, change_in_words, size_of
+from harness.analysis.history import Point, RunRef
+from harness.analysis.trends import State, Trend, Trends, change_in_words, size_of
 from harness.model import units
 from harness.model.errors import RecordError
 from harness.records import RUN_FILE, TRIALS_FILE
 from harness.report import render, write_files
 from harness.report.charts import parts
-from harness.report.charts.drawing import THEMED, Chart
-from harness.report.charts.trend import Link, figure_of, file_name, trend_chart
+from harness.report.charts.trend import Link, file_name, trend_chart
+from harness.report.html import render_template
 from harness.report.text import wording
 
-INDEX, PAGE = "site-index.html.j2", "site-series.html.j2"
-WORTH_A_PROCESS = 4
-"""A process is worth starting for so many reports."""
+REPORTS_PER_PROCESS = 4
+"""Fewer reports are not worth the start of a process."""
 SERIES_FOLDER, RUNS_FOLDER = "series", "runs"
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A cell of a table: its text, and where it leads; an empty link leads nowhere."""
+    """A cell of a table: its text and its link, empty for none."""
 
     text: str
     link: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
-    """The series of one scenario in one setting.
-
-    Attributes:
-        title: Scenario and setting.
-        host: The class of host in words.
-        rows: A row a series.
-    """
-
-    title: str
-    host: str
-    rows: tuple[tuple[Cell, ...], ...]
-
-
 def write_site(found: Trends, folder: Path) -> tuple[Path, ...]:
-    """Write the site; files of an older one are replaced, and none is deleted.
+    """Write the site, and return its pages, the index first; RecordError where that fails.
 
-    The report of a run is made when it is not there or older than its records.
-
-    Returns:
-        Every page, the index first.
-
-    Raises:
-        RecordError: A file cannot be written.
+    Files of an older site are replaced, and none is deleted. The report of a run is made when it
+    is not there or older than its records.
     """
     reports = _reports(found, folder)
     pages = {folder / "index.html": render_index(found).encode()}
@@ -77,13 +57,26 @@ def render_index(found: Trends) -> str:
     """Make the page of all series."""
     opened = [(trend, change) for trend in found.trends for change in trend.open]
     runs = found.history.runs
-    return _rendered(
-        INDEX,
+    return render_template(
+        "site-index.html.j2",
         title="What the box costs, run by run",
         answer=_answer(len(opened)),
         is_fine=not opened,
-        opened=[(_series_cell(trend, full=True), _news(trend, change)) for trend, change in opened],
-        groups=list(_groups(found.trends)),
+        opened=[
+            (
+                _series_cell(trend, full=True),
+                f"{size_of(trend.series, change)}, began with {change.first.label}",
+            )
+            for trend, change in opened
+        ],
+        groups=[
+            {
+                "title": f"{group[0].series.id.scenario} on {group[0].series.id.setting}",
+                "host": group[0].series.host,
+                "rows": [_index_row(trend) for trend in group],
+            }
+            for group in found.by_setting()
+        ],
         heads=("series", "runs", "newest", "level since", "last change"),
         span=f"{units.count(len(runs), 'run')}, {runs[0].at:%Y-%m-%d} to {runs[-1].at:%Y-%m-%d}"
         if runs
@@ -93,21 +86,16 @@ def render_index(found: Trends) -> str:
 
 
 def render_series(trend: Trend, reports: Mapping[RunRef, str]) -> str:
-    """Make the page of one series.
-
-    Args:
-        trend: The series.
-        reports: Of runs that have one: its file.
-    """
+    """Make the page of one series, with links to the files of reports, as far as they exist."""
 
     def link(point: Point) -> str | None:
         name = reports.get(point.run)
         return f"../{RUNS_FOLDER}/{name}" if name else None
 
     series = trend.series
-    chart: Chart = trend_chart(trend, link)
-    return _rendered(
-        PAGE,
+    chart = trend_chart(trend, link)
+    return render_template(
+        "site-series.html.j2",
         title=f"{series.id.scenario}, {series.id.arm}: {series.id.quantity.title}",
         trend=trend,
         series=series,
@@ -116,11 +104,14 @@ def render_series(trend: Trend, reports: Mapping[RunRef, str]) -> str:
         badge="open" if trend.open else change_in_words(trend),
         wide=_without_keys(chart.inline_wide),
         narrow=_without_keys(chart.inline_narrow),
-        caption=chart.told.caption,
+        caption=chart.caption,
         change_heads=("change", "began with", "the one before", "from", "to", "state"),
         changes=[_change_row(trend, number, link) for number in range(len(trend.changes))],
-        heads=("run", "commit", "median [95 %]", "trials"),
-        points=[_point_row(series, point, link(point)) for point in reversed(series.points)],
+        heads=chart.grid.head,
+        points=[
+            (Cell(row[0], link(point) or ""), *map(Cell, row[1:]))
+            for row, point in zip(chart.grid.rows, reversed(series.points), strict=True)
+        ],
         where=[
             ("Series", str(series.id)),
             ("Host", series.host),
@@ -130,25 +121,24 @@ def render_series(trend: Trend, reports: Mapping[RunRef, str]) -> str:
 
 
 def _reports(found: Trends, folder: Path) -> dict[RunRef, str]:
-    """Make the reports that are wanted; returns the file of each run that has one."""
+    """Make the reports that are missing; returns the file of each run that has one."""
     taken: set[str] = set()
     names: dict[RunRef, str] = {}
     wanted: list[tuple[Path, Path]] = []
     for run in found.history.runs:
-        if run.folder is None:
-            continue
-        name = _report_name(run, taken)
-        path = folder / RUNS_FOLDER / name
-        if not _is_newer(path, run.folder):
-            wanted.append((run.folder, path))
-        names[run] = name
+        if run.folder is not None:
+            names[run] = _report_name(run, taken)
+            taken.add(names[run])
+            path = folder / RUNS_FOLDER / names[run]
+            if not _is_newer(path, run.folder):
+                wanted.append((run.folder, path))
     _make_reports(wanted)
     return {run: name for run, name in names.items() if (folder / RUNS_FOLDER / name).exists()}
 
 
 def _make_reports(wanted: Sequence[tuple[Path, Path]]) -> None:
     """Make the reports of run folders, several at a time where they are many."""
-    workers = min(len(os.sched_getaffinity(0)), len(wanted) // WORTH_A_PROCESS)
+    workers = min(len(os.sched_getaffinity(0)), len(wanted) // REPORTS_PER_PROCESS)
     if workers < 2:
         for folder, path in wanted:
             _make_report(folder, path)
@@ -157,8 +147,7 @@ def _make_reports(wanted: Sequence[tuple[Path, Path]]) -> None:
     from multiprocessing import get_context
 
     with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
-        for done in [pool.submit(_make_report, *one) for one in wanted]:
-            done.result()
+        list(pool.map(_make_report, *zip(*wanted, strict=True)))
 
 
 def _make_report(folder: Path, path: Path) -> None:
@@ -173,56 +162,36 @@ def _make_report(folder: Path, path: Path) -> None:
 
 
 def _report_name(run: RunRef, taken: set[str]) -> str:
-    """A file name that no other run has; identifiers come from records and may be anything."""
+    """Choose a file name that no other run has; identifiers in records may be anything."""
     plain = parts.slug(run.run_id)[:80]
-    name, number = plain, 1
-    while name in taken:
-        number += 1
-        name = f"{plain}-{number}"
-    taken.add(name)
-    return f"{name}.html"
+    names = (f"{plain}-{number}.html" for number in itertools.count(2))
+    return next(name for name in itertools.chain((f"{plain}.html",), names) if name not in taken)
 
 
 def _is_newer(path: Path, folder: Path) -> bool:
-    try:
+    records = [folder / name for name in (RUN_FILE, TRIALS_FILE)]
+    with contextlib.suppress(OSError):
         made = path.stat().st_mtime_ns
-        records = [folder / name for name in (RUN_FILE, TRIALS_FILE)]
         return all(made > one.stat().st_mtime_ns for one in records if one.exists())
-    except OSError:
-        return False
-
-
-def _groups(trends: Sequence[Trend]) -> Iterator[Group]:
-    def key(trend: Trend) -> tuple[str, str]:
-        return trend.series.id.scenario, trend.series.id.setting
-
-    for (scenario, setting), members in groupby(sorted(trends, key=key), key=key):
-        rows = list(members)
-        yield Group(
-            f"{scenario} on {setting}", rows[0].series.host, tuple(_index_row(one) for one in rows)
-        )
+    return False
 
 
 def _index_row(trend: Trend) -> tuple[Cell, ...]:
     series = trend.series
     unit = series.id.quantity.unit
-    return (
-        _series_cell(trend),
-        Cell(str(len(series.points))),
-        Cell(wording.amount(series.points[-1].value, unit)),
-        Cell(series.points[trend.level_begins].label),
-        Cell(change_in_words(trend)),
+    texts = (
+        str(len(series.points)),
+        wording.amount(series.points[-1].value, unit),
+        series.points[trend.level_begins].label,
+        change_in_words(trend),
     )
+    return (_series_cell(trend), *map(Cell, texts))
 
 
 def _series_cell(trend: Trend, *, full: bool = False) -> Cell:
     name = trend.series.id
     scenario = f"{name.scenario}, " if full else ""
     return Cell(f"{scenario}{name.arm}: {name.metric}", f"{SERIES_FOLDER}/{file_name(name)}.html")
-
-
-def _news(trend: Trend, change: SeriesChange) -> str:
-    return f"{size_of(trend.series, change)}, began with {change.first.label}"
 
 
 def _change_row(trend: Trend, number: int, link: Link) -> tuple[Cell, ...]:
@@ -235,15 +204,6 @@ def _change_row(trend: Trend, number: int, link: Link) -> tuple[Cell, ...]:
         Cell(wording.amount(change.found.before, unit)),
         Cell(wording.amount(change.found.after, unit)),
         Cell(f"{change.state}{reason}"),
-    )
-
-
-def _point_row(series: Series, point: Point, link: str | None) -> tuple[Cell, ...]:
-    return (
-        Cell(f"{point.run.at:%Y-%m-%d %H:%M}", link or ""),
-        Cell(point.commit or wording.NONE),
-        Cell(figure_of(series, point)),
-        Cell(str(point.count)),
     )
 
 
@@ -274,30 +234,8 @@ def _series_answer(trend: Trend) -> str:
 
 
 def _without_keys(drawing: str) -> str:
-    """Marks lead to reports for a pointer; the keys and the ear have the same links in the table.
+    """Take the links of marks out of the tab order: the table has the same links for the keyboard.
 
     matplotlib would open each in a new window.
     """
     return drawing.replace(' target="_blank"', ' tabindex="-1"')
-
-
-def _rendered(template: str, **values: object) -> str:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-    from markupsafe import Markup
-
-    jinja = Environment(
-        loader=PackageLoader("harness.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    # As in a report: only our own drawings pass unescaped.
-    jinja.filters["drawing"] = Markup
-    text = jinja.get_template(template).render(
-        light={name: colour for colour, (name, _) in THEMED.items()},
-        dark=dict(THEMED.values()),
-        **values,
-    )
-    return text.encode("utf-8", "replace").decode()

@@ -15,7 +15,7 @@ from harness.model import Milestone
 from harness.model.errors import RecordError
 from harness.records import Run, RunWriter, read_run
 from harness.report import write_report
-from harness.report.text.answer import verdict
+from harness.report.text.answer import answer
 from tests.support.odd_runs import ODD, hostile
 from tests.support.synthetic import synthetic_run
 
@@ -85,9 +85,9 @@ def test_every_run_has_all_its_pages(odd: Run, tmp_path: Path) -> None:
     markdown = (tmp_path / "summary.md").read_text()
     summary = summarise(odd)
     for table in summary.tables:
-        answer = verdict(table, summary).headline
-        assert answer in found.text
-        assert answer in markdown.replace("\\", "")
+        headline = answer(table, summary).headline
+        assert headline in found.text
+        assert headline in markdown.replace("\\", "")
     assert not re.search(r"\bnan\b|\binf\b|\bNone\b", found.text + markdown)
 
 
@@ -126,7 +126,7 @@ def test_the_page_answers_a_stranger(tmp_path: Path) -> None:
     ):
         assert told in text, told
     for table in summary.tables:
-        found = verdict(table, summary)
+        found = answer(table, summary)
         assert text.index(table.scenario.question) < text.rindex(found.headline)
         assert all(sentence in text for sentence in (*found.findings, *found.certainty))
         assert table.scenario.source.split("\n")[0] in text

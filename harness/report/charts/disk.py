@@ -1,13 +1,14 @@
-"""What an arm allocates on disk: once for all instances, and for each instance."""
+"""The chart of allocated bytes on disk: once for all instances, and for each instance."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from harness.analysis.summary import ArmRow, ScenarioTable
 from harness.report.charts import parts
-from harness.report.charts.drawing import MARGIN_INCHES, PALETTE, Chart, Told, add_panel, new_figure
+from harness.report.charts.drawing import MARGIN_INCHES, PALETTE, Chart, add_panel, new_figure
 from harness.report.text import tables, wording
 
 if TYPE_CHECKING:
@@ -22,18 +23,17 @@ BAR_INCHES = 0.3
 
 
 def disk_chart(table: ScenarioTable) -> Chart | None:
-    """Draw what an arm allocates, shared and exclusive.
-
-    Returns:
-        None if nothing is known about any arm's disk.
-    """
+    """Draw what each arm allocates; returns None if nothing is known about any arm's disk."""
     rows = [row for row in table.rows if _amounts(row) is not None]
     if not any(sum(_amounts(row) or (0, 0)) for row in rows):
         return None
-    told_of = ((row.arm, _figures(row), _moved(row)) for row in rows)
-    figures = "; ".join(f"{arm}: {', '.join(filter(None, told))}" for arm, *told in told_of)
-    told = Told(
-        title=f"{table.scenario.name}: allocated on disk",
+    figures = "; ".join(
+        f"{row.arm}: {', '.join(filter(None, (_figures(row), _moved(row))))}" for row in rows
+    )
+    title = f"{table.scenario.name}: allocated on disk"
+    return Chart(
+        name=f"disk-{parts.slug(table.scenario.name)}",
+        title=title,
         description=f"Horizontal bars, allocated bytes. {figures}.",
         caption="Allocated bytes, holes in files not counted. The first part is there once, "
         "however many instances there are; the second is what each instance adds, read just after "
@@ -41,13 +41,12 @@ def disk_chart(table: ScenarioTable) -> Chart | None:
         "then.",
         grid=tables.disk_grid(table),
         grid_title="On disk, part by part",
+        draw=partial(_draw, rows, title),
     )
-    name = f"disk-{parts.slug(table.scenario.name)}"
-    return Chart(name, told, lambda width: _draw(rows, told.title, width))
 
 
 def _amounts(row: ArmRow) -> tuple[float, float] | None:
-    """Shared and exclusive bytes of an arm, as far as either is known."""
+    """Return shared and exclusive bytes of an arm, as far as either is known."""
     if row.shared_bytes is None and row.exclusive is None:
         return None
     return row.shared_bytes or 0, row.exclusive.median if row.exclusive is not None else 0
@@ -60,11 +59,10 @@ def _figures(row: ArmRow) -> str:
 
 
 def _moved(row: ArmRow) -> str:
-    """What was written and read until ready, as far as it is known."""
-    told = (("disk-growth", "written"), ("image-read", "of the image read"))
+    """Say what was written and read until ready, as far as it is known."""
     known = [
         f"{wording.size(row.metrics[metric].median)} {word}"
-        for metric, word in told
+        for metric, word in (("disk-growth", "written"), ("image-read", "of the image read"))
         if metric in row.metrics and row.metrics[metric].is_reached
     ]
     return f"until ready: {wording.listed(known)}" if known else ""
@@ -72,8 +70,8 @@ def _moved(row: ArmRow) -> str:
 
 def _draw(rows: Sequence[ArmRow], title: str, width: float) -> Figure:
     handles = [parts.patch(*look) for look in DISK_LOOK]
-    room = width - 2 * MARGIN_INCHES
-    texts = [parts.row_head(row.arm, _figures(row), _moved(row), room) for row in rows]
+    panel_inches = width - 2 * MARGIN_INCHES
+    texts = [parts.row_head(row.arm, _figures(row), _moved(row), panel_inches) for row in rows]
     head = parts.head_inches(title, handles, width)
     height = sum(text.inches + BAR_INCHES for text in texts)
     figure = new_figure(width, head + height + parts.AXIS_INCHES)

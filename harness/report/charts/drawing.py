@@ -53,7 +53,7 @@ PALETTE = {
     "purple": "#cc79a7",
     "green": "#009e73",
 }
-"""Told apart with every common colour vision: Okabe & Ito, *Color Universal Design*, 2008."""
+"""Distinct with every common colour vision: Okabe & Ito, *Color Universal Design*, 2008."""
 
 WIDE_INCHES = 8.2
 NARROW_INCHES = 3.9
@@ -81,66 +81,41 @@ _STYLE: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Told:
-    """What a chart says in words: for those who cannot see it, and for those who want the figures.
-
-    Attributes:
-        title: What it shows, one line.
-        description: What can be seen in it, a few sentences.
-        caption: How to read it, a few sentences.
-        grid: The figures that it draws.
-        grid_title: What stands above them.
-    """
-
-    title: str
-    description: str
-    caption: str
-    grid: Grid
-    grid_title: str
-
-
 @dataclass(frozen=True)
 class Chart:
     """A chart, drawn when it is first asked for: a page needs no pixels, and pixels no page.
 
     Attributes:
         name: Of the files, without suffix, and the prefix of all identifiers.
-        told: The chart in words and figures.
+        title: One line.
+        description: The picture in a few sentences, for those who cannot see it.
+        caption: How to read it, a few sentences.
+        grid: The figures that it draws.
+        grid_title: Stands above them.
         draw: Makes the figure for a width in inches.
     """
 
     name: str
-    told: Told
+    title: str
+    description: str
+    caption: str
+    grid: Grid
+    grid_title: str
     draw: Callable[[float], Figure] = field(repr=False, compare=False)
-
-    @property
-    def title(self) -> str:
-        """What it shows, one line."""
-        return self.told.title
-
-    @property
-    def description(self) -> str:
-        """What can be seen in it."""
-        return self.told.description
 
     @cached_property
     def svg(self) -> bytes:
-        """A file of its own, on white."""
-        return _document(self._wide_svg, self.name, self.title, self.description)
+        """A file of its own, on white; it keeps its size, which an image without a page needs."""
+        text = _described(self._wide_svg, self.name, self.title, self.description)
+        return f'<?xml version="1.0" encoding="utf-8"?>\n{text}'.encode()
 
     @cached_property
     def png(self) -> bytes:
         """The same, as pixels."""
         pixels = io.BytesIO()
         with style():
-            self._wide.savefig(
-                pixels,
-                format="png",
-                dpi=PNG_DPI,
-                metadata={"Software": None},
-                pil_kwargs={"compress_level": 4},
-            )
+            as_png: dict[str, Any] = {"metadata": {"Software": None}, "format": "png"}
+            self._wide.savefig(pixels, dpi=PNG_DPI, pil_kwargs={"compress_level": 4}, **as_png)
         return pixels.getvalue()
 
     @cached_property
@@ -168,11 +143,11 @@ class Chart:
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Put the look in force, above matplotlib's defaults and below nobody's own settings."""
+    """Apply the look to matplotlib's defaults; a user's own settings do not count."""
     import matplotlib as mpl
 
     with mpl.rc_context(), warnings.catch_warnings():
-        # A name in a script that the font lacks: right in the SVG, boxes in the PNG, no alarm.
+        # A name in a script that the font lacks: right in the SVG, boxes in the PNG, no warning.
         warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from")
         mpl.rcdefaults()
         settings: Any = mpl.rcParams  # its keys are typed by name, and differ between versions
@@ -188,6 +163,13 @@ def new_figure(width: float, height: float) -> Figure:
     figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
     return figure
+
+
+def show_y_axis(axes: Axes) -> None:
+    """Show an axis of numbers at the left, with faint lines across."""
+    axes.yaxis.set_visible(True)
+    axes.tick_params(axis="y", length=0, labelsize=7.5)
+    axes.grid(axis="y", linewidth=0.5, alpha=0.18, color=INK)
 
 
 def add_axes(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
@@ -236,18 +218,12 @@ _MARKS = re.compile(r'<g>\n((?:\s*<use [^>]* style="[^"]*"/>\n){2,})')
 
 
 def _styled_once(found: re.Match[str]) -> str:
-    """Say once for a group of marks how they look, instead of at each of hundreds."""
+    """Style a group of marks once, instead of each of hundreds."""
     styles = set(re.findall(r' style="([^"]*)"', found[1]))
     if len(styles) > 1:
         return found[0]
     marks = re.sub(r' style="[^"]*"', "", found[1])
     return f'<g style="{styles.pop()}">\n{marks}'
-
-
-def _document(text: str, name: str, title: str, description: str) -> bytes:
-    """Make an SVG file: it keeps its size, which is what an image has without a page."""
-    text = _described(text, name, title, description)
-    return f'<?xml version="1.0" encoding="utf-8"?>\n{text}'.encode()
 
 
 def _inline(text: str, prefix: str, title: str, description: str) -> str:
@@ -264,7 +240,7 @@ def _inline(text: str, prefix: str, title: str, description: str) -> str:
 
 
 def _described(text: str, prefix: str, title: str, description: str) -> str:
-    """Give an SVG a role, a name and a description for those who listen to it."""
+    """Give an SVG a role, a name and a description for screen readers."""
     heading = (
         f'<title id="{prefix}-title">{escape(title)}</title>\n'
         f'<desc id="{prefix}-description">{escape(description)}</desc>'

@@ -7,16 +7,16 @@ is there once, however many instances there are; its slope is what one more inst
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from harness import stats
 from harness.analysis.curves import GrowthCurve
 from harness.analysis.summary import ScenarioTable
 from harness.model.metrics import METRICS, Unit
 from harness.report.charts import parts
-from harness.report.charts.drawing import INK, MARGIN_INCHES, Chart, Told, add_axes, new_figure
+from harness.report.charts.drawing import INK, Chart, add_axes, show_y_axis
 from harness.report.text import wording
 from harness.report.text.tables import Grid
 
@@ -32,8 +32,6 @@ LINE_INCHES = 0.175
 SAMPLE_INCHES = 0.4
 """Beside a curve's text: a piece of its line."""
 TINY: Mapping[str, Any] = {"fontsize": 7.5}
-GUTTER_INCHES = 0.35
-
 TITLES = {
     "disk": "disk",
     "pss": "memory (PSS)",
@@ -48,60 +46,63 @@ TOO_LOW = 10
 
 
 @dataclass(frozen=True, slots=True)
-class _Panel:
+class _CurvePanel:
     """Curves of one metric that share a scale.
 
     Attributes:
         title: Of the panel.
-        across: What the x axis counts.
+        across: Name of the x axis.
         unit: Of the values.
         curves: One an arm.
-        told: What each curve says, by arm.
+        labels: Of the curves: arm, slope and intercept.
     """
 
     title: str
     across: str
     unit: Unit
     curves: tuple[GrowthCurve, ...]
-    told: tuple[str, ...]
+    labels: tuple[str, ...]
 
-    def labels(self, room: float) -> list[str]:
-        """What each curve says, broken into lines that fit beside its sample."""
-        return ["\n".join(parts.wrapped(told, TINY, room - SAMPLE_INCHES)) for told in self.told]
+    def wrapped_labels(self, width: float) -> list[str]:
+        """Break the labels into lines that fit beside the samples of the curves."""
+        inches = width - SAMPLE_INCHES
+        return ["\n".join(parts.wrapped(label, TINY, inches)) for label in self.labels]
 
-    def head_inches(self, room: float) -> float:
-        """How much title and legend take in a panel that many inches wide."""
-        lines = sum(label.count("\n") + 1 for label in self.labels(room))
+    def head_inches(self, width: float) -> float:
+        """Return the height of title and legend in a panel that many inches wide."""
+        lines = sum(label.count("\n") + 1 for label in self.wrapped_labels(width))
         return HEAD_INCHES + LINE_INCHES * lines + 0.08
 
-    def inches(self, room: float) -> float:
-        """How high it is."""
-        return self.head_inches(room) + PLOT_INCHES + parts.AXIS_INCHES + 0.08
+    def inches(self, width: float) -> float:
+        return self.head_inches(width) + PLOT_INCHES + parts.AXIS_INCHES + 0.08
 
 
 def growth_chart(table: ScenarioTable) -> Chart | None:
     """Draw disk and memory of all living instances against their number.
 
-    Returns:
-        None if the scenario let no instances live together.
+    Returns None if the scenario let no instances live together.
     """
     by_metric: dict[str, list[GrowthCurve]] = {}
     for curve in _in_order(table, table.growth):
         by_metric.setdefault(curve.metric, []).append(curve)
     panels = [
-        _Panel(
+        _CurvePanel(
             TITLES.get(metric, METRICS[metric].title),
             "instances alive",
             METRICS[metric].unit,
             tuple(curves),
-            tuple(_footprint(curve) for curve in curves),
+            tuple(map(_label, curves)),
         )
         for metric, curves in by_metric.items()
     ]
     if not panels:
         return None
-    told = Told(
-        title=f"{table.scenario.name}: footprint of all instances together",
+    title = f"{table.scenario.name}: footprint of all instances together"
+    # Unique memory grows as the proportional does: in words, but no picture of its own.
+    shown = [panel for panel in panels if panel.title != TITLES["uss"] or len(panels) == 1]
+    return Chart(
+        name=f"growth-{parts.slug(table.scenario.name)}",
+        title=title,
         description=_description(panels),
         caption="Each mark is one reading, each line a regression through them, never a total "
         "divided by a number. Where a line meets the left edge is what is shared and there once; "
@@ -109,28 +110,24 @@ def growth_chart(table: ScenarioTable) -> Chart | None:
         "✕ the instance that could not be started.",
         grid=_grid(panels, ("each [interval]", "once [interval]")),
         grid_title="Slopes and intercepts of the footprint",
+        draw=partial(_draw, table, shown, title),
     )
-    name = f"growth-{parts.slug(table.scenario.name)}"
-    # Unique memory grows as the proportional does: told, but no picture of its own.
-    shown = [panel for panel in panels if panel.title != TITLES["uss"] or len(panels) == 1]
-    return Chart(name, told, lambda width: _draw(table, shown, told.title, width))
 
 
 def crowd_chart(table: ScenarioTable) -> Chart | None:
-    """Draw time until ready against how many live already, and how many start together.
+    """Draw time until ready against the instances alive already, and those of a burst.
 
-    Returns:
-        None if every instance started alone.
+    Returns None if every instance started alone.
     """
     panels = [
-        _Panel(
+        _CurvePanel(
             METRICS["ready"].title,
             across,
             Unit.NANOSECONDS,
             _in_order(table, curves),
-            tuple(_slowing(curve, what) for curve in _in_order(table, curves)),
+            tuple(_label(curve, slowing) for curve in _in_order(table, curves)),
         )
-        for across, what, curves in (
+        for across, slowing, curves in (
             ("instances alive already", "for each alive", table.start_curves),
             ("requested at the same time", "for each more at once", table.burst_curves),
         )
@@ -138,17 +135,18 @@ def crowd_chart(table: ScenarioTable) -> Chart | None:
     ]
     if not panels:
         return None
-    told = Told(
-        title=f"{table.scenario.name}: time until ready in a crowd",
+    title = f"{table.scenario.name}: time until ready in a crowd"
+    return Chart(
+        name=f"crowd-{parts.slug(table.scenario.name)}",
+        title=title,
         description=_description(panels),
         caption="Each mark is one start, each line a regression through them. A flat line is an "
         "arm whose start does not mind how many of its kind there are. The fan is the interval of "
         "the slope, and a ✕ the instance that could not be started.",
         grid=_grid(panels, ("for each more [interval]", "line at 0 [interval]")),
         grid_title="Slopes and intercepts of the time until ready",
+        draw=partial(_draw, table, panels, title),
     )
-    name = f"crowd-{parts.slug(table.scenario.name)}"
-    return Chart(name, told, lambda width: _draw(table, panels, told.title, width))
 
 
 def _in_order(table: ScenarioTable, curves: Sequence[GrowthCurve]) -> tuple[GrowthCurve, ...]:
@@ -157,44 +155,32 @@ def _in_order(table: ScenarioTable, curves: Sequence[GrowthCurve]) -> tuple[Grow
     return tuple(sorted(curves, key=lambda curve: order[curve.arm]))
 
 
-def _spell(unit: Unit) -> Callable[[stats.Estimate | None], str]:
-    return wording.duration_estimate if unit is Unit.NANOSECONDS else wording.size_estimate
+def _label(curve: GrowthCurve, slowing: str = "") -> str:
+    """Describe a curve of the footprint, or one of the slowing for each of something."""
+    line = "no line"
+    if curve.line is not None and slowing:
+        sign = "+" if curve.line.slope.median >= 0 else ""
+        line = f"{sign}{wording.duration_estimate(curve.line.slope)} {slowing}"
+    elif curve.line is not None:
+        once = curve.line.intercept.median
+        sign = "+" if once >= 0 else "\N{MINUS SIGN}"
+        each = wording.size_estimate(curve.line.slope)
+        line = f"{each} each {sign} {wording.size(abs(once))} once"
+    failed = "" if curve.failed_at is None else f", ✕ at {curve.failed_at}"
+    return f"{curve.arm}: {line}{failed}"
 
 
-def _footprint(curve: GrowthCurve) -> str:
-    failed = _failed(curve)
-    if curve.line is None:
-        return f"{curve.arm}: no line{failed}"
-    each, once = curve.line.slope, curve.line.intercept
-    sign = "+" if once.median >= 0 else "\N{MINUS SIGN}"
-    told = f"{wording.size_estimate(each)} each {sign} {wording.size(abs(once.median))} once"
-    return f"{curve.arm}: {told}{failed}"
+def _description(panels: Sequence[_CurvePanel]) -> str:
+    lines = (f"{panel.title} against {panel.across}: {'; '.join(panel.labels)}" for panel in panels)
+    return f"Marks with a line an arm. {'. '.join(lines)}."
 
 
-def _slowing(curve: GrowthCurve, what: str) -> str:
-    failed = _failed(curve)
-    if curve.line is None:
-        return f"{curve.arm}: no line{failed}"
-    sign = "+" if curve.line.slope.median >= 0 else ""
-    return f"{curve.arm}: {sign}{wording.duration_estimate(curve.line.slope)} {what}{failed}"
-
-
-def _failed(curve: GrowthCurve) -> str:
-    return "" if curve.failed_at is None else f", ✕ at {curve.failed_at}"
-
-
-def _description(panels: Sequence[_Panel]) -> str:
-    told = (f"{panel.title} against {panel.across}: {'; '.join(panel.told)}" for panel in panels)
-    return f"Marks with a line an arm. {'. '.join(told)}."
-
-
-def _grid(panels: Sequence[_Panel], heads: tuple[str, str]) -> Grid:
+def _grid(panels: Sequence[_CurvePanel], heads: tuple[str, str]) -> Grid:
     rows = []
     for panel in panels:
-        spell = _spell(panel.unit)
         for curve in panel.curves:
-            slope = spell(curve.line.slope) if curve.line is not None else wording.NONE
-            start = spell(curve.line.intercept) if curve.line is not None else wording.NONE
+            line = (curve.line.slope, curve.line.intercept) if curve.line else (None, None)
+            slope, start = (wording.amount_estimate(value, panel.unit) for value in line)
             numbers = [instances for instances, _ in curve.points]
             rows.append(
                 (
@@ -209,22 +195,12 @@ def _grid(panels: Sequence[_Panel], heads: tuple[str, str]) -> Grid:
     return Grid(("arm", "of what", *heads, "readings", "failed at"), tuple(rows))
 
 
-def _draw(table: ScenarioTable, panels: Sequence[_Panel], title: str, width: float) -> Figure:
-    looks = parts.looks(table)
+def _draw(table: ScenarioTable, panels: Sequence[_CurvePanel], title: str, width: float) -> Figure:
+    styles = parts.arm_styles(table)
     shown = [part for panel in panels for part in (panel, _magnified(panel)) if part is not None]
-    columns = parts.columns_for(width, len(shown))
-    lines = [shown[n : n + columns] for n in range(0, len(shown), columns)]
-    room = (width - 2 * MARGIN_INCHES - (columns - 1) * GUTTER_INCHES) / columns
-    heights = [max(panel.inches(room) for panel in line) for line in lines]
-    head = parts.head_inches(title, (), width)
-    figure = new_figure(width, head + sum(heights))
-    parts.draw_head(figure, title, ())
-    top = head
-    for line, height in zip(lines, heights, strict=True):
-        for number, panel in enumerate(line):
-            left = MARGIN_INCHES + number * (room + GUTTER_INCHES)
-            _draw_panel(figure, panel, looks, (left, top, room))
-        top += height
+    figure, places = parts.lay_panels(title, (), width, shown, _CurvePanel.inches)
+    for panel, *place in places:
+        _draw_panel(figure, panel, styles, *place)
     return figure
 
 
@@ -232,63 +208,53 @@ def _highest(curve: GrowthCurve) -> float:
     return max((value for _, value in curve.points), default=0.0)
 
 
-def _magnified(panel: _Panel) -> _Panel | None:
+def _magnified(panel: _CurvePanel) -> _CurvePanel | None:
     """Take the curves that would lie on the floor of a panel, if there are any."""
     highest = max(_highest(curve) for curve in panel.curves)
     low = [n for n, c in enumerate(panel.curves) if 0 < _highest(c) * TOO_LOW < highest]
     if not low:
         return None
     curves = tuple(panel.curves[n] for n in low)
-    told = tuple(panel.told[n] for n in low)
-    return _Panel(f"{panel.title}, magnified", panel.across, panel.unit, curves, told)
+    labels = tuple(panel.labels[n] for n in low)
+    return _CurvePanel(f"{panel.title}, magnified", panel.across, panel.unit, curves, labels)
 
 
 def _draw_panel(
     figure: Figure,
-    panel: _Panel,
-    looks: dict[str, parts.Look],
-    place: tuple[float, float, float],
+    panel: _CurvePanel,
+    styles: dict[str, parts.ArmStyle],
+    left: float,
+    top: float,
+    inches: float,
 ) -> None:
-    left, top, room = place
     width, height = figure.get_size_inches()
     figure.text(left / width, 1 - (top + 0.2) / height, panel.title, va="baseline", **parts.BOLD)
-    begin = top + panel.head_inches(room)
-    axes = add_axes(figure, left + TICKS_INCHES, begin, room - TICKS_INCHES, PLOT_INCHES)
+    begin = top + panel.head_inches(inches)
+    axes = add_axes(figure, left + TICKS_INCHES, begin, inches - TICKS_INCHES, PLOT_INCHES)
     handles = [
-        parts.stroke(label, **_line_look(looks[curve.arm]))
-        for curve, label in zip(panel.curves, panel.labels(room), strict=True)
+        parts.stroke(label, **_line(styles[curve.arm]), **_marks(styles[curve.arm]))
+        for curve, label in zip(panel.curves, panel.wrapped_labels(inches), strict=True)
     ]
-    figure.legend(
-        handles=handles,
-        loc="upper left",
-        bbox_to_anchor=(left / width, 1 - (top + HEAD_INCHES) / height),
-        fontsize=7.5,
-        handlelength=2.4,
-        borderaxespad=0.0,
-        borderpad=0.0,
-        labelspacing=0.4,
-        handletextpad=0.5,
-    )
-    _draw_curves(axes, panel, looks)
+    place = left / width, 1 - (top + HEAD_INCHES) / height
+    spaces: dict[str, Any] = {"handlelength": 2.4, "handletextpad": 0.5, "labelspacing": 0.4}
+    parts.draw_legend(figure, handles, place, fontsize=7.5, **spaces)
+    _draw_curves(axes, panel, styles)
 
 
-def _line_look(look: parts.Look) -> dict[str, Any]:
-    return {
-        "color": look.colour,
-        "linestyle": look.dash,
-        "linewidth": 1.3,
-        "marker": look.marker,
-        "markersize": 3.6,
-        "markerfacecolor": "none",
-    }
+def _line(style: parts.ArmStyle) -> dict[str, Any]:
+    return {"color": style.colour, "linestyle": style.dash, "linewidth": 1.3}
 
 
-def _draw_curves(axes: Axes, panel: _Panel, looks: dict[str, parts.Look]) -> None:
+def _marks(style: parts.ArmStyle) -> dict[str, Any]:
+    return {"marker": style.marker, "markersize": 3.6, "markerfacecolor": "none"}
+
+
+def _draw_curves(axes: Axes, panel: _CurvePanel, styles: dict[str, parts.ArmStyle]) -> None:
     highest = max(_highest(curve) for curve in panel.curves)
     lines = [curve.line for curve in panel.curves if curve.line is not None]
     highest = max(highest, *(line.intercept.median for line in lines), 0.0) or 1.0
     unit_of = wording.duration_unit if panel.unit is Unit.NANOSECONDS else wording.size_unit
-    # The host's available memory may have risen meanwhile: what is below nothing is shown, too.
+    # The host's available memory may have risen meanwhile: negative values are shown, too.
     values = (value for curve in panel.curves for _, value in curve.points)
     lowest = min(*values, *(line.intercept.median for line in lines), 0.0)
     scale, unit = unit_of(max(highest, -lowest))
@@ -303,23 +269,21 @@ def _draw_curves(axes: Axes, panel: _Panel, looks: dict[str, parts.Look]) -> Non
     axes.set_xlabel(panel.across, fontsize=8, labelpad=2)
     from matplotlib.ticker import MaxNLocator
 
-    axes.yaxis.set_visible(True)
+    show_y_axis(axes)
     axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} {unit}" if value else "0")
-    axes.tick_params(axis="y", length=0, labelsize=7.5)
-    axes.grid(axis="y", linewidth=0.5, alpha=0.18, color=INK)
     for place, curve in enumerate(panel.curves):
-        _draw_curve(axes, curve, looks[curve.arm], scale)
+        _draw_curve(axes, curve, styles[curve.arm], scale)
         if curve.failed_at is not None:
-            # At the top, but not one upon the other.
+            # At the top, and none covers another.
             start, end = axes.get_ylim()
             height = end - (end - start) * 0.09 * place
             cross: dict[str, Any] = {"marker": "x", "markersize": 6, "markeredgewidth": 1.8}
-            colour = looks[curve.arm].colour
+            colour = styles[curve.arm].colour
             axes.plot([curve.failed_at], [height], color=colour, clip_on=False, **cross)
 
 
-def _draw_curve(axes: Axes, curve: GrowthCurve, look: parts.Look, scale: float) -> None:
+def _draw_curve(axes: Axes, curve: GrowthCurve, style: parts.ArmStyle, scale: float) -> None:
     import numpy as np
 
     points = curve.points
@@ -327,15 +291,14 @@ def _draw_curve(axes: Axes, curve: GrowthCurve, look: parts.Look, scale: float) 
         places = np.linspace(0, len(points) - 1, parts.MOST_POINTS).round().astype(int)
         points = tuple(points[place] for place in places)
     xs = [instances for instances, _ in points]
-    marks = {**_line_look(look), "linestyle": "none"}
+    marks = {**_line(style), **_marks(style), "linestyle": "none"}
     axes.plot(xs, [value / scale for _, value in points], clip_on=False, **marks)
     if curve.line is None:
         return
     ends = np.array([0.0, max(instances for instances, _ in curve.points)])
     middle = float(np.mean([instances for instances, _ in curve.points]))
     start, slope = curve.line.intercept.median / scale, curve.line.slope.median / scale
-    line = {key: value for key, value in _line_look(look).items() if "marker" not in key}
-    axes.plot(ends, start + slope * ends, **line)
+    axes.plot(ends, start + slope * ends, **_line(style))
     interval = curve.line.slope.interval
     if interval is not None and math.isfinite(interval.low) and math.isfinite(interval.high):
         # The line turns about the middle of the readings, where it is known best.
@@ -343,4 +306,4 @@ def _draw_curve(axes: Axes, curve: GrowthCurve, look: parts.Look, scale: float) 
         low, high = (
             height + each / scale * (ends - middle) for each in (interval.low, interval.high)
         )
-        axes.fill_between(ends, low, high, color=look.colour, alpha=0.18, linewidth=0)
+        axes.fill_between(ends, low, high, color=style.colour, alpha=0.18, linewidth=0)

@@ -1,14 +1,15 @@
-"""What an instance takes of the host's memory, by every way of counting it, side by side."""
+"""The chart of an instance's memory, by every way of counting it, side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from harness.analysis.summary import ArmRow, ScenarioTable
 from harness.report.charts import parts
-from harness.report.charts.drawing import MARGIN_INCHES, PALETTE, Chart, Told, add_axes, new_figure
+from harness.report.charts.drawing import MARGIN_INCHES, PALETTE, Chart, add_axes, new_figure
 from harness.report.text import wording
 from harness.report.text.tables import Grid
 
@@ -36,37 +37,24 @@ VALUE_INCHES = 1.35
 
 @dataclass(frozen=True, slots=True)
 class _Bar:
-    """One way of counting an arm's memory.
-
-    Attributes:
-        label: How it is called.
-        pieces: Bytes of each look, in order; empty if it is not known.
-        value: Spelled.
-    """
+    """One way of counting an arm's memory; its pieces are (bytes, look), none if not known."""
 
     label: str
     pieces: tuple[tuple[float, tuple[str, str, str]], ...]
     value: str
 
-    @property
-    def length(self) -> float:
-        """Bytes."""
-        return sum(amount for amount, _ in self.pieces)
-
 
 def memory_chart(table: ScenarioTable) -> Chart | None:
-    """Draw the memory of an instance just after it was ready.
-
-    Returns:
-        None if no arm's memory is known in any way.
-    """
+    """Draw the memory of an instance just after ready; returns None if no arm's is known."""
     ways = [way for way in WAYS if any(_known(row, way[0]) for row in table.rows)]
     if not ways:
         return None
     rows = [row for row in table.rows if row.trials]
     bars = {row.arm: [_bar(row, metric, label) for metric, label in ways] for row in rows}
-    told = Told(
-        title=f"{table.scenario.name}: memory of an instance, just after it was ready",
+    title = f"{table.scenario.name}: memory of an instance, just after it was ready"
+    return Chart(
+        name=f"memory-{parts.slug(table.scenario.name)}",
+        title=title,
         description=_description(bars),
         caption="Medians. PSS divides pages that several processes map among them, and is cut into "
         "what this instance alone has and its share of the rest. What a cgroup is charged includes "
@@ -75,13 +63,12 @@ def memory_chart(table: ScenarioTable) -> Chart | None:
         "is the true one; a virtual machine's are those of its QEMU.",
         grid=_grid(rows),
         grid_title="Memory, medians, [interval]",
+        draw=partial(_draw, bars, title),
     )
-    name = f"memory-{parts.slug(table.scenario.name)}"
-    return Chart(name, told, lambda width: _draw(bars, told.title, width))
 
 
 def _known(row: ArmRow, metric: str) -> float | None:
-    """The median of a metric; None where it is not known or most trials failed before it."""
+    """Return a metric's median; None where it is not known or most trials failed before it."""
     found = row.metrics.get(metric)
     return found.median if found is not None and found.is_reached else None
 
@@ -100,21 +87,18 @@ def _bar(row: ArmRow, metric: str, label: str) -> _Bar:
 
 
 def _description(bars: dict[str, list[_Bar]]) -> str:
-    told = (
+    arms = (
         f"{arm}: {', '.join(f'{bar.label} {bar.value}' for bar in found)}"
         for arm, found in bars.items()
     )
-    return f"Horizontal bars, a few an arm. {'. '.join(told)}."
-
-
-_COLUMNS = ("uss", "pss", "cgroup-current", "cgroup-peak", "available-delta")
+    return f"Horizontal bars, a few an arm. {'. '.join(arms)}."
 
 
 def _grid(rows: Sequence[ArmRow]) -> Grid:
     """Lay out every way, with whose memory it is, or why it is not known."""
     cells = []
     for row in rows:
-        for metric in _COLUMNS:
+        for metric in ("uss", *(way for way, _ in WAYS)):
             found = row.metrics.get(metric)
             reason = row.missing.get(metric, "")
             if found is None and not reason:
@@ -134,7 +118,8 @@ def _draw(bars: dict[str, list[_Bar]], title: str, width: float) -> Figure:
     parts.draw_head(figure, title, handles)
     room = width - 2 * MARGIN_INCHES - LABEL_INCHES
     axes = add_axes(figure, MARGIN_INCHES + LABEL_INCHES, head, room, height)
-    longest = max((bar.length for found in bars.values() for bar in found), default=0.0) or 1.0
+    lengths = (sum(size for size, _ in bar.pieces) for found in bars.values() for bar in found)
+    longest = max(lengths, default=0.0) or 1.0
     scale, unit = wording.size_unit(longest)
     axes.set_xlim(0, longest / scale / (1 - VALUE_INCHES / room))
     axes.locator_params(axis="x", nbins=4 if parts.is_narrow(width) else 8)
@@ -153,11 +138,8 @@ def _draw(bars: dict[str, list[_Bar]], title: str, width: float) -> Figure:
             for amount, (_, colour, hatch) in bar.pieces:
                 parts.bar(axes, bottom, before, amount / scale, colour, hatch, 0.14)
                 before += amount / scale
-            look: dict[str, Any] = {
-                "va": "center_baseline",
-                "bbox": parts.BACKGROUND,
-                **parts.SMALL,
-            }
-            axes.text(before + axes.get_xlim()[1] * 0.06 / room, middle, bar.value, **look)
+            end = before + axes.get_xlim()[1] * 0.06 / room
+            look: dict[str, Any] = {"va": "center_baseline", **parts.SMALL}
+            axes.text(end, middle, bar.value, bbox=parts.BACKGROUND, **look)
         top += row
     return figure

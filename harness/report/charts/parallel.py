@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
@@ -16,12 +17,12 @@ MOST_PROCESSES = 8
 """More are no help for some ten charts."""
 
 
-def draw_ahead(charts: Sequence[Chart], forms: Sequence[str]) -> None:
-    """Draw charts and leave what was drawn in them, where their properties find it.
+def draw_in_parallel(charts: Sequence[Chart], forms: Sequence[str]) -> None:
+    """Draw charts and keep the drawings where the properties of each chart find them.
 
-    The helpers are forked, so what the charts are drawn from is there already, and are gone when
-    this returns. Nothing is lost when there are none (one processor; or another thread runs, whose
-    locks fork(2) would copy as they are), or when one dies: a chart draws what is not there yet.
+    The helpers are forked, so they have the data already, and are gone when this returns. Nothing
+    is lost without them (one processor; or another thread runs, whose locks fork(2) would copy as
+    they are), or when one dies: a chart draws what is not there yet.
 
     Args:
         charts: To be drawn.
@@ -36,7 +37,7 @@ def draw_ahead(charts: Sequence[Chart], forms: Sequence[str]) -> None:
     import matplotlib.backends.backend_svg  # noqa: F401  # once, and not in each helper
 
     context = get_context("fork")
-    queue, filling = os.pipe()  # of charts: whoever is free takes the next
+    queue, filling = os.pipe()  # of charts: a helper that is free takes the next
     os.write(filling, bytes(range(len(charts))))
     os.close(filling)
     helpers: list[ForkProcess] = []
@@ -45,9 +46,8 @@ def draw_ahead(charts: Sequence[Chart], forms: Sequence[str]) -> None:
         for _ in range(many):
             ours, theirs = context.Pipe(duplex=False)
             started.append(ours)
-            helper = context.Process(
-                target=_help, args=(queue, charts, forms, theirs, started), daemon=True
-            )
+            arguments = (queue, charts, forms, theirs, started)
+            helper = context.Process(target=_help, args=arguments, daemon=True)
             helper.start()
             theirs.close()
             helpers.append(helper)
@@ -71,17 +71,17 @@ def _help(
     result: Connection,
     ends: Sequence[Connection],
 ) -> None:
-    # Who holds the reading end itself is never told that nobody reads: it would wait for ever to be
-    # read by a parent that was killed.
+    # A helper that holds the reading end itself gets no EPIPE: if the parent were killed, it would
+    # wait for a reader for ever.
     for end in ends:
         end.close()
-    # An interrupt from the keyboard reaches the helpers too; it is the parent's to answer it.
+    # An interrupt from the keyboard reaches the helpers too; only the parent answers it.
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         result.send(_draw_from(queue, charts, forms))
-    except Exception:  # the parent meets the same when it draws that chart, and tells it
+    except Exception:  # the parent meets the same when it draws that chart, and reports it
         result.close()
 
 
@@ -97,9 +97,6 @@ def _draw_from(
 
 
 def _take(result: Connection, charts: Sequence[Chart]) -> None:
-    try:
-        drawn = result.recv()
-    except (EOFError, OSError):
-        return
-    for place, found in drawn.items():
-        vars(charts[place]).update(found)  # where cached_property keeps its value
+    with contextlib.suppress(EOFError, OSError):
+        for place, found in result.recv().items():
+            vars(charts[place]).update(found)  # where cached_property keeps its value

@@ -1,17 +1,25 @@
-"""What the charts have in common: heads, rows, bars, marks, and one look for each arm."""
+"""Parts of several charts: heads, rows, bars, marks, and the style of each arm."""
 
 from __future__ import annotations
 
 import math
 import re
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import cycle
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from harness import stats
 from harness.analysis.summary import ArmRow, ScenarioTable
-from harness.report.charts.drawing import INK, LINES, MARGIN_INCHES, NARROW_INCHES, PAPER
+from harness.report.charts.drawing import (
+    INK,
+    LINES,
+    MARGIN_INCHES,
+    NARROW_INCHES,
+    PAPER,
+    new_figure,
+)
 from harness.report.text import wording
 
 if TYPE_CHECKING:
@@ -21,12 +29,14 @@ if TYPE_CHECKING:
 
     from harness.records.dataset import Floats
 
+Panel = TypeVar("Panel")
+
 GOLDEN = (math.sqrt(5) - 1) / 2
 """Multiples of it, modulo 1, spread points evenly: a jitter that is the same each time."""
 
 MOST_POINTS = 400
-"""No more points than these are drawn for an arm: beyond it nobody can tell them apart, and a page
-of a million trials must still open on a phone."""
+"""No more points than these are drawn for an arm: more cannot be distinguished, and a page of a
+million trials must still open on a phone."""
 
 TITLE_INCHES = 0.42
 AXIS_INCHES = 0.42
@@ -50,30 +60,18 @@ _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """How one arm looks in every chart of lines; its marker alone tells it apart.
-
-    Attributes:
-        colour: Of `drawing.LINES`.
-        marker: As matplotlib names it.
-        dash: The same.
-    """
+class ArmStyle:
+    """The colour of one arm in every chart of lines, and matplotlib's names of marker and dash."""
 
     colour: str
     marker: str
     dash: Any
 
 
-def looks(table: ScenarioTable) -> dict[str, Look]:
-    """Give each arm of a scenario its look, by its place in the report."""
-    return {
-        row.arm: Look(
-            LINES[number % len(LINES)],
-            _MARKERS[number % len(_MARKERS)],
-            _DASHES[number % len(_DASHES)],
-        )
-        for number, row in enumerate(table.rows)
-    }
+def arm_styles(table: ScenarioTable) -> dict[str, ArmStyle]:
+    """Give each arm of a scenario its style; the marker alone identifies it."""
+    styles = zip(cycle(LINES), cycle(_MARKERS), cycle(_DASHES), strict=False)
+    return {row.arm: ArmStyle(*style) for row, style in zip(table.rows, styles, strict=False)}
 
 
 def slug(name: str) -> str:
@@ -107,7 +105,7 @@ def drawn_of(count: int) -> str:
 
 
 def head_inches(title: str, handles: Sequence[Artist], width: float) -> float:
-    """How much of the figure's top the title and the legend take."""
+    """Return the height of title and legend."""
     lines = math.ceil(len(handles) / _columns(handles, width))
     return _title_inches(title, width) + 0.2 * lines + (0.1 if handles else 0)
 
@@ -123,21 +121,23 @@ def draw_head(figure: Figure, title: str, handles: Sequence[Artist]) -> None:
     for number, line in enumerate(wrapped(title, BOLD, width - 2 * MARGIN_INCHES)):
         top = 1 - (0.1 + LINE_INCHES * number) / height
         figure.text(MARGIN_INCHES / width, top, line, va="top", **BOLD)
-    if not handles:
-        return
-    figure.legend(
-        handles=list(handles),
-        loc="upper left",
-        bbox_to_anchor=(MARGIN_INCHES / width, 1 - _title_inches(title, width) / height),
-        ncols=_columns(handles, width),
-        fontsize=8,
-        handlelength=2.0,
-        handleheight=1.0,
-        columnspacing=1.6,
-        borderaxespad=0.0,
-        borderpad=0.0,
-        labelspacing=0.45,
-    )
+    if handles:
+        place = MARGIN_INCHES / width, 1 - _title_inches(title, width) / height
+        spaces: dict[str, Any] = {"handlelength": 2.0, "handleheight": 1.0, "columnspacing": 1.6}
+        columns = _columns(handles, width)
+        draw_legend(figure, handles, place, 8, ncols=columns, labelspacing=0.45, **spaces)
+
+
+def draw_legend(
+    figure: Figure,
+    handles: Sequence[Artist],
+    place: tuple[float, float],
+    fontsize: float,
+    **layout: Any,
+) -> None:
+    """Draw a legend without a frame; its upper left corner is at a place in the figure."""
+    edges: dict[str, Any] = {"loc": "upper left", "borderaxespad": 0.0, "borderpad": 0.0}
+    figure.legend(handles=list(handles), bbox_to_anchor=place, fontsize=fontsize, **edges, **layout)
 
 
 def _columns(handles: Sequence[Artist], width: float) -> int:
@@ -153,12 +153,8 @@ def patch(label: str, colour: str, hatch: str) -> Artist:
 
 def ring(label: str) -> Artist:
     """Make the legend's entry for single trials."""
-    from matplotlib.lines import Line2D
-
-    circle = Line2D([], [], color=INK, marker="o", markersize=3.6, label=label)
-    circle.set_markerfacecolor("none")
-    circle.set_linestyle("none")
-    return circle
+    circle: dict[str, Any] = {"marker": "o", "markersize": 3.6, "markerfacecolor": "none"}
+    return stroke(label, linestyle="none", **circle)
 
 
 def stroke(label: str, **look: Any) -> Artist:
@@ -175,6 +171,42 @@ def band(label: str, colour: str) -> Artist:
     return Patch(facecolor=colour, alpha=0.3, linewidth=0, label=label)
 
 
+def lay_panels(
+    title: str,
+    handles: Sequence[Artist],
+    width: float,
+    panels: Sequence[Panel],
+    inches_of: Callable[[Panel, float], float],
+    gutter_inches: float = 0.35,
+) -> tuple[Figure, list[tuple[Panel, float, float, float]]]:
+    """Make a figure with its head, and find the place of each panel: one or two in a line.
+
+    Args:
+        title: Of the figure.
+        handles: Of its legend.
+        width: Of the figure, inches.
+        panels: In order.
+        inches_of: Height in inches of a panel that is so many inches wide.
+        gutter_inches: Between two panels.
+
+    Returns:
+        The figure, and (panel, left, top, width) each, in inches from the figure's corner.
+    """
+    columns = 1 if is_narrow(width) or len(panels) == 1 else 2
+    inches = (width - 2 * MARGIN_INCHES - (columns - 1) * gutter_inches) / columns
+    lines = [panels[first : first + columns] for first in range(0, len(panels), columns)]
+    heights = [max(inches_of(panel, inches) for panel in line) for line in lines]
+    head = head_inches(title, handles, width)
+    places = [
+        (panel, MARGIN_INCHES + number * (inches + gutter_inches), head + sum(heights[:n]), inches)
+        for n, line in enumerate(lines)
+        for number, panel in enumerate(line)
+    ]
+    figure = new_figure(width, head + sum(heights))
+    draw_head(figure, title, handles)
+    return figure, places
+
+
 def write_panel_head(figure: Figure, left: float, top: float, title: str, second: str) -> None:
     """Write a panel's title and a line under it, at a place in inches; it takes 0.44 inches."""
     width, height = figure.get_size_inches()
@@ -185,43 +217,34 @@ def write_panel_head(figure: Figure, left: float, top: float, title: str, second
 
 @dataclass(frozen=True, slots=True)
 class RowHead:
-    """The text above what a row shows.
-
-    Attributes:
-        name: Of the arm, at the left of the first line.
-        right: Lines at the right, the first beside the name.
-    """
+    """The text of a row: an arm's name at the left, and lines at the right of and below it."""
 
     name: str
     right: tuple[tuple[str, Mapping[str, Any]], ...]
 
     @property
     def inches(self) -> float:
-        """How high it is."""
+        """Height."""
         return 0.085 + LINE_INCHES * len(self.right)
 
 
-def row_head(name: str, figures: str, note: str, room: float) -> RowHead:
-    """Lay out a row's text: figures beside the name where both fit, else under it.
+def row_head(name: str, figures: str, note: str, inches: float) -> RowHead:
+    """Lay out a row's text: figures beside the arm's name where both fit, else under it.
 
     Args:
         name: Of the arm.
-        figures: What it measured.
-        note: How to read that; empty for nothing.
-        room: Inches.
+        figures: Its values.
+        note: How to read them; empty for nothing.
+        inches: Width of the row.
     """
     lines: list[tuple[str, Mapping[str, Any]]] = [(figures, {}), (note, NOTE)]
-    if text_inches(name, BOLD) + text_inches(figures, {}) + 0.15 > room:
+    if text_inches(name, BOLD) + text_inches(figures, {}) + 0.15 > inches:
         lines.insert(0, ("", {}))
     return RowHead(name, tuple(line for n, line in enumerate(lines) if line[0] or n == 0))
 
 
 def write_row(axes: Axes, top: float, head: RowHead) -> float:
-    """Write a row's text into axes whose heights are inches from the top.
-
-    Returns:
-        Where the text ends: what the row shows begins there.
-    """
+    """Write a row's text into axes whose heights are inches from the top; returns its end."""
     left, right = axes.get_xlim()
     axes.text(left, top + 0.19, head.name, va="bottom", bbox=BACKGROUND, **BOLD)
     for number, (line, font) in enumerate(head.right):
@@ -232,7 +255,7 @@ def write_row(axes: Axes, top: float, head: RowHead) -> float:
 
 
 def text_inches(text: str, font: Mapping[str, Any]) -> float:
-    """How wide a line of text is."""
+    """Return the width of a line of text."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 
@@ -246,22 +269,16 @@ def text_inches(text: str, font: Mapping[str, Any]) -> float:
     return float(width) / 72
 
 
-def wrapped(text: str, font: Mapping[str, Any], room: float) -> list[str]:
+def wrapped(text: str, font: Mapping[str, Any], inches: float) -> list[str]:
     """Break a text into lines that fit into so many inches, at spaces where there are any."""
     wide = text_inches(text, font)
-    return (
-        textwrap.wrap(text, max(int(len(text) * room / wide * 0.97), 8)) if wide > room else [text]
-    )
+    if wide <= inches:
+        return [text]
+    return textwrap.wrap(text, max(int(len(text) * inches / wide * 0.97), 8))
 
 
 def bar(
-    axes: Axes,
-    bottom: float,
-    left: float,
-    length: float,
-    colour: str,
-    hatch: str,
-    height: float = 0.2,
+    axes: Axes, bottom: float, left: float, length: float, colour: str, hatch: str, height: float
 ) -> None:
     """Draw a bar with an outline that is seen on any paper, whatever its filling."""
     from matplotlib.patches import Rectangle
@@ -278,18 +295,9 @@ def bar(
 
 def draw_rings(axes: Axes, xs: Sequence[float], heights: Sequence[float]) -> None:
     """Draw single trials."""
-    axes.plot(
-        xs,
-        heights,
-        linestyle="none",
-        marker="o",
-        markersize=3.2,
-        markerfacecolor="none",
-        markeredgecolor=INK,
-        markeredgewidth=0.7,
-        alpha=0.75,
-        clip_on=False,
-    )
+    circle: dict[str, Any] = {"marker": "o", "markersize": 3.2, "markerfacecolor": "none"}
+    edge: dict[str, Any] = {"markeredgecolor": INK, "markeredgewidth": 0.7, "alpha": 0.75}
+    axes.plot(xs, heights, linestyle="none", clip_on=False, **circle, **edge)
 
 
 def draw_interval(
@@ -298,8 +306,8 @@ def draw_interval(
     """Draw a median as a tick on the line of its interval; an open end runs into an arrow.
 
     Args:
-        axes: Where.
-        found: What.
+        axes: Drawn into.
+        found: The median.
         scale: The axis' unit.
         height: Of the line.
         tick: Half the length of the tick.
@@ -325,10 +333,10 @@ def missed_text(missed: int, trials: int) -> str:
 
 def ready_figures(table: ScenarioTable, row: ArmRow) -> str:
     """Spell `ready` with its interval and its ratio to the reference."""
-    told = wording.duration_estimate(row.ready)
+    spelled = wording.duration_estimate(row.ready)
     if row.ratio is not None and row.ratio.estimate.is_reached:
-        told += f" · {wording.times(row.ratio.estimate.median)} {table.reference or ''}"
-    return told
+        spelled += f" · {wording.times(row.ratio.estimate.median)} {table.reference or ''}"
+    return spelled
 
 
 def set_log_scale(axes: Axes, low: float, high: float, most: int = 6) -> None:
@@ -369,8 +377,3 @@ _DECADES: tuple[tuple[int, tuple[float, ...]], ...] = (
     (1, (1.0, 2.0, 5.0)),
 )
 """(of how many decades one, its multiples), ever denser."""
-
-
-def columns_for(width: float, panels: int) -> int:
-    """How many panels stand side by side."""
-    return 1 if is_narrow(width) or panels == 1 else 2

@@ -10,21 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from harness import stats
-from harness.analysis.summary import ArmRow, ScenarioTable
+from harness.analysis.summary import ScenarioTable
 from harness.model.metrics import METRICS
 from harness.report.charts import parts
-from harness.report.charts.drawing import (
-    INK,
-    LINES,
-    MARGIN_INCHES,
-    Chart,
-    Told,
-    add_axes,
-    new_figure,
-)
+from harness.report.charts.drawing import INK, LINES, Chart, add_axes
 from harness.report.text import wording
 from harness.report.text.answer import UPPER_BOUND
 from harness.report.text.tables import Grid
@@ -42,33 +35,24 @@ EXEMPT = frozenset({"disk", "disk-growth", "disk-shared", "left-behind"})
 ROW_INCHES = 0.26
 """Of a row, below its text: the mark, and air."""
 TEXT_INCHES = 0.46
-GUTTER_INCHES = 0.35
-
 FARTHEST = 1e6
 """No axis reaches farther from 1 than this: what does is an arrow."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Line:
-    """One arm's ratio.
-
-    Attributes:
-        arm: Its name.
-        comparison: With the reference.
-        note: Under the figures.
-    """
+    """One arm's ratio to the reference, and a note under its figures."""
 
     arm: str
     comparison: stats.Comparison
     note: str
 
-    def head(self, room: float) -> parts.RowHead:
-        """The text above its mark, in a panel of that many inches."""
-        return parts.row_head(self.arm, wording.ratio(self.comparison), self.note, room)
+    def head(self, inches: float) -> parts.RowHead:
+        return parts.row_head(self.arm, wording.ratio(self.comparison), self.note, inches)
 
 
 @dataclass(frozen=True, slots=True)
-class _Panel:
+class _RatioPanel:
     """One metric.
 
     Attributes:
@@ -83,32 +67,29 @@ class _Panel:
     floor: float | None
     detectable: float | None
 
-    def shown_inches(self, room: float) -> float:
-        """How high its axes are in a panel that many inches wide."""
-        return sum(line.head(room).inches + ROW_INCHES for line in self.lines)
+    def axes_inches(self, inches: float) -> float:
+        """Return the height of its axes in a panel that many inches wide."""
+        return sum(line.head(inches).inches + ROW_INCHES for line in self.lines)
 
     @property
     def noise(self) -> str:
-        """What is known of the noise, spelled."""
         if self.floor is None:
             return "noise floor not known"
-        told = f"noise floor ± {_percent(self.floor)}"
+        spelled = f"noise floor ± {_percent(self.floor)}"
         if self.detectable is not None and math.isfinite(self.detectable):
-            told += f", detectable {_percent(self.detectable)}"
-        return told
+            spelled += f", detectable {_percent(self.detectable)}"
+        return spelled
 
 
 def ratio_chart(table: ScenarioTable) -> Chart | None:
-    """Draw the ratios to the reference.
-
-    Returns:
-        None if nothing can be compared.
-    """
+    """Draw the ratios to the reference; returns None if nothing can be compared."""
     panels = [panel for panel in (_panel(table, metric) for metric in SHOWN) if panel is not None]
     if not panels:
         return None
-    told = Told(
-        title=f"{table.scenario.name}: how many times {table.reference}",
+    title = f"{table.scenario.name}: how many times {table.reference}"
+    return Chart(
+        name=f"ratios-{parts.slug(table.scenario.name)}",
+        title=title,
         description=_description(panels, table.reference or ""),
         caption=f"Ratios to {table.reference} within blocks: the dot is their median, the line its "
         f"interval. The line at 1 is {table.reference} itself; a line that crosses it may be no "
@@ -116,25 +97,24 @@ def ratio_chart(table: ScenarioTable) -> Chart | None:
         "arm is from itself in single pairs. Scales are logarithmic.",
         grid=_grid(panels, table.reference or ""),
         grid_title=f"Ratios to {table.reference}, [interval]",
+        draw=partial(_draw, panels, title),
     )
-    name = f"ratios-{parts.slug(table.scenario.name)}"
-    return Chart(name, told, lambda width: _draw(panels, told.title, width))
 
 
-def _panel(table: ScenarioTable, metric: str) -> _Panel | None:
+def _panel(table: ScenarioTable, metric: str) -> _RatioPanel | None:
     lines = []
     for row in table.rows:
         comparison = row.ratios.get(metric)
         if comparison is not None and not row.is_reference:
-            note = UPPER_BOUND if _is_bound(table, row, metric) else ""
-            lines.append(_Line(row.arm, comparison, note))
-    # Of a ratio of zero, as of an arm that writes nothing, there is no place to be drawn at.
+            is_bound = metric not in EXEMPT and table.is_upper_bound(row)
+            lines.append(_Line(row.arm, comparison, UPPER_BOUND if is_bound else ""))
+    # A ratio of zero, as of an arm that writes nothing, has no place on a logarithmic axis.
     if not any(0 < line.comparison.estimate.median < math.inf for line in lines):
         return None
     known = [noise for noise in table.noise if noise.metric == metric]
     # Two arms were compared with themselves: the noisier one is what a ratio must get out of.
     noise = max(known, key=lambda one: one.floor, default=None)
-    return _Panel(
+    return _RatioPanel(
         METRICS[metric].title,
         tuple(lines),
         noise.floor if noise is not None else None,
@@ -142,27 +122,23 @@ def _panel(table: ScenarioTable, metric: str) -> _Panel | None:
     )
 
 
-def _is_bound(table: ScenarioTable, row: ArmRow, metric: str) -> bool:
-    return metric not in EXEMPT and table.is_upper_bound(row)
-
-
 def _percent(share: float) -> str:
-    share = abs(share)  # a floor of nothing may come with a minus
-    return f"{share * 100:.2g} %" if share < 1 else f"{share * 100:.0f} %"
+    percent = abs(share) * 100  # a floor of 0 may be -0
+    return f"{percent:.2g} %" if percent < 100 else f"{percent:.0f} %"
 
 
-def _description(panels: Sequence[_Panel], reference: str) -> str:
-    told = []
+def _description(panels: Sequence[_RatioPanel], reference: str) -> str:
+    metrics = []
     for panel in panels:
         lines = "; ".join(
             f"{line.arm} {wording.ratio(line.comparison)}{f' ({line.note})' if line.note else ''}"
             for line in panel.lines
         )
-        told.append(f"{panel.title} ({panel.noise}): {lines}")
-    return f"Dots with intervals on a scale of ratios to {reference}. {'. '.join(told)}."
+        metrics.append(f"{panel.title} ({panel.noise}): {lines}")
+    return f"Dots with intervals on a scale of ratios to {reference}. {'. '.join(metrics)}."
 
 
-def _grid(panels: Sequence[_Panel], reference: str) -> Grid:
+def _grid(panels: Sequence[_RatioPanel], reference: str) -> Grid:
     rows = tuple(
         (line.arm, panel.title, wording.ratio(line.comparison), line.note or wording.NONE)
         for panel in panels
@@ -171,33 +147,25 @@ def _grid(panels: Sequence[_Panel], reference: str) -> Grid:
     return Grid(("arm", "of what", f"times {reference} [interval]", "to be read as"), rows)
 
 
-def _draw(panels: Sequence[_Panel], title: str, width: float) -> Figure:
+def _draw(panels: Sequence[_RatioPanel], title: str, width: float) -> Figure:
     handles = [
         parts.stroke("median and its interval", marker="o", markersize=4),
         parts.stroke("no difference", linewidth=1, linestyle="--"),
     ]
     if any(panel.floor is not None for panel in panels):
         handles.append(parts.band("noise of this host", LINES[5]))
-    columns = parts.columns_for(width, len(panels))
-    room = (width - 2 * MARGIN_INCHES - (columns - 1) * GUTTER_INCHES) / columns
-    lines = [panels[n : n + columns] for n in range(0, len(panels), columns)]
     around = TEXT_INCHES + parts.AXIS_INCHES
-    heights = [around + max(panel.shown_inches(room) for panel in line) for line in lines]
-    head = parts.head_inches(title, handles, width)
-    figure = new_figure(width, head + sum(heights))
-    parts.draw_head(figure, title, handles)
-    top = head
-    for line, height in zip(lines, heights, strict=True):
-        for number, panel in enumerate(line):
-            left = MARGIN_INCHES + number * (room + GUTTER_INCHES)
-            parts.write_panel_head(figure, left, top, panel.title, panel.noise)
-            shown = panel.shown_inches(room)
-            _draw_panel(add_axes(figure, left, top + TEXT_INCHES, room, shown), panel, room)
-        top += height
+    figure, places = parts.lay_panels(
+        title, handles, width, panels, lambda panel, inches: around + panel.axes_inches(inches)
+    )
+    for panel, left, top, inches in places:
+        parts.write_panel_head(figure, left, top, panel.title, panel.noise)
+        axes = add_axes(figure, left, top + TEXT_INCHES, inches, panel.axes_inches(inches))
+        _draw_panel(axes, panel, inches)
     return figure
 
 
-def _draw_panel(axes: Axes, panel: _Panel, room: float) -> None:
+def _draw_panel(axes: Axes, panel: _RatioPanel, inches: float) -> None:
     parts.set_log_scale(axes, *_ends(panel))
     axes.set_xlabel("times, logarithmic", fontsize=8, labelpad=2)
     start, end = axes.get_xlim()
@@ -207,7 +175,7 @@ def _draw_panel(axes: Axes, panel: _Panel, room: float) -> None:
     axes.axvline(1, color=INK, linewidth=1, linestyle="--")
     top = 0.0
     for line in panel.lines:
-        shown = parts.write_row(axes, top, line.head(room))
+        shown = parts.write_row(axes, top, line.head(inches))
         found, height = line.comparison.estimate, shown + 0.1
         parts.draw_interval(axes, found, 1.0, height, 0.05)
         if found.is_reached and start <= found.median <= end:
@@ -217,7 +185,7 @@ def _draw_panel(axes: Axes, panel: _Panel, room: float) -> None:
         top = shown + ROW_INCHES
 
 
-def _ends(panel: _Panel) -> tuple[float, float]:
+def _ends(panel: _RatioPanel) -> tuple[float, float]:
     """Choose the axis' ends so that 1, the noise and every finite end of an interval are on it."""
     places = [1.0]
     if panel.floor is not None:
@@ -227,5 +195,5 @@ def _ends(panel: _Panel) -> tuple[float, float]:
         ends = (found.interval.low, found.interval.high) if found.interval is not None else ()
         places += [place for place in (found.median, *ends) if 0 < place < math.inf]
     low, high = max(min(places), 1 / FARTHEST), min(max(places), FARTHEST)
-    room = max((high / low) ** 0.06, 1.01)
-    return low / room, high * room
+    margin = max((high / low) ** 0.06, 1.01)
+    return low / margin, high * margin

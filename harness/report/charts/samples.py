@@ -10,21 +10,16 @@ from harness.analysis.summary import ScenarioTable
 from harness.records.dataset import RunData
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
-
     from harness.records.dataset import Floats
-
-    Flags = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """Every trial that an arm's figures are made of, as far as `ready` is concerned.
+    """Every counted trial of an arm, as far as `ready` is concerned.
 
     Attributes:
         values: Shape (trials that went well,): ns from t0 to `ready`, in the order taken.
-        missed: How many failed or were not ready in time.
+        missed: Number of trials that failed or were not ready in time.
     """
 
     values: Floats
@@ -37,12 +32,7 @@ class Samples:
 
 
 def samples_of(table: ScenarioTable, data: RunData) -> dict[str, Samples]:
-    """Take the samples of a scenario: arm name to what it has.
-
-    Args:
-        table: The scenario.
-        data: The run that it was made from.
-    """
+    """Take the samples of a scenario, by arm, from the run that it was made from."""
     import numpy as np
 
     rows = data.frame

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from harness.analysis.summary import MARKS, ArmRow, ScenarioTable
 from harness.model import Milestone, units
@@ -18,7 +19,6 @@ from harness.report.charts.drawing import (
     MARGIN_INCHES,
     PALETTE,
     Chart,
-    Told,
     add_panel,
     new_figure,
 )
@@ -41,7 +41,7 @@ PHASE_LOOK = {
     Milestone.STARTED: (PALETTE["purple"], "\\\\\\\\"),
     Milestone.READY: (PALETTE["green"], "xxxx"),
 }
-"""Colour and hatch of the phase that ends with a milestone: either alone tells them apart."""
+"""Colour and hatch of the phase that ends with a milestone: each alone identifies it."""
 
 SHOWN_INCHES = 0.44
 """Of a row, below its text: bar, interval, points, and air."""
@@ -49,15 +49,15 @@ SHOWN_INCHES = 0.44
 
 @dataclass(frozen=True, slots=True)
 class _Lane:
-    """What is drawn for one arm.
+    """The drawing of one arm.
 
     Attributes:
-        row: Its figures.
+        row: Its values.
         boundaries: (milestone, median in ns) in order, as far as most trials got.
         samples: Of `ready`.
-        points: Those that are drawn, ns.
+        points: Samples that are drawn, ns.
         figures: At the right above the bar.
-        note: Under them.
+        note: Under the figures.
     """
 
     row: ArmRow
@@ -69,26 +69,19 @@ class _Lane:
 
     @property
     def extent(self) -> float:
-        """How far to the right it reaches, in ns."""
+        """Return its right end in ns."""
         return max((*self.points, *(at for _, at in self.boundaries)), default=0.0)
 
     def head(self, width: float) -> parts.RowHead:
-        """The text above its bar, in a figure of that many inches."""
-        room = width - 2 * MARGIN_INCHES
-        return parts.row_head(self.row.arm, self.figures, self.note, room)
+        inches = width - 2 * MARGIN_INCHES
+        return parts.row_head(self.row.arm, self.figures, self.note, inches)
 
 
 def start_chart(table: ScenarioTable, samples: dict[str, Samples]) -> Chart | None:
-    """Draw time until ready.
+    """Draw time until ready, from the samples of each arm.
 
-    Phases end at the medians of their milestones, so a bar ends at the median of `ready`.
-
-    Args:
-        table: The scenario.
-        samples: Arm name to its samples of `ready`.
-
-    Returns:
-        None if no trial got anywhere, so that there is nothing to draw.
+    Phases end at the medians of their milestones, so a bar ends at the median of `ready`. Returns
+    None if no trial reached any milestone.
     """
     lanes = _lanes(table, samples)
     if not any(lane.extent for lane in lanes):
@@ -100,15 +93,16 @@ def start_chart(table: ScenarioTable, samples: dict[str, Samples]) -> Chart | No
     )
     if table.reference:
         caption += f" A figure with × compares with {table.reference}, within blocks."
-    told = Told(
-        title=f"{table.scenario.name}: time from request until ready",
+    title = f"{table.scenario.name}: time from request until ready"
+    return Chart(
+        name=f"start-{parts.slug(table.scenario.name)}",
+        title=title,
         description=_description(lanes),
         caption=caption,
         grid=tables.start_grid(table),
         grid_title=f"Median time since the request, [interval], × {table.reference}",
+        draw=partial(_draw, lanes, title),
     )
-    name = f"start-{parts.slug(table.scenario.name)}"
-    return Chart(name, told, lambda width: _draw(lanes, told.title, width))
 
 
 def _lanes(table: ScenarioTable, samples: dict[str, Samples]) -> list[_Lane]:
@@ -120,33 +114,19 @@ def _lanes(table: ScenarioTable, samples: dict[str, Samples]) -> list[_Lane]:
         for milestone in (*MARKS, Milestone.READY):
             found = row.milestones.get(milestone)
             if found is not None and found.is_reached:
-                # Marks that were lost in some trials could put a median before its forerunner's.
+                # Marks that were lost in some trials could put a median before the one before it.
                 floor = boundaries[-1][1] if boundaries else 0.0
                 boundaries.append((milestone, max(found.median, floor)))
         taken = samples[row.arm]
         is_compared = row.ratio is not None and row.ratio.estimate.is_reached
-        bound = is_compared and table.is_upper_bound(row)
-        lanes.append(
-            _Lane(
-                row,
-                tuple(boundaries),
-                taken,
-                parts.thinned(taken.values),
-                parts.ready_figures(table, row),
-                UPPER_BOUND if bound else "",
-            )
-        )
+        note = UPPER_BOUND if is_compared and table.is_upper_bound(row) else ""
+        points, figures = parts.thinned(taken.values), parts.ready_figures(table, row)
+        lanes.append(_Lane(row, tuple(boundaries), taken, points, figures, note))
     return lanes
 
 
-def _short(lanes: Sequence[_Lane]) -> list[_Lane]:
-    """List the lanes too short to be seen beside the longest; none if all are alike."""
-    longest = max(lane.extent for lane in lanes)
-    return [lane for lane in lanes if 0 < lane.extent * TOO_SHORT < longest]
-
-
 def _description(lanes: Sequence[_Lane]) -> str:
-    told = []
+    arms = []
     for lane in lanes:
         phases, before = [], 0.0
         for milestone, at in lane.boundaries:
@@ -155,12 +135,13 @@ def _description(lanes: Sequence[_Lane]) -> str:
         missed = lane.samples.missed
         failed = f"; {units.count(missed, 'trial')} failed" if missed else ""
         bound = f"; {lane.note}" if lane.note else ""
-        told.append(f"{lane.row.arm}: ready {lane.figures} ({', '.join(phases)}{failed}{bound})")
-    return f"Horizontal bars, one an arm, divided into phases. {'. '.join(told)}."
+        arms.append(f"{lane.row.arm}: ready {lane.figures} ({', '.join(phases)}{failed}{bound})")
+    return f"Horizontal bars, one an arm, divided into phases. {'. '.join(arms)}."
 
 
 def _draw(lanes: Sequence[_Lane], title: str, width: float) -> Figure:
-    short = _short(lanes)
+    longest = max(lane.extent for lane in lanes)
+    short = [lane for lane in lanes if 0 < lane.extent * TOO_SHORT < longest]
     handles = _legend(lanes)
     head = parts.head_inches(title, handles, width)
     panel = sum(lane.head(width).inches + SHOWN_INCHES for lane in lanes)
@@ -185,8 +166,8 @@ def _magnified_title(lanes: Sequence[_Lane], short: Sequence[_Lane], width: floa
         return []
     factor = max(lane.extent for lane in lanes) / max(lane.extent for lane in short)
     names = wording.listed([lane.row.arm for lane in short])
-    told = f"{names}, magnified {factor:.0f} ×"
-    return parts.wrapped(told, parts.BOLD, width - 2 * MARGIN_INCHES)
+    title = f"{names}, magnified {factor:.0f} ×"
+    return parts.wrapped(title, parts.BOLD, width - 2 * MARGIN_INCHES)
 
 
 def _draw_lanes(
@@ -227,19 +208,12 @@ def _draw_samples(axes: Axes, shown: float, lane: _Lane, scale: float) -> None:
 
 
 def _label(axes: Axes, shown: float, left: float, right: float, text: str) -> None:
-    """Write a phase's duration into its piece of the bar, where there is room for it."""
-    inches = axes.bbox.width / axes.figure.dpi
-    room = (right - left) / axes.get_xlim()[1] * inches
-    if room > 0.075 * len(text) + 0.1:
-        axes.text(
-            (left + right) / 2,
-            shown + 0.0675,
-            text,
-            fontsize=7.5,
-            ha="center",
-            va="center_baseline",
-            bbox=parts.BACKGROUND,
-        )
+    """Write a phase's duration into its piece of the bar, where it fits."""
+    inches = (right - left) / axes.get_xlim()[1] * axes.bbox.width / axes.figure.dpi
+    if inches > 0.075 * len(text) + 0.1:
+        font: dict[str, Any] = {"fontsize": 7.5, "ha": "center", "va": "center_baseline"}
+        middle = (left + right) / 2
+        axes.text(middle, shown + 0.0675, text, bbox=parts.BACKGROUND, **font)
 
 
 def _legend(lanes: Sequence[_Lane]) -> list[Artist]:

@@ -1,6 +1,6 @@
-"""A series over the runs: every median with its interval, the levels, and where they change.
+"""The chart of a series: the median of every run with its interval, the levels, the changes.
 
-Runs are evenly spaced in the order of time: it is commits that one looks for, not weeks.
+Runs are evenly spaced in the order of time: a reader looks for commits, not for weeks.
 """
 
 from __future__ import annotations
@@ -9,8 +9,10 @@ import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from statistics import median
+from typing import TYPE_CHECKING, Any
 
 from harness.analysis.history import Point, Series, SeriesId
 from harness.analysis.trends import SeriesChange, State, Trend, change_in_words, size_of
@@ -23,9 +25,9 @@ from harness.report.charts.drawing import (
     LINES,
     MARGIN_INCHES,
     Chart,
-    Told,
     add_axes,
     new_figure,
+    show_y_axis,
 )
 from harness.report.text import wording
 from harness.report.text.tables import Grid
@@ -36,9 +38,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Link = Callable[[Point], str | None]
-"""Where the report of a point's run is, seen from the page; None: nowhere."""
+"""Returns the link from the page to the report of a point's run; None: there is no report."""
 
-MOST_TOLD = 6
+MOST_LISTED = 6
 """No more changes than these, the newest, are written above the chart; the table has all."""
 PLOT_INCHES = 2.3
 SIGNS_INCHES = 0.5
@@ -46,38 +48,35 @@ SIGNS_INCHES = 0.5
 _NEAR_INCHES = 0.16
 _LEFT_INCHES = 0.62
 _FAR = 8
-"""So many deviations from its level a point is drawn at the edge, lest it flatten all others."""
+"""So many deviations from its level a point is drawn at the edge: it would flatten all others."""
 
 
 def file_name(name: SeriesId) -> str:
-    """A name for a series' files; no two series have the same."""
-    words = (name.scenario, name.arm, name.metric, name.setting)
+    """Name a series' files; no two series have the same."""
+    words = [name.scenario, name.arm, name.metric, name.setting]
     slugs = [parts.slug(word)[:60] for word in words]
-    plain = "_".join(slugs)
-    if tuple(slugs) != words:
-        digest = hashlib.sha256(str(name).encode(errors="surrogateescape")).hexdigest()[:8]
-        plain = f"{plain}_{digest}"
-    return plain
+    if slugs != words:
+        slugs.append(hashlib.sha256(str(name).encode(errors="surrogateescape")).hexdigest()[:8])
+    return "_".join(slugs)
 
 
 def trend_chart(trend: Trend, link: Link | None = None) -> Chart:
-    """Draw a series.
-
-    Args:
-        trend: With its changes.
-        link: What a point leads to, for a page.
-    """
+    """Draw a series with its changes; in a page its points are links."""
     name, count = trend.series.id, len(trend.series.points)
-    told = Told(
-        title=f"{name.scenario}, {name.arm}: {name.quantity.title}",
-        description=f"{units.count(count, 'run')} in the order of time. {_described(trend)}",
+    changes = [_change(trend, number) for number in range(len(trend.changes))]
+    described = ". ".join(changes) or f"Changes: {change_in_words(trend)}"
+    title = f"{name.scenario}, {name.arm}: {name.quantity.title}"
+    return Chart(
+        name=f"trend-{file_name(name)}",
+        title=title,
+        description=f"{units.count(count, 'run')} in the order of time. {described}.",
         caption="Each mark is the median of one run with its 95 % interval, in the order of time. "
         "A heavy line is the level between two changes; a dashed line is where a change begins. A "
         "triangle at the edge lies beyond it, a ✕ at the top is a run in which most trials failed.",
         grid=points_grid(trend.series),
         grid_title="Every run",
+        draw=partial(_draw, trend, link, title),
     )
-    return Chart(f"trend-{file_name(name)}", told, lambda width: _draw(trend, link, told, width))
 
 
 def points_grid(series: Series) -> Grid:
@@ -102,18 +101,10 @@ def figure_of(series: Series, point: Point) -> str:
     return wording.amount_estimate(estimate, series.id.quantity.unit)
 
 
-def _described(trend: Trend) -> str:
-    if not trend.changes:
-        return f"Changes: {change_in_words(trend)}."
-    return " ".join(f"{_told(trend, number)}." for number in range(len(trend.changes)))
-
-
-def _told(trend: Trend, number: int) -> str:
-    change = trend.changes[number]
-    unit = trend.series.id.quantity.unit
-    levels = " to ".join(
-        wording.amount(value, unit) for value in (change.found.before, change.found.after)
-    )
+def _change(trend: Trend, number: int) -> str:
+    change, unit = trend.changes[number], trend.series.id.quantity.unit
+    before = wording.amount(change.found.before, unit)
+    levels = f"{before} to {wording.amount(change.found.after, unit)}"
     size = size_of(trend.series, change)
     return f"{number + 1}: {size} with {change.first.label}, {levels}, {change.state}"
 
@@ -128,7 +119,7 @@ class _Scale:
     name: str
 
     def place(self, value: float) -> float:
-        """Where on the axis a value lies, at most at its edge."""
+        """Return the place of a value on the axis, at most its edge."""
         return min(max(value, self.low), self.high) / self.unit
 
 
@@ -155,47 +146,44 @@ def _scale_of(trend: Trend) -> _Scale:
 
 
 def _levels(trend: Trend) -> list[tuple[int, int, float]]:
-    """First point, the one after the last, and level of each stretch without a change."""
+    """List first point, the one after the last, and level of each stretch without a change."""
     values = trend.series.values
     borders = [0, *(change.found.index for change in trend.changes), len(values)]
-    found = []
-    for begin, end in pairwise(borders):
-        part = sorted(values[begin:end])
-        middle = len(part) // 2
-        level = part[middle] if len(part) % 2 else (part[middle - 1] + part[middle]) / 2
-        found.append((begin, end, level))
-    return found
+    return [(begin, end, median(values[begin:end])) for begin, end in pairwise(borders)]
 
 
-def _draw(trend: Trend, link: Link | None, told: Told, width: float) -> Figure:
+def _draw(trend: Trend, link: Link | None, title: str, width: float) -> Figure:
     lines = _change_lines(trend, width)
-    head = parts.head_inches(told.title, (), width) + parts.LINE_INCHES * len(lines)
-    figure = new_figure(width, head + SIGNS_INCHES + PLOT_INCHES + parts.AXIS_INCHES)
-    parts.draw_head(figure, told.title, ())
-    height = figure.get_size_inches()[1]
-    first = head - parts.LINE_INCHES * len(lines)
+    first = parts.head_inches(title, (), width)
+    head = first + parts.LINE_INCHES * len(lines) + SIGNS_INCHES
+    height = head + PLOT_INCHES + parts.AXIS_INCHES
+    figure = new_figure(width, height)
+    parts.draw_head(figure, title, ())
     for number, line in enumerate(lines):
         top = 1 - (first + parts.LINE_INCHES * number) / height
         figure.text(MARGIN_INCHES / width, top, line, va="top", **parts.SMALL)
-    room = width - MARGIN_INCHES * 2 - _LEFT_INCHES
-    axes = add_axes(figure, MARGIN_INCHES + _LEFT_INCHES, head + SIGNS_INCHES, room, PLOT_INCHES)
+    inches = width - MARGIN_INCHES * 2 - _LEFT_INCHES
+    axes = add_axes(figure, MARGIN_INCHES + _LEFT_INCHES, head, inches, PLOT_INCHES)
     scale = _scale_of(trend)
     _lay_axes(axes, trend.series, scale, width)
-    _draw_levels(axes, trend, scale)
+    for begin, end, level in _levels(trend):
+        if math.isfinite(level):
+            levels = [scale.place(level)] * 2
+            axes.plot([begin - 0.5, end - 0.5], levels, color=INK, linewidth=1.8, alpha=0.75)
     _draw_points(axes, trend.series, scale, link)
-    _draw_signs(axes, trend.changes, room / max(len(trend.series.points), 1))
+    _draw_signs(axes, trend.changes, inches / max(len(trend.series.points), 1))
     return figure
 
 
 def _change_lines(trend: Trend, width: float) -> list[str]:
-    room = width - 2 * MARGIN_INCHES
-    first = max(len(trend.changes) - MOST_TOLD, 0)
-    told = [_told(trend, number) for number in range(first, len(trend.changes))]
+    first = max(len(trend.changes) - MOST_LISTED, 0)
+    texts = [_change(trend, number) for number in range(first, len(trend.changes))]
     if first:
-        told.insert(0, f"{units.count(first, 'earlier change')}: see the table")
+        texts.insert(0, f"{units.count(first, 'earlier change')}: see the table")
     if not trend.changes:
-        told = [f"changes: {change_in_words(trend)}"]
-    return [line for text in told for line in parts.wrapped(text, parts.SMALL, room)]
+        texts = [f"changes: {change_in_words(trend)}"]
+    inches = width - 2 * MARGIN_INCHES
+    return [line for text in texts for line in parts.wrapped(text, parts.SMALL, inches)]
 
 
 def _lay_axes(axes: Axes, series: Series, scale: _Scale, width: float) -> None:
@@ -204,11 +192,9 @@ def _lay_axes(axes: Axes, series: Series, scale: _Scale, width: float) -> None:
     count = len(series.points)
     axes.set_xlim(-0.6, count - 0.4)
     axes.set_ylim(scale.low / scale.unit, scale.high / scale.unit)
-    axes.yaxis.set_visible(True)
+    show_y_axis(axes)
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g} {scale.name}".rstrip())
-    axes.tick_params(axis="y", length=0, labelsize=7.5)
-    axes.grid(axis="y", linewidth=0.5, alpha=0.18, color=INK)
     axes.grid(visible=False, axis="x")
     most = 3 if parts.is_narrow(width) else 6
     step = max((count - 1) / (most - 1), 1)
@@ -218,13 +204,6 @@ def _lay_axes(axes: Axes, series: Series, scale: _Scale, width: float) -> None:
         # The outermost would be cut off at the edge of the drawing.
         if tick == count - 1 and count > 1:
             label.set_horizontalalignment("right")
-
-
-def _draw_levels(axes: Axes, trend: Trend, scale: _Scale) -> None:
-    for begin, end, level in _levels(trend):
-        if math.isfinite(level):
-            height = scale.place(level)
-            axes.plot([begin - 0.5, end - 0.5], [height] * 2, color=INK, linewidth=1.8, alpha=0.75)
 
 
 def _draw_points(axes: Axes, series: Series, scale: _Scale, link: Link | None) -> None:
@@ -252,7 +231,7 @@ def _draw_points(axes: Axes, series: Series, scale: _Scale, link: Link | None) -
             zorder=3,
         )
         if link is not None:
-            # Every run has its mark, so a picture of it is a way to its report, too.
+            # Every run has its mark, and each leads to its report.
             marks.set_urls([link(series.points[place]) for place in places])
 
 
@@ -274,12 +253,7 @@ def _draw_signs(axes: Axes, changes: Sequence[SeriesChange], inches: float) -> N
         last = place
         colour = ALARM if change.state is State.OPEN else INK
         top = high + (high - low) * (0.03 + 0.065 * row)
-        axes.plot(
-            [place] * 2, [low, top], color=colour, linewidth=0.9, linestyle=(0, (4, 2)),
-            clip_on=False,
-        )  # fmt: skip
-        weight = "bold" if change.state is State.OPEN else "normal"
-        axes.text(
-            place, top, str(number), ha="center", va="bottom", color=colour, fontweight=weight,
-            fontsize=8,
-        )  # fmt: skip
+        dashes: dict[str, Any] = {"linewidth": 0.9, "linestyle": (0, (4, 2)), "clip_on": False}
+        axes.plot([place] * 2, [low, top], color=colour, **dashes)
+        font = parts.SMALL_BOLD if change.state is State.OPEN else parts.SMALL
+        axes.text(place, top, str(number), ha="center", va="bottom", color=colour, **font)

@@ -1,7 +1,6 @@
 """A judgement in the form that its reader wants: terminal, pull request, CI system, program.
 
-Each form is a module with one pure function `render(judgement) -> str`; none knows how the
-judgement came about. They are imported when asked for.
+Each form is a module with one pure function `render(judgement) -> str`, imported on demand.
 """
 
 from __future__ import annotations
@@ -11,13 +10,13 @@ from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.model.errors import HarnessError
 from harness.model.suggestions import did_you_mean
 
 if TYPE_CHECKING:
-    from harness.analysis.judgement import Judgement
+    from harness.analysis.judgement import Finding, Judgement
 
 FORMATS: Mapping[str, str] = MappingProxyType(
     {
@@ -29,9 +28,9 @@ FORMATS: Mapping[str, str] = MappingProxyType(
         "badge": "an SVG image of the verdict",
     }
 )
-"""Name -> what it is for."""
+"""Name -> purpose."""
 _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-"""Control characters, surrogates, and what else XML 1.0 (section 2.2) cannot hold even escaped."""
+"""Control characters, surrogates, and all else that XML 1.0 (section 2.2) excludes even escaped."""
 
 
 def render_judgement(judgement: Judgement, name: str) -> str:
@@ -41,28 +40,24 @@ def render_judgement(judgement: Judgement, name: str) -> str:
         HarnessError: There is no such form.
     """
     if name not in FORMATS:
-        message = f"there is no output format {name!r}; {did_you_mean(name, tuple(FORMATS))}"
-        raise HarnessError(message)
+        problem = f"there is no output format {name!r}"
+        raise HarnessError(f"{problem}; {did_you_mean(name, tuple(FORMATS))}")
     module = import_module(f"harness.report.judgement.{name}")
     text: str = module.render(_printable(judgement))
     return text
 
 
 def _printable(judgement: Judgement) -> Judgement:
-    """Names and sentences may hold what no terminal should get and XML cannot hold."""
+    """Replace characters in names and sentences that terminals must not get and XML excludes."""
+
+    def cleaned(finding: Finding) -> dict[str, Any]:
+        names = ("scenario", "arm", "sentence", "source")
+        return {name: _clean(getattr(finding, name)) for name in names}
+
     return replace(
         judgement,
         question=_clean(judgement.question),
-        findings=tuple(
-            replace(
-                finding,
-                scenario=_clean(finding.scenario),
-                arm=_clean(finding.arm),
-                sentence=_clean(finding.sentence),
-                source=_clean(finding.source),
-            )
-            for finding in judgement.findings
-        ),
+        findings=tuple(replace(finding, **cleaned(finding)) for finding in judgement.findings),
         refusals=tuple(map(_clean, judgement.refusals)),
         facts={_clean(name): _clean(value) for name, value in judgement.facts.items()},
     )

@@ -20,7 +20,7 @@ _CHARACTER, _PADDING, _HEIGHT = 6.6, 8, 20
 
 def render(judgement: Judgement) -> str:
     """See `harness.report.judgement.render`."""
-    right = HEADLINES[judgement.exit_code]
+    right, colour = HEADLINES[judgement.exit_code], _COLOURS[judgement.exit_code]
     left_width, right_width = (
         round(len(text) * _CHARACTER + 2 * _PADDING) for text in (_LEFT, right)
     )
@@ -32,7 +32,7 @@ def render(judgement: Judgement) -> str:
 <clipPath id="r"><rect {size} rx="3"/></clipPath>
 <g clip-path="url(#r)">
 <rect width="{left_width}" height="{_HEIGHT}" fill="#444"/>
-<rect x="{left_width}" width="{right_width}" height="{_HEIGHT}" fill="{_colour(judgement)}"/>
+<rect x="{left_width}" width="{right_width}" height="{_HEIGHT}" fill="{colour}"/>
 </g>
 <g fill="#fff" font-family="Verdana,DejaVu Sans,sans-serif" font-size="11" text-anchor="middle">
 <text x="{left_width / 2:g}" y="14" textLength="{left_width - 2 * _PADDING}">{_LEFT}</text>
@@ -41,7 +41,3 @@ textLength="{right_width - 2 * _PADDING}">{right}</text>
 </g>
 </svg>
 """
-
-
-def _colour(judgement: Judgement) -> str:
-    return _COLOURS[judgement.exit_code]

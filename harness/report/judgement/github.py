@@ -27,20 +27,18 @@ def render(judgement: Judgement) -> str:
 
 
 def _place(finding: Finding) -> dict[str, str]:
-    place = {}
     path, colon, line = finding.source.rpartition(":")
-    if colon and line.isdecimal():
-        place = {"file": path, "line": line}
+    place = {"file": path, "line": line} if colon and line.isdecimal() else {}
     return {**place, "title": f"{name_of(finding)}: {finding.verdict}"}
 
 
 def _command(level: str, properties: dict[str, str], text: str) -> str:
-    told = ",".join(f"{name}={_property(value)}" for name, value in properties.items())
-    return f"::{level} {told}::{_data(text)}"
+    named = ",".join(f"{name}={_property(value)}" for name, value in properties.items())
+    return f"::{level} {named}::{_data(text)}"
 
 
 def _data(text: str) -> str:
-    """The escapes of @actions/core: a line break would begin another command."""
+    """Escape as @actions/core does: a line break would begin another command."""
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 

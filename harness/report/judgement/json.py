@@ -35,9 +35,7 @@ def _finding(finding: Finding) -> dict[str, object]:
         "unit": finding.quantity.unit.value,
         "verdict": finding.verdict.value,
         "sentence": finding.sentence,
-        "value": _number(finding.value),
-        "reference": _number(finding.reference),
-        "ratio": _number(finding.ratio),
+        **{name: _number(getattr(finding, name)) for name in ("value", "reference", "ratio")},
         "interval": None
         if interval is None
         else {
@@ -55,7 +53,7 @@ def _finding(finding: Finding) -> dict[str, object]:
 
 
 def _number(value: float | None) -> float | str | None:
-    """JSON has no infinity: a value that was not reached is the string `infinity`."""
+    """Write a value that was not reached as the string `infinity`: JSON has no infinity."""
     if value is None or math.isnan(value):
         return None
     if math.isfinite(value):

@@ -1,9 +1,8 @@
 """JUnit XML: a suite a scenario, a case for each metric of each arm.
 
 Only elements and attributes that the schema of Jenkins' xUnit plugin has, which GitHub's and
-GitLab's readers take as well. What is worse is a `failure`, what cannot be told an `error`: both
-make a pipeline red, and one sees which it is. Elapsed times are 0: a case is a verdict, and its
-figures stand in the text.
+GitLab's readers take as well. Worse is a `failure`, an unknown verdict an `error`: both make a
+pipeline red, and are distinct. Elapsed times are 0: a case is a verdict, with values in its text.
 """
 
 from __future__ import annotations
@@ -49,19 +48,14 @@ def _suite(root: ET.Element, name: str, cases: list[ET.Element]) -> None:
 
 
 def _case(finding: Finding) -> ET.Element:
-    case = ET.Element(
-        "testcase",
-        classname=f"{finding.scenario}.{finding.arm}",
-        name=finding.metric,
-        time="0",
-    )
-    if finding.verdict in (Verdict.WORSE, Verdict.CANNOT_TELL):
-        kind = "failure" if finding.verdict is Verdict.WORSE else "error"
-        message = finding.sentence
-        told = ET.SubElement(case, kind, message=message, type=finding.verdict.value)
-        told.text = f"{finding.source}: {message}" if finding.source else message
+    classname, message = f"{finding.scenario}.{finding.arm}", finding.sentence
+    case = ET.Element("testcase", classname=classname, name=finding.metric, time="0")
+    kind = {Verdict.WORSE: "failure", Verdict.CANNOT_TELL: "error"}.get(finding.verdict)
+    if kind is None:
+        ET.SubElement(case, "system-out").text = f"{finding.word}: {message}"
     else:
-        ET.SubElement(case, "system-out").text = f"{finding.word}: {finding.sentence}"
+        problem = ET.SubElement(case, kind, message=message, type=finding.verdict.value)
+        problem.text = f"{finding.source}: {message}" if finding.source else message
     return case
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from harness.analysis.judgement import Finding, Judgement, Verdict
 from harness.report.judgement.words import MARKS, headline, interval, name_of, percent, quantity
@@ -18,12 +19,12 @@ _ICONS = {
 def render(judgement: Judgement) -> str:
     """See `harness.report.judgement.render`."""
     blocks = [f"### Steelyard: {_text(headline(judgement))}", _text(judgement.question)]
-    blocks += [_bullets(_told(finding) for finding in judgement.findings if _is_news(finding))]
-    blocks += [_bullets(f"**not judged**: {_text(refusal)}" for refusal in judgement.refusals)]
+    news = [finding for finding in judgement.findings if finding.verdict is not Verdict.SAME]
+    facts = judgement.facts.items()
+    blocks.append(_bullets(map(_sentence, news)))
+    blocks.append(_bullets(f"**not judged**: {_text(text)}" for text in judgement.refusals))
     details = [_table(judgement)] if judgement.findings else []
-    details.append(
-        _bullets(f"{_text(name)}: {_text(value)}" for name, value in judgement.facts.items())
-    )
+    details.append(_bullets(f"{_text(name)}: {_text(value)}" for name, value in facts))
     if folded := "\n\n".join(filter(None, details)):
         number = len(judgement.findings)
         title = f"All {number} findings" if number != 1 else "The finding"
@@ -31,11 +32,7 @@ def render(judgement: Judgement) -> str:
     return "\n\n".join(filter(None, blocks)) + "\n"
 
 
-def _is_news(finding: Finding) -> bool:
-    return finding.verdict is not Verdict.SAME
-
-
-def _told(finding: Finding) -> str:
+def _sentence(finding: Finding) -> str:
     icon, name = _ICONS[finding.verdict], _text(name_of(finding))
     return f"{icon} **{name}: {finding.word}.** {_text(finding.sentence)}"
 
@@ -61,12 +58,11 @@ def _table(judgement: Judgement) -> str:
     return "\n".join(rows)
 
 
-def _bullets(items: object) -> str:
-    assert hasattr(items, "__iter__")
+def _bullets(items: Iterable[str]) -> str:
     return "\n".join(f"- {item}" for item in items)
 
 
 def _text(text: str) -> str:
-    """Names and sentences may hold anything: nothing of it is markup, a mention or a link."""
+    """Escape names and sentences: nothing in them is markup, a mention or a link."""
     text = re.sub(r"([\\`*_{}\[\]<>|#~@])", r"\\\1", text)
     return " ".join(text.split())

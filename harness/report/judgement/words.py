@@ -1,4 +1,4 @@
-"""What all forms say alike: the verdict in a few words, values with their units."""
+"""Words of all forms: the verdict, names, values with their units."""
 
 from __future__ import annotations
 
@@ -10,9 +10,8 @@ from types import MappingProxyType
 from harness.analysis import limits
 from harness.analysis.judgement import ExitCode, Finding, Judgement, Verdict
 from harness.model.units import spell
+from harness.report.text.wording import NONE, NOT_REACHED
 
-NONE = "–"
-"""Stands for a value that does not exist."""
 HEADLINES: Mapping[ExitCode, str] = MappingProxyType(
     {
         ExitCode.FINE: "fine",
@@ -29,44 +28,41 @@ MARKS: Mapping[Verdict, str] = MappingProxyType(
         Verdict.CANNOT_TELL: "?",
     }
 )
-"""A shape for each verdict, so that none is told by colour alone; ▲ is more, which is worse."""
+"""A shape for each verdict, since colour alone says nothing; ▲ is more, which is worse."""
 
 
 def headline(judgement: Judgement) -> str:
-    """One line: `regressed: 1 worse, 2 same`."""
+    """Write one line: `regressed: 1 worse, 2 same`."""
     order = (Verdict.WORSE, Verdict.CANNOT_TELL, Verdict.BETTER, Verdict.SAME)
-    sorted_by_gravity = sorted(judgement.findings, key=lambda one: order.index(one.verdict))
-    found = Counter(finding.word for finding in sorted_by_gravity)
+    by_gravity = sorted(judgement.findings, key=lambda one: order.index(one.verdict))
+    found = Counter(finding.word for finding in by_gravity)
     counts = [f"{number} {word}" for word, number in found.items()]
     if judgement.refusals:
         counts.append(f"{len(judgement.refusals)} not judged")
-    told = ", ".join(counts) or "nothing was judged"
-    return f"{HEADLINES[judgement.exit_code]}: {told}"
+    return f"{HEADLINES[judgement.exit_code]}: {', '.join(counts) or 'nothing was judged'}"
 
 
 def name_of(finding: Finding) -> str:
-    """Scenario, arm and metric: `hello, container: ready`."""
+    """Name scenario, arm and metric: `hello, container: ready`."""
     return f"{finding.scenario}, {finding.arm}: {finding.metric}"
 
 
 def quantity(finding: Finding, value: float | None) -> str:
-    """A value of the finding's metric with its unit; a dash where there is none."""
+    """Spell a value of the finding's metric with its unit; a dash where there is none."""
     if value is None or math.isnan(value):
         return NONE
     return spell(finding.quantity.unit, value)
 
 
 def percent(ratio: float | None) -> str:
-    """A ratio as a change: `+10.2 %`; a dash where there is none."""
+    """Spell a ratio as a change: `+10.2 %`; a dash where there is none."""
     if ratio is None or math.isnan(ratio):
         return NONE
-    if not math.isfinite(ratio):
-        return "not reached"
-    return limits.percent(ratio)
+    return limits.percent(ratio) if math.isfinite(ratio) else NOT_REACHED
 
 
 def interval(finding: Finding) -> str:
-    """The interval of what was judged, as a change where it is one of ratios; else a dash."""
+    """Spell the interval of a finding, as a change where it is one of ratios; else a dash."""
     if finding.interval is None:
         return NONE
     spell = percent if finding.ratio is not None else lambda end: quantity(finding, end)

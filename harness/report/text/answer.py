@@ -1,4 +1,4 @@
-"""The answer in plain sentences, with what it rests on: figures in, words out. Pure."""
+"""The answer in plain sentences, with its certainty, from a scenario's estimates. Pure."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from harness.model import RunInfo, units
 from harness.report.text import sentences, wording
 
 UPPER_BOUND = "emulated CPU: upper bound"
-"""Stands wherever a VM under TCG is set against something that ran on the real processor."""
+"""Marks each comparison of a VM under TCG with an arm that ran on the real processor."""
 
 BOUND_MEANS = "an upper bound, since this arm's CPU was emulated (TCG) and the other's was not"
-"""What the sign `≤` before a ratio means."""
+"""Meaning of the sign `≤` before a ratio."""
 
 MOST_NAMED = 5
-"""No more arms than these are told in the headline."""
+"""No more arms than these are named in the headline."""
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Answer:
     """The answer to one scenario's question.
 
     Attributes:
         headline: The answer: time until ready, then disk, then memory.
-        badge: How sure that is, in a few words beside it.
+        badge: Its certainty in a few words.
         findings: A sentence for each arm, then on disk, memory and growth.
-        certainty: Sentences that say how sure that is, and what it depends on.
-        is_sure: Whether all that the headline compares has closed intervals of 95 % and ran on the
-            same kind of processor.
+        certainty: Sentences on the certainty, and its conditions.
+        is_sure: Whether all comparisons of the headline have closed intervals of 95 % and ran on
+            the same kind of processor.
     """
 
     headline: str
@@ -42,12 +42,12 @@ class Verdict:
     is_sure: bool
 
 
-def verdict(table: ScenarioTable, summary: Summary) -> Verdict:
+def answer(table: ScenarioTable, summary: Summary) -> Answer:
     """Put the answer to a scenario's question into words."""
     reference = next((row for row in table.rows if row.is_reference), None)
     interruption = _interruption(summary.run.info, table)
     if reference is None:
-        return Verdict(
+        return Answer(
             "No trial was taken, so there is no answer.",
             "no trial",
             tuple(f"{_named(row)} did not run." for row in table.rows),
@@ -56,7 +56,7 @@ def verdict(table: ScenarioTable, summary: Summary) -> Verdict:
         )
     compared = _compared(table, reference)
     is_sure = bool(compared) and all(map(_is_certain, compared)) and not _bounds(table)
-    return Verdict(
+    return Answer(
         headline=" ".join((_headline(table, reference), *_footprints(table, reference))),
         badge=_badge(table, reference, compared),
         findings=(
@@ -113,16 +113,16 @@ def _is_certain(found: stats.Estimate) -> bool:
 
 
 def _named(row: ArmRow, *, inside: bool = False) -> str:
-    """Name an arm in a sentence: those called like a thing get their article."""
+    """Name an arm in a sentence; a name that is a common noun gets its article."""
     if row.arm not in ("container", "process"):
         return row.arm
     return f"{'the' if inside else 'The'} {row.arm}"
 
 
 def _others(table: ScenarioTable) -> list[ArmRow]:
-    """List what the headline compares: the VMs if one ran, else everything but the reference.
+    """List the arms of the headline: the VMs if one ran, else all but the reference.
 
-    An arm that is another one once more is there to tell the noise.
+    An arm that repeats another one shows the noise only.
     """
     ran = [row for row in table.rows if row.trials and not row.is_reference]
     ran = [row for row in ran if row.repeats is None] or ran
@@ -143,12 +143,13 @@ def _headline(table: ScenarioTable, reference: ArmRow) -> str:
     others = _others(table)
     if not others:
         return f"{start}; no other arm ran, so nothing is compared."
-    told = [_against(table, row) for row in others[:MOST_NAMED]]
+    clauses = [_against(table, row) for row in others[:MOST_NAMED]]
     if len(others) > MOST_NAMED:
-        told.append(f"{units.count(len(others) - MOST_NAMED, 'further arm')} in the table")
-    found = f"{start}; {wording.listed(told)}."
-    if any(row.ratio is not None and not _is_settled(row.ratio.estimate) for row in others):
-        # What few blocks show is no fact yet.
+        clauses.append(f"{units.count(len(others) - MOST_NAMED, 'further arm')} in the table")
+    found = f"{start}; {wording.listed(clauses)}."
+    ratios = [row.ratio.estimate.interval for row in others if row.ratio is not None]
+    if any(interval is None or not interval.is_certain for interval in ratios):
+        # Too few blocks for a fact.
         blocks = units.count(table.complete_blocks, "block")
         return f"A first look, {blocks}: {re.sub('^The ', 'the ', found)}"
     return found
@@ -170,39 +171,36 @@ def _against(table: ScenarioTable, row: ArmRow) -> str:
     return f"{name} needs {wording.duration(abs(far))} {word} ({factor}{bound})"
 
 
-def _is_settled(found: stats.Estimate) -> bool:
-    """Whether an estimate has an interval of 95 %, open or not."""
-    return found.interval is not None and found.interval.is_certain
-
-
 def _footprints(table: ScenarioTable, reference: ArmRow) -> Iterator[str]:
     """Say in a sentence each what an instance takes on disk and in memory."""
     if not reference.ok:
         return
-    yield from _footprint(table, "disk", "On disk each instance takes", "Disk was not measured.")
-    # By the measure that the reference has: shares of pages, or what its cgroup is charged.
+    yield from _footprint(table, reference, "disk", "Disk", "On disk each instance takes")
+    # By the measure that the reference has: shares of pages, or the charge of its cgroup.
     metric = sentences.memory(reference) or "pss"
     name = sentences.SHORT[metric].removeprefix("memory ")
-    yield from _footprint(table, metric, f"Memory {name}:", "Memory was not measured.")
+    yield from _footprint(table, reference, metric, "Memory", f"Memory {name}:")
 
 
-def _footprint(table: ScenarioTable, metric: str, begin: str, none: str) -> Iterator[str]:
-    reference = next(row for row in table.rows if row.is_reference)
+def _footprint(
+    table: ScenarioTable, reference: ArmRow, metric: str, subject: str, begin: str
+) -> Iterator[str]:
     base = reference.metrics.get(metric)
     if base is None:
-        # A scale scenario may have read it of many instances together, which is told apart.
+        # A scale scenario may have read it of all instances at once: another sentence says so.
         if not any(curve.metric == metric for curve in table.growth):
-            yield none
+            yield f"{subject} was not measured."
         return
-    told = []
+    amounts = []
     for row in _others(table)[:MOST_NAMED]:
         far = row.differences.get(metric)
         if far is None or not far.estimate.is_reached:
             continue
         amount = wording.size(abs(far.estimate.median))
         word = "more" if far.estimate.median >= 0 else "less"
-        told.append(f"{row.arm} {amount} {word}" if far.estimate.median else f"{row.arm} as much")
-    rest = f"; {wording.listed(told)}" if told else ""
+        more = f"{amount} {word}" if far.estimate.median else "as much"
+        amounts.append(f"{row.arm} {more}")
+    rest = f"; {wording.listed(amounts)}" if amounts else ""
     yield f"{begin} {wording.size(base.median)} ({reference.arm}){rest}."
 
 
@@ -222,13 +220,11 @@ def _finding(table: ScenarioTable, row: ArmRow, reference: ArmRow) -> str:
     against = _named(reference, inside=True)
     if row.ratio is None or row.difference is None or not row.ratio.estimate.is_reached:
         return f"{start}; it cannot be compared with {against}."
-    ratio, bound = wording.ratio(row.ratio), ""
-    if table.is_upper_bound(row):
-        bound = f" ({UPPER_BOUND})"
+    ratio = wording.ratio(row.ratio)
+    bound = f" ({UPPER_BOUND})" if table.is_upper_bound(row) else ""
     if row.repeats is not None and row.repeats == reference.arm:
         return (
-            f"{start}. It is {row.repeats} once more: {wording.ratio(row.ratio)} its time is what "
-            "noise alone makes."
+            f"{start}. It is {row.repeats} once more: {ratio} its time is what noise alone makes."
         )
     if _is_unclear(row):
         return f"{start}, {ratio} that of {against}{bound}: the two are not told apart."
@@ -240,7 +236,7 @@ def _finding(table: ScenarioTable, row: ArmRow, reference: ArmRow) -> str:
 
 
 def _is_unclear(row: ArmRow) -> bool:
-    """Whether the interval of the ratio has room for no difference at all."""
+    """Return whether the interval of the ratio contains 1."""
     interval = row.ratio.estimate.interval if row.ratio is not None else None
     return interval is not None and interval.low <= 1 <= interval.high
 
@@ -257,25 +253,22 @@ def _between_vms(table: ScenarioTable, reference: ArmRow) -> list[str]:
 
 
 def _disk(table: ScenarioTable) -> list[str]:
-    each = [
-        f"{wording.size(row.exclusive.median)} ({row.arm})"
-        for row in table.rows
-        if row.exclusive is not None
-    ]
-    once = [
-        f"{wording.size(row.shared_bytes)} ({row.arm})"
-        for row in table.rows
-        if row.exclusive is not None and row.shared_bytes is not None
-    ]
-    told = [f"each instance allocates {wording.listed(each)}"] if each else []
-    told += [f"shared by all instances, once: {wording.listed(once)}"] if once else []
-    return [f"On disk, {'; '.join(told)}."] if told else []
+    each, once = [], []
+    for row in table.rows:
+        if row.exclusive is not None:
+            each.append(f"{wording.size(row.exclusive.median)} ({row.arm})")
+            if row.shared_bytes is not None:
+                once.append(f"{wording.size(row.shared_bytes)} ({row.arm})")
+    if not each:
+        return []
+    shared = f"; shared by all instances, once: {wording.listed(once)}" if once else ""
+    return [f"On disk, each instance allocates {wording.listed(each)}{shared}."]
 
 
 def _spread(
     table: ScenarioTable, compared: list[stats.Estimate], reference: ArmRow
 ) -> Iterator[str]:
-    """Say what the intervals are worth."""
+    """Explain the intervals."""
     reached = [found for found in compared if found.is_reached]
     if not reached:
         yield "There is no figure to be sure of."
@@ -322,9 +315,9 @@ def _failures(table: ScenarioTable, reference: ArmRow) -> Iterator[str]:
     if not bad:
         yield f"All {units.count(table.trials, 'trial')} went well."
         return
-    told = [f"{row.trials - row.ok} of {row.trials} in {row.arm}" for row in bad]
+    counts = [f"{row.trials - row.ok} of {row.trials} in {row.arm}" for row in bad]
     yield (
-        f"Trials failed or were not ready in time: {wording.listed(told)}. They count as slower "
+        f"Trials failed or were not ready in time: {wording.listed(counts)}. They count as slower "
         "than any other, and none was dropped; where they leave the end of an interval open, it "
         "reads “?”."
     )
@@ -365,7 +358,6 @@ def _interruption(info: RunInfo, table: ScenarioTable) -> list[str]:
     if info.ended_at is not None and not info.interrupted:
         return []
     how = "was interrupted" if info.interrupted else "did not end properly"
-    whole = table.complete_blocks
-    verb = "is" if whole == 1 else "are"
-    blocks = units.count(info.asked_blocks, "block")
-    return [f"The run {how}: {whole} of {blocks} {verb} complete."]
+    verb = "is" if table.complete_blocks == 1 else "are"
+    blocks = f"{table.complete_blocks} of {units.count(info.asked_blocks, 'block')}"
+    return [f"The run {how}: {blocks} {verb} complete."]

@@ -1,4 +1,4 @@
-"""What was run, where, how often, and how to do it again, in words. Pure."""
+"""The circumstances of a run in words: workload, host, number of trials, repetition. Pure."""
 
 from __future__ import annotations
 
@@ -11,23 +11,18 @@ from harness.report.text import wording
 
 
 def command(scenario: Scenario) -> str:
-    """The workload's command line, as a shell would take it."""
+    """Return the workload's command line, as a shell would take it."""
     return shlex.join(scenario.workload.command) or "the image's own command"
 
 
 def readiness(condition: Readiness) -> str:
     """Say in a sentence when the workload counts as ready."""
+    asked = "asked from the host's side of a private network, by one prober for all arms."
     if condition.kind is ReadinessKind.HTTP:
-        return (
-            f"Ready when GET {condition.path} on port {condition.port} first answers "
-            f"{condition.status}; asked from the host's side of a private network, by one prober "
-            "for all arms."
-        )
+        request = f"GET {condition.path} on port {condition.port}"
+        return f"Ready when {request} first answers {condition.status}; {asked}"
     if condition.kind is ReadinessKind.TCP:
-        return (
-            f"Ready when port {condition.port} first accepts a connection; asked from the host's "
-            "side of a private network, by one prober for all arms."
-        )
+        return f"Ready when port {condition.port} first accepts a connection; {asked}"
     if condition.kind is ReadinessKind.OUTPUT:
         return f"Ready when its output first matches {condition.output!r}, as seen by the host."
     printed = f" and its output matches {condition.output!r}" if condition.output else ""
@@ -36,38 +31,33 @@ def readiness(condition: Readiness) -> str:
 
 def limits(given: Limits) -> str:
     """Say what an instance may use."""
-    told = []
+    words = []
     if given.memory_bytes is not None:
-        told.append(f"{given.memory_bytes / 2**20:g} MiB of memory")
+        words.append(f"{given.memory_bytes / 2**20:g} MiB of memory")
     if given.cpus is not None:
-        told.append(f"{given.cpus:g} CPU{'' if given.cpus == 1 else 's'}")
+        words.append(f"{given.cpus:g} CPU{'' if given.cpus == 1 else 's'}")
     if given.pids is not None:
-        told.append(f"{given.pids} process{'' if given.pids == 1 else 'es'}")
-    return wording.listed(told) or "no limits"
+        words.append(f"{given.pids} process{'' if given.pids == 1 else 'es'}")
+    return wording.listed(words) or "no limits"
 
 
 def how_often(info: RunInfo, table: ScenarioTable) -> str:
     """Say how many trials there were and in what order."""
     arms = sum(1 for row in table.rows if row.trials)
-    told = (
-        f"{units.count(table.trials, 'trial')} of {units.count(arms, 'arm')}: "
-        f"{units.count(table.blocks, 'block')}{_of_how_many(info, table)}, each with one trial "
-        f"of every arm in an order drawn with seed {info.seed}"
-    )
-    if info.warmup_blocks:
-        told += f", after {units.count(info.warmup_blocks, 'warm-up block')} (in no figure)"
-    return f"{told}."
-
-
-def _of_how_many(info: RunInfo, table: ScenarioTable) -> str:
+    asked = f"of the {info.asked_blocks} asked for"
     if table.blocks == info.asked_blocks < (info.wanted_blocks or 0):
-        # By time, by --until, or because a comparison was decided.
-        return f" (it could have gone on to {info.wanted_blocks})"
-    return f" of the {info.asked_blocks} asked for"
+        # Ended by time, by --until, or because a comparison was decided.
+        asked = f"(it could have gone on to {info.wanted_blocks})"
+    warmup = f", after {units.count(info.warmup_blocks, 'warm-up block')} (in no figure)"
+    return (
+        f"{units.count(table.trials, 'trial')} of {units.count(arms, 'arm')}: "
+        f"{units.count(table.blocks, 'block')} {asked}, each with one trial of every arm in an "
+        f"order drawn with seed {info.seed}{warmup if info.warmup_blocks else ''}."
+    )
 
 
 def repeat_command(info: RunInfo) -> str:
-    """The command line that repeats the run: what was typed, with seed and blocks made explicit."""
+    """Return the command line that repeats the run, with seed and blocks made explicit."""
     name, *arguments = info.command or ("steelyard", "run")
     words = [name, *arguments]
     for option, value in (("--blocks", info.asked_blocks), ("--seed", info.seed)):
@@ -77,15 +67,15 @@ def repeat_command(info: RunInfo) -> str:
 
 
 def again(info: RunInfo) -> list[tuple[str, str]]:
-    """What a run needs to be repeated, by label and value."""
-    told = [("Seed", str(info.seed)), ("Blocks asked for", str(info.asked_blocks))]
+    """List what repeats a run, by label and value."""
+    facts = [("Seed", str(info.seed)), ("Blocks asked for", str(info.asked_blocks))]
     if info.until:
         wanted = [f"{metric} to ± {width * 100:g} %" for metric, width in info.until.items()]
-        told.append(("Could end earlier with", wording.listed(wanted)))
+        facts.append(("Could end earlier with", wording.listed(wanted)))
     if info.resumed_at:
-        told.append(("Taken up again", wording.listed([_stamp(at) for at in info.resumed_at])))
-    told.append(("This page again, from records", f"steelyard report {shlex.quote(info.run_id)}"))
-    return told
+        facts.append(("Taken up again", wording.listed([_stamp(at) for at in info.resumed_at])))
+    facts.append(("This page again, from records", f"steelyard report {shlex.quote(info.run_id)}"))
+    return facts
 
 
 def environment(info: RunInfo) -> list[tuple[str, str]]:
@@ -118,9 +108,9 @@ def _stamp(at: str) -> str:
 
 def _label(name: str) -> str:
     words = name.removesuffix("_bytes").removesuffix("_ns").replace("_", " ").replace(".", " ")
-    for word in ("cpu", "cpus", "qemu", "kvm", "ksm", "smt"):
-        spelling = word.upper() if word != "cpus" else "CPUs"
-        words = " ".join(spelling if part == word else part for part in words.split(" "))
+    acronyms = {word: word.upper() for word in ("cpu", "qemu", "kvm", "ksm", "smt")}
+    acronyms["cpus"] = "CPUs"
+    words = " ".join(acronyms.get(word, word) for word in words.split(" "))
     return words[:1].upper() + words[1:]
 
 

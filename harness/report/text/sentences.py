@@ -1,4 +1,4 @@
-"""What stands beside the answer: growth, noise, what is missing, each in plain sentences. Pure."""
+"""Sentences beside the answer: growth, noise, outliers, missing values. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness.model.metrics import METRICS, Unit
 from harness.report.text import wording
 
 MEMORY = ("pss", "uss", "cgroup-current", "available-delta")
-"""What is told of memory, side by side."""
+"""Measures of memory, the preferred first."""
 
 SHORT = {
     "disk": "disk",
@@ -39,24 +39,16 @@ def growth(table: ScenarioTable) -> Iterator[str]:
         curves[curve.arm][curve.metric] = curve
     for arm, by_metric in curves.items():
         most = max(instances for curve in by_metric.values() for instances, _ in curve.points)
-        told = [
-            (SHORT[metric], curve.line)
-            for metric, curve in by_metric.items()
-            if metric in ("disk", "pss", "cgroup-current") and curve.line is not None
-        ]
-        if told:
-            each = wording.listed(
-                [f"{wording.amount_estimate(line.slope, Unit.BYTES)} {name}" for name, line in told]
-            )
-            once = wording.listed(
-                [
-                    f"{wording.amount(line.intercept.median, Unit.BYTES)} {name}"
-                    for name, line in told
-                ]
-            )
+        each, once = [], []
+        for metric, curve in by_metric.items():
+            if metric in ("disk", "pss", "cgroup-current") and curve.line is not None:
+                slope, intercept = curve.line.slope, curve.line.intercept.median
+                each.append(f"{wording.amount_estimate(slope, Unit.BYTES)} {SHORT[metric]}")
+                once.append(f"{wording.amount(intercept, Unit.BYTES)} {SHORT[metric]}")
+        if each:
             yield (
-                f"{arm}, up to {units.count(most, 'instance')}: each further one takes {each}; "
-                f"shared by all: {once}."
+                f"{arm}, up to {units.count(most, 'instance')}: each further one takes "
+                f"{wording.listed(each)}; shared by all: {wording.listed(once)}."
             )
         failed_at = next(iter(by_metric.values())).failed_at
         if failed_at is not None:
@@ -64,7 +56,7 @@ def growth(table: ScenarioTable) -> Iterator[str]:
 
 
 def starts(table: ScenarioTable) -> Iterator[str]:
-    """Say how start time changes with the instances that live already, or start together."""
+    """Say how start time changes with the instances that live already, or of one burst."""
     for curves, beside in (
         (table.start_curves, "with each instance that lives already"),
         (table.burst_curves, "with each instance that is requested at the same time"),
@@ -83,13 +75,13 @@ def starts(table: ScenarioTable) -> Iterator[str]:
 
 
 def stays_apart(found: stats.Estimate, value: float) -> bool:
-    """Whether an interval leaves out a value; without an interval nothing is known."""
+    """Return whether an interval leaves out a value; without an interval nothing is known."""
     interval = found.interval
     return interval is not None and not interval.low <= value <= interval.high
 
 
 def noise(table: ScenarioTable, run_id: str) -> Iterator[str]:
-    """Say what an arm against itself showed: what this host can tell apart, and what it cannot."""
+    """Say how far an arm was from itself, and which differences this host can detect."""
     for arm in dict.fromkeys(floor.arm for floor in table.noise):
         floors = {floor.metric: floor for floor in table.noise if floor.arm == arm}
         shown = [
@@ -97,27 +89,23 @@ def noise(table: ScenarioTable, run_id: str) -> Iterator[str]:
         ]
         if not shown:
             continue
-        pairs = wording.listed(
-            [f"{wording.share(floor.floor)} ({_short(floor.metric)})" for floor in shown]
-        )
         blocks = table.blocks or shown[0].blocks
-        found = wording.listed(
-            [
-                f"{wording.share(floor.detectable_with(blocks))} ({_short(floor.metric)})"
-                for floor in shown
-            ]
-        )
+        pairs, found = [], []
+        for floor in shown:
+            name = _short(floor.metric)
+            pairs.append(f"{wording.share(floor.floor)} ({name})")
+            found.append(f"{wording.share(floor.detectable_with(blocks))} ({name})")
+        earlier = "" if shown[0].run_id == run_id else f" of the earlier run {shown[0].run_id}"
         yield (
             f"Noise of this host, {arm} against itself: 95 % of single pairs differ by less than "
-            f"{pairs}, by {units.count(shown[0].blocks, 'pair')}"
-            f"{'' if shown[0].run_id == run_id else f' of the earlier run {shown[0].run_id}'}; "
-            f"{units.count(blocks, 'block')} find a difference "
-            f"of medians of {found} in 4 of 5 cases, and smaller ones less often."
+            f"{wording.listed(pairs)}, by {units.count(shown[0].blocks, 'pair')}{earlier}; "
+            f"{units.count(blocks, 'block')} find a difference of medians of "
+            f"{wording.listed(found)} in 4 of 5 cases, and smaller ones less often."
         )
 
 
 def undetectable(table: ScenarioTable) -> Iterator[str]:
-    """Name arms whose distance to the reference was not found, and is below what can be."""
+    """Name arms whose distance to the reference is too small to be detected, and was not."""
     limits = [
         floor.detectable_with(table.blocks) for floor in table.noise if floor.metric == "ready"
     ]
@@ -142,56 +130,52 @@ def undetectable(table: ScenarioTable) -> Iterator[str]:
 
 def missing(table: ScenarioTable) -> Iterator[str]:
     """Say what has no value, in which arms and why: the same reason once."""
-    told: dict[str, dict[tuple[str, ...], list[str]]] = defaultdict(lambda: defaultdict(list))
+    grouped: dict[str, dict[tuple[str, ...], list[str]]] = defaultdict(lambda: defaultdict(list))
     for row in table.rows:
         by_reason: dict[str, list[str]] = defaultdict(list)
         for metric, reason in row.missing.items():
             by_reason[reason].append(metric)
         for reason, lacking in by_reason.items():
-            told[reason][tuple(lacking)].append(row.arm)
-    for reason, groups in told.items():
+            grouped[reason][tuple(lacking)].append(row.arm)
+    for reason, groups in grouped.items():
         for metrics, arms in groups.items():
-            names = _names(metrics)
-            everywhere = len(arms) == len(table.rows) > 1
-            arms_told = "any arm" if everywhere else wording.listed(arms)
+            where = "any arm" if len(arms) == len(table.rows) > 1 else wording.listed(arms)
             if reason == "not measured":
-                yield f"Not measured in {arms_told}: {names}."
+                yield f"Not measured in {where}: {_names(metrics)}."
             else:
-                yield f"No value for {names} in {arms_told}: {reason.rstrip('.')}."
+                yield f"No value for {_names(metrics)} in {where}: {reason.rstrip('.')}."
 
 
 def outliers(table: ScenarioTable) -> Iterator[str]:
     """Say how many samples lie far out, and that they count."""
-    told = [
+    counts = [
         f"{len(row.shape.outliers)} in {row.arm}"
         for row in table.rows
         if row.shape is not None and row.shape.outliers
     ]
-    if told:
+    if counts:
         yield (
-            f"Times to ready far from the others of their arm: {wording.listed(told)}. They are "
+            f"Times to ready far from the others of their arm: {wording.listed(counts)}. They are "
             "shown, and none was removed."
         )
 
 
 def memory(row: ArmRow) -> str:
-    """The metric by which an arm's memory is told in a sentence, or an empty string."""
+    """Choose the metric of an arm's memory in a sentence, or an empty string."""
     return next((metric for metric in MEMORY[:3] if metric in row.metrics), "")
 
 
 def _names(metrics: tuple[str, ...]) -> str:
-    names = list(metrics)
+    names, cpu = list(metrics), []
     if set(MEMORY) <= set(names):
         names = ["memory", *(name for name in names if name not in (*MEMORY, "cgroup-peak"))]
-    told = []
     if {"cpu-user", "cpu-system"} <= set(names):
-        told = ["CPU time" if "cpu" in names else "how CPU time divides into user and system"]
+        cpu = ["CPU time" if "cpu" in names else "how CPU time divides into user and system"]
         names = [name for name in names if not name.startswith("cpu")]
-    return wording.listed([*told, *(_short(name) for name in names)])
+    return wording.listed([*cpu, *map(_short, names)])
 
 
 def _short(metric: str) -> str:
-    known = METRICS.get(metric)
-    return SHORT.get(
-        metric, metric if known is None else known.title if metric != "ready" else metric
-    )
+    if metric in SHORT or metric not in METRICS or metric == "ready":
+        return SHORT.get(metric, metric)
+    return METRICS[metric].title

@@ -33,9 +33,7 @@ class Grid:
 def start_grid(table: ScenarioTable, *, with_marks: bool = True) -> Grid:
     """Lay out medians since the request, `ready` with its interval, and the ratio to the reference.
 
-    Args:
-        table: The scenario.
-        with_marks: Also the milestones between request and ready that any arm has.
+    `with_marks` adds the milestones between request and ready that any arm has.
     """
     marks = [mark for mark in MARKS if with_marks and any(mark in r.milestones for r in table.rows)]
     compared = any(row.ratio is not None for row in table.rows)
@@ -44,11 +42,11 @@ def start_grid(table: ScenarioTable, *, with_marks: bool = True) -> Grid:
         cells = [
             row.arm,
             f"{row.ok}/{row.trials}",
-            *(wording.median_duration(row.milestones.get(mark)) for mark in marks),
+            *(wording.median_amount(row.milestones.get(mark), Unit.NANOSECONDS) for mark in marks),
             wording.duration_estimate(row.ready),
         ]
         if compared:
-            ratio = "1" if row.is_reference else ratio_of(table, row)
+            ratio = "1" if row.is_reference else _ratio(table, row)
             cells.append(ratio.replace(" ×", ""))  # the sign stands in the head
         rows.append(tuple(cells))
     head = ["arm", "ok", *map(str, marks), "ready"]
@@ -58,7 +56,7 @@ def start_grid(table: ScenarioTable, *, with_marks: bool = True) -> Grid:
 
 
 def cost_grid(table: ScenarioTable) -> Grid:
-    """Lay out what an arm costs beside its start: work, teardown, disk, and making it ready."""
+    """Lay out the costs of an arm beside its start: work, teardown, disk, and preparation."""
     heads = {"cpu": "CPU", "stop": "stop", "remove": "remove", "left-behind": "left"}
     shown = [name for name in heads if name in ("stop", "remove") or _is_known(table, name)]
     rows = tuple(
@@ -66,7 +64,7 @@ def cost_grid(table: ScenarioTable) -> Grid:
             row.arm,
             wording.quantile(row.ready_p90_ns),
             *(_cell(row, name) for name in shown),
-            wording.NONE if row.shared_bytes is None else wording.size(row.shared_bytes),
+            _shared(row),
             _cell(row, "disk"),
             wording.NONE if row.prepare_ns is None else wording.duration(row.prepare_ns),
         )
@@ -77,33 +75,24 @@ def cost_grid(table: ScenarioTable) -> Grid:
 
 
 def footprint_grid(table: ScenarioTable) -> Grid:
-    """Lay out what an arm takes on disk: once for all, for each, until ready; and what is read."""
-    shown = [name for name in ("disk", "disk-growth", "image-read") if _is_known(table, name)]
+    """Lay out an arm's bytes on disk: once for all, for each, until ready; and read of the image.
+
+    The last has its share of the image, ` (12 %)`, if both are known.
+    """
     heads = {"disk": "each", "disk-growth": "until ready", "image-read": "read of image"}
-    rows = tuple(
-        (
-            row.arm,
-            wording.NONE if row.shared_bytes is None else wording.size(row.shared_bytes),
-            *(
-                _cell(row, name) + (_share_read(row) if name == "image-read" else "")
-                for name in shown
-            ),
-        )
-        for row in table.rows
-    )
-    return Grid(("on disk", "shared, once", *(heads[name] for name in shown)), rows)
-
-
-def _share_read(row: ArmRow) -> str:
-    """Spell how much of the image that is, ` (12 %)`; nothing where one of the two is missing."""
-    read, total = row.metrics.get("image-read"), row.metrics.get("image-total")
-    if read is None or total is None or not total.median or not math.isfinite(read.median):
-        return ""
-    return f" ({wording.share(read.median / total.median)})"
+    shown = [name for name in heads if _is_known(table, name)]
+    rows = []
+    for row in table.rows:
+        cells = [_cell(row, name) for name in shown]
+        read, total = row.metrics.get("image-read"), row.metrics.get("image-total")
+        if read and total and total.median and math.isfinite(read.median):
+            cells[-1] += f" ({wording.share(read.median / total.median)})"
+        rows.append((row.arm, _shared(row), *cells))
+    return Grid(("on disk", "shared, once", *(heads[name] for name in shown)), tuple(rows))
 
 
 def memory_grid(table: ScenarioTable) -> Grid:
-    """Lay out memory just after ready by every measure, side by side, and whose it is."""
+    """Lay out memory just after ready by every measure, side by side, with its scope."""
     heads = {
         "pss": "PSS",
         "uss": "USS",
@@ -144,16 +133,11 @@ def growth_grid(table: ScenarioTable) -> Grid:
 
 
 def noise_grid(table: ScenarioTable) -> Grid:
-    """Lay out what an arm against itself showed, metric by metric."""
+    """Lay out the differences of an arm from itself, metric by metric."""
     rows = tuple(
-        (
-            floor.metric,
-            floor.arm,
-            str(floor.blocks),
-            wording.share(floor.floor),
-            wording.share(floor.detectable),
-        )
-        for floor in table.noise
+        (found.metric, found.arm, str(found.blocks), *map(wording.share, shares))
+        for found in table.noise
+        for shares in [(found.floor, found.detectable)]
     )
     return Grid(("metric", "arm", "blocks", "noise floor", "smallest told apart"), rows)
 
@@ -163,23 +147,24 @@ def comparison_grid(table: ScenarioTable) -> Grid:
     rows = []
     for name, metric in METRICS.items():
         for row in table.rows:
-            found = row.metrics.get(name)
-            if found is None:
-                continue
-            ratio = "1 ×" if row.is_reference else ratio_of(table, row, name)
-            told = wording.amount_estimate(found, metric.unit)
-            rows.append((metric.title, row.arm, told, ratio, row.scopes.get(name, "")))
+            if name in row.metrics:
+                ratio = "1 ×" if row.is_reference else _ratio(table, row, name)
+                median = wording.amount_estimate(row.metrics[name], metric.unit)
+                rows.append((metric.title, row.arm, median, ratio, row.scopes.get(name, "")))
     against = f"to {table.reference}" if table.reference else "ratio"
     return Grid(("metric", "arm", "median", against, "scope"), tuple(rows))
 
 
-def ratio_of(table: ScenarioTable, row: ArmRow, metric: str = "ready") -> str:
+def _ratio(table: ScenarioTable, row: ArmRow, metric: str = "ready") -> str:
     """Spell a ratio with its interval; one of an emulated CPU to the real one is a bound: `≤`."""
     ratio = row.ratios.get(metric)
-    told = wording.ratio(ratio)
-    if ratio is None or not ratio.estimate.is_reached or not table.is_upper_bound(row):
-        return told
-    return told if METRICS[metric].unit is not Unit.NANOSECONDS else f"≤ {told}"
+    is_bound = ratio is not None and ratio.estimate.is_reached and table.is_upper_bound(row)
+    sign = "≤ " if is_bound and METRICS[metric].unit is Unit.NANOSECONDS else ""
+    return f"{sign}{wording.ratio(ratio)}"
+
+
+def _shared(row: ArmRow) -> str:
+    return wording.NONE if row.shared_bytes is None else wording.size(row.shared_bytes)
 
 
 def _is_known(table: ScenarioTable, metric: str) -> bool:
@@ -251,10 +236,10 @@ def trial_grid(table: ScenarioTable, run: Run | RunData) -> Grid:
     frame = run_data(run).frame
     rows = frame[frame["scenario"] == table.scenario.name].head(MOST_TRIALS)
     marks = [mark for mark in Milestone if mark is not Milestone.REQUESTED]
-    told = []
+    trials = []
     for row in rows.to_dict("records"):
         outcome = f"{row['outcome']}{'' if row['counted'] else ', warm-up'}"
         stamps = [float(row[f"{mark}_ns"]) for mark in marks]
         times = (wording.NONE if math.isnan(at) else wording.duration(at) for at in stamps)
-        told.append((f"{row['block']}.{row['position']}", str(row["arm"]), outcome, *times))
-    return Grid(("block.place", "arm", "outcome", *map(str, marks)), tuple(told))
+        trials.append((f"{row['block']}.{row['position']}", str(row["arm"]), outcome, *times))
+    return Grid(("block.place", "arm", "outcome", *map(str, marks)), tuple(trials))

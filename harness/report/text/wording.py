@@ -1,4 +1,4 @@
-"""How the report spells quantities: three significant digits, a unit, an interval, and no more."""
+"""Quantities as the report spells them: three significant digits, a unit, an interval."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from harness.stats import Comparison, Estimate, Interval
 
 NOT_REACHED = "not reached"
 NONE = "–"
-"""Stands for a value that does not exist, as a container's guest kernel."""
+"""A value that does not exist, such as a container's guest kernel."""
 
 MEANING: Mapping[Milestone, str] = MappingProxyType(
     {
@@ -41,7 +41,7 @@ PHASES: Mapping[Milestone, str] = MappingProxyType(
         Milestone.READY: "workload, until ready",
     }
 )
-"""What goes on before each milestone, since the one before it."""
+"""The activity before each milestone, since the one before it."""
 
 BACKENDS: Mapping[str, str] = MappingProxyType(
     {
@@ -85,18 +85,9 @@ def size_estimate(value: Estimate | None) -> str:
     return _estimate(value, SIZES)
 
 
-def median_duration(value: Estimate | None) -> str:
-    """Spell a median duration alone."""
-    if value is None:
-        return NONE
-    return duration(value.median) if value.is_reached else NOT_REACHED
-
-
 def quantile(ns: float | None) -> str:
-    """Spell a quantile of durations; a dash where there were too few trials to have one."""
-    if ns is None:
-        return NONE
-    return duration(ns) if math.isfinite(ns) else NOT_REACHED
+    """Spell a quantile of durations; a dash where there are too few trials for it."""
+    return NONE if ns is None else amount(ns, Unit.NANOSECONDS)
 
 
 def ratio(value: Comparison | None) -> str:
@@ -110,10 +101,7 @@ def ratio(value: Comparison | None) -> str:
 
 
 def difference(value: Comparison) -> str:
-    """Spell the size of a paired difference with its interval: `2.40 s [2.36–2.45]`.
-
-    The sign is left to the sentence around it ("longer", "shorter").
-    """
+    """Spell the size of a paired difference: `2.40 s [2.36–2.45]`; its sentence says the sign."""
     return duration_estimate(positive(value.estimate))
 
 
@@ -191,10 +179,9 @@ def _bracket(interval: Interval | None, middle: float, scale: float) -> str:
     """Spell an interval in the unit and with the decimals of its median."""
     if interval is None:
         return ""
-    ends = [
-        digits(end / scale, middle / scale, whole=scale == 1.0 and abs(middle) >= 100)
-        if math.isfinite(end)
-        else "?"
+    whole = scale == 1.0 and abs(middle) >= 100
+    low, high = (
+        digits(end / scale, middle / scale, whole=whole) if math.isfinite(end) else "?"
         for end in (interval.low, interval.high)
-    ]
-    return f" [{'–'.join(ends)}]"
+    )
+    return f" [{low}–{high}]"

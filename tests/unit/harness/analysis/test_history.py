@@ -470,7 +470,7 @@ def test_any_series_can_be_drawn(values: list[float], metric: str) -> None:
         ET.fromstring(drawing)
         assert drawing.count("../runs/run-") == len(values)
         assert drawing.count("<a ") == len(values)
-    assert len(chart.told.grid.rows) == len(values)
+    assert len(chart.grid.rows) == len(values)
     assert chart.svg == trend_chart(trend, lambda point: f"../runs/{point.run.run_id}.html").svg
 
 

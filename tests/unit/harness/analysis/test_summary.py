@@ -25,14 +25,14 @@ from harness.model.metrics import METRICS
 from harness.records import Run
 from harness.records.dataset import COLUMNS, durations, run_data, trials_frame
 from harness.report.text import wording
-from harness.report.text.answer import Verdict, verdict
+from harness.report.text.answer import Answer, answer
 from harness.report.text.tables import disk_grid, noise_grid
 from tests.support.synthetic import SLOPES, synthetic_run, synthetic_scale_run
 
 
-def hello(run: Run) -> tuple[ScenarioTable, Summary, Verdict]:
+def hello(run: Run) -> tuple[ScenarioTable, Summary, Answer]:
     summary = summarise(run)
-    return summary.tables[0], summary, verdict(summary.tables[0], summary)
+    return summary.tables[0], summary, answer(summary.tables[0], summary)
 
 
 def with_trials(run: Run, *trials: Trial) -> Run:

@@ -15,7 +15,7 @@ from harness.analysis.summary import summarise
 from harness.cli.terminal import print_summary
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.records import Run
-from harness.report.text.answer import verdict
+from harness.report.text.answer import answer
 from harness.report.text.tables import effort_grid, memory_grid, start_grid
 from tests.support.odd_runs import ODD, hostile
 from tests.support.synthetic import synthetic_run, synthetic_scale_run
@@ -44,7 +44,7 @@ def test_the_terminal_gets_every_answer_in_its_width(odd: Run, width: int) -> No
     flat = " ".join(text.split())
     summary = summarise(odd)
     for table in summary.tables:
-        found = verdict(table, summary)
+        found = answer(table, summary)
         assert found.headline in flat
         assert not table.trials or f"({found.badge})" in flat
         # Bullets are wrapped with an indent, so compare words.

@@ -16,7 +16,7 @@ from harness.model import (
 )
 from harness.records import Run
 from harness.report.text import wording
-from harness.report.text.answer import Verdict, verdict
+from harness.report.text.answer import Answer, answer
 from harness.report.text.circumstances import how_often
 from harness.report.text.tables import (
     comparison_grid,
@@ -34,9 +34,9 @@ from harness.report.text.tables import (
 from tests.support.synthetic import MS, synthetic_run
 
 
-def hello(run: Run) -> tuple[ScenarioTable, Summary, Verdict]:
+def hello(run: Run) -> tuple[ScenarioTable, Summary, Answer]:
     summary = summarise(run)
-    return summary.tables[0], summary, verdict(summary.tables[0], summary)
+    return summary.tables[0], summary, answer(summary.tables[0], summary)
 
 
 def with_trials(run: Run, *trials: Trial) -> Run:
@@ -313,7 +313,7 @@ def test_odd_runs_have_sentences_and_even_grids(odd: dict[str, object]) -> None:
     run = synthetic_run(**odd)  # type: ignore[arg-type]
     summary = summarise(run)
     for table in summary.tables:
-        found = verdict(table, summary)
+        found = answer(table, summary)
         told = " ".join((found.headline, *found.findings, *found.certainty))
         assert not re.search(r"\bnan\b|\binf\b|None|\[\]|\(\)", told)
         assert all(

@@ -72,12 +72,11 @@ def test_every_chart_has_its_figures_as_a_table_and_says_how_to_read_it(
     ordinary: list[Chart],
 ) -> None:
     for chart in [*ordinary, *charts(synthetic_scale_run())]:
-        told = chart.told
-        assert told.grid.rows, chart.name
-        assert {len(row) for row in told.grid.rows} == {len(told.grid.head)}
-        assert told.grid_title
-        assert told.caption.endswith(".")
-        assert told.description.endswith(".")
+        assert chart.grid.rows, chart.name
+        assert {len(row) for row in chart.grid.rows} == {len(chart.grid.head)}
+        assert chart.grid_title
+        assert chart.caption.endswith(".")
+        assert chart.description.endswith(".")
 
 
 def test_a_file_is_titled_described_and_dateless(ordinary: list[Chart]) -> None:
@@ -232,7 +231,7 @@ def test_figures_in_the_pictures_are_those_of_the_table() -> None:
         assert f"{row.arm}: {figures} each" in disk.description
         pss, uss = (row.metrics[metric].median for metric in ("pss", "uss"))
         assert f"{wording.size(pss)}, {wording.size(uss)} own" in words(memory)
-    assert sum(row.count("–") for row in memory.told.grid.rows) == sum(
+    assert sum(row.count("–") for row in memory.grid.rows) == sum(
         metric in row.missing
         for row in table.rows
         for metric in ("pss", "uss", "cgroup-current", "cgroup-peak", "available-delta")
@@ -240,7 +239,7 @@ def test_figures_in_the_pictures_are_those_of_the_table() -> None:
     for row in table.rows:
         for metric, reason in row.missing.items():
             if metric == "cgroup-peak":
-                assert (row.arm, metric, "–", reason) in memory.told.grid.rows
+                assert (row.arm, metric, "–", reason) in memory.grid.rows
 
 
 # -- Ratios ---------------------------------------------------------------------------------------
@@ -339,7 +338,7 @@ def test_growth_says_slope_and_intercept_of_every_arm_and_metric() -> None:
         start = curve.line.intercept.median
         once = f"{'+' if start >= 0 else chr(0x2212)} {wording.size(abs(start))} once"
         assert f"{curve.arm}: {each} each {once}" in chart.description
-        assert any(row[0] == curve.arm and row[2] == each for row in chart.told.grid.rows)
+        assert any(row[0] == curve.arm and row[2] == each for row in chart.grid.rows)
 
 
 def test_an_instance_that_could_not_be_started_is_in_picture_and_table() -> None:
@@ -349,7 +348,7 @@ def test_an_instance_that_could_not_be_started_is_in_picture_and_table() -> None
     for chart in (growth_chart(table), crowd_chart(table)):
         assert chart is not None
         assert "✕ at 6" in words(chart)
-        assert any((row[0], row[-1]) == ("vm-micro", "6") for row in chart.told.grid.rows)
+        assert any((row[0], row[-1]) == ("vm-micro", "6") for row in chart.grid.rows)
 
 
 def test_start_time_is_shown_against_those_alive_and_those_started_together() -> None:

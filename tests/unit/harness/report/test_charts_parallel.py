@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.report.charts.drawing import Chart, Told, add_panel, new_figure
-from harness.report.charts.parallel import draw_ahead
+from harness.report.charts.drawing import Chart, add_panel, new_figure
+from harness.report.charts.parallel import draw_in_parallel
 from harness.report.text.tables import Grid
 
 FORMS = ("svg", "png", "inline_wide", "inline_narrow")
@@ -43,7 +43,7 @@ class Draw:
 def charts(draw: Draw, number: int = 6) -> list[Chart]:
     grid = Grid(("arm",), (("container",),))
     return [
-        Chart(f"chart-{place}", Told(f"Chart {place}", "A line.", "It is one.", grid, "All"), draw)
+        Chart(f"chart-{place}", f"Chart {place}", "A line.", "It is one.", grid, "All", draw)
         for place in range(number)
     ]
 
@@ -63,7 +63,7 @@ def another_thread() -> Iterator[None]:
 def test_what_is_drawn_ahead_is_what_a_chart_draws_itself(tmp_path: Path) -> None:
     draw = Draw(tmp_path)
     ahead, alone = charts(draw), charts(draw)
-    draw_ahead(ahead, FORMS)
+    draw_in_parallel(ahead, FORMS)
     for first, second in zip(ahead, alone, strict=True):
         assert set(FORMS) <= vars(first).keys(), "nothing is left to be drawn"
         assert [getattr(first, form) for form in FORMS] == [getattr(second, form) for form in FORMS]
@@ -72,7 +72,7 @@ def test_what_is_drawn_ahead_is_what_a_chart_draws_itself(tmp_path: Path) -> Non
 
 def test_a_helper_that_dies_costs_time_and_nothing_else(tmp_path: Path) -> None:
     ahead = charts(Draw(tmp_path, dies_in_helpers=True))
-    draw_ahead(ahead, ["svg"])
+    draw_in_parallel(ahead, ["svg"])
     assert len(list(tmp_path.iterdir())) > 1, "there was one"
     assert any("svg" not in vars(chart) for chart in ahead), "it took one chart with it"
     assert all(chart.svg.startswith(b"<?xml") for chart in ahead)
@@ -81,5 +81,5 @@ def test_a_helper_that_dies_costs_time_and_nothing_else(tmp_path: Path) -> None:
 def test_nothing_is_forked_beside_another_thread(tmp_path: Path) -> None:
     ahead = charts(Draw(tmp_path))
     with another_thread():
-        draw_ahead(ahead, ["svg"])
+        draw_in_parallel(ahead, ["svg"])
     assert list(tmp_path.iterdir()) == []
