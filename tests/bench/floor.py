@@ -10,7 +10,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from runtime.launch.plan import Argument, Packed, Plan, Slot, Strings
+from runtime.launch.plan import Argument, PackedBytes, Plan, ResultSlot, Strings
 from runtime.linux import abi
 
 _HEAD = r"""
@@ -97,9 +97,9 @@ def _argument(argument: Argument) -> str:
     match argument:
         case None:
             return "0L"
-        case Slot(number):
+        case ResultSlot(number):
             return f"slots[{number}]"
-        case Packed(data, _):
+        case PackedBytes(data, _):
             return _bytes(data)
         case Strings(values):
             members = ", ".join(_bytes(os.fsencode(value)) for value in values)
