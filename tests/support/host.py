@@ -18,7 +18,6 @@ from harness.backends.peers.command import hierarchies
 from runtime.containers.session import Session
 
 _SETTLE_S = 3.0
-_SESSION_FOLDER = re.compile(r"/instances/\.?([0-9a-f]{12})(?:/|\s|$)")
 _OURS = re.compile(r"steelyard\d|sy\d")
 """Names of the lab's bridge, veths and taps; engines that tests start make others here."""
 _NAMELESS = re.compile(r"(socket|pipe):\[\d+\]$")
@@ -104,11 +103,9 @@ def _traces_now(session: str) -> list[str]:
 
 
 def _mounts() -> frozenset[str]:
-    own = own_sessions()
+    own = {os.environ["STEELYARD_HOME"], *own_sessions()}
     lines = Path("/proc/self/mountinfo").read_text().splitlines()
-    return frozenset(
-        line.split(" ", 4)[4] for line in lines if own.issuperset(_SESSION_FOLDER.findall(line))
-    )
+    return frozenset(line.split(" ", 4)[4] for line in lines if any(name in line for name in own))
 
 
 def _cgroups() -> frozenset[str]:
