@@ -37,7 +37,7 @@ _LIBRARY = {
 }
 
 _SHARED = {
-    "runtime.containers.session": "Session dead_sessions",
+    "runtime.containers.session": "Session proven_dead",
     "runtime.containers.mounts": "mount_rootfs",
     "runtime.containers.from_image": "spec_for_image",
     "runtime.containers.container": "rehearse_container",
@@ -118,7 +118,7 @@ if TYPE_CHECKING:
     from runtime.containers.leftovers import groups_of_others as groups_of_others
     from runtime.containers.mounts import mount_rootfs as mount_rootfs
     from runtime.containers.session import Session as Session
-    from runtime.containers.session import dead_sessions as dead_sessions
+    from runtime.containers.session import proven_dead as proven_dead
     from runtime.errors import (
         CommandNotExecutableError,
         CommandNotFoundError,

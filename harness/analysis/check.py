@@ -120,7 +120,7 @@ class _Judge:
 
     def budget(self, scenario: Scenario, budget: Budget) -> None:
         """Judge one budget of a scenario."""
-        source = f"{scenario.path}:{budget.line}"
+        source = budget.place_in(scenario.path)
         samples = self.ours.values(scenario.name, budget.arm, METRICS[budget.metric])
         if not samples:
             where = f"{source}: {budget.arm}, {budget.metric}"

@@ -13,6 +13,7 @@ from harness.cli.output import conducted, emit, format_option
 
 if TYPE_CHECKING:
     from harness.analysis.judgement import Judgement
+    from harness.model.events import Listener
     from harness.records import Run
 
 
@@ -88,22 +89,21 @@ def check(folder: Path | None, formats: tuple[tuple[str, str], ...], **typed: An
     before = None if baseline is None else read_run(baseline)
     run = _take(typed) if scenarios else read_run(folder or newest_run())
     if not run.trials:
-        message = f"{folder} has no trials: trials.jsonl is missing or empty; copy it again"
+        message = f"{run.directory} has no trials: trials.jsonl is missing or empty; copy it again"
         raise RecordError(f"{message}, or take a new run by --run SCENARIO")
     return emit(check(run, before, within=allowed), formats)
 
 
 def _take(typed: Mapping[str, Any]) -> Run:
     """Take a run, and show it, as `steelyard run` does; failed trials are judged too."""
-    from harness.cli.progress import listener_for, make_console
-    from harness.cli.run import report
+    from harness.cli.run import measure_and_report
     from harness.experiment.run import new_directory, run
     from harness.scenario.overrides import Overrides, load_scenarios
 
     chosen = load_scenarios(typed["scenarios"], Overrides(arms=typed["arms"]))
-    directory, console = new_directory(), make_console()
-    with listener_for(console) as listener:
-        taken = run(
+
+    def take(directory: Path, listener: Listener) -> Run:
+        return run(
             chosen,
             blocks=typed["blocks"],
             required=bool(typed["arms"]),
@@ -111,7 +111,8 @@ def _take(typed: Mapping[str, Any]) -> Run:
             listener=listener,
             command=typed_command(),
         )
-    report(taken, directory, console)
+
+    taken, _ = measure_and_report(take, new_directory())
     return taken
 
 

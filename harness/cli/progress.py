@@ -51,8 +51,12 @@ def listener_for(console: Console) -> Iterator[events.Listener]:
         # A redraw is work beside the measurement: few of them.
         refresh_per_second=4,
     )
-    with progress:
+    # The bar lives while the run does: what is printed before is not its, and charts that are drawn
+    # afterwards by other processes want no thread beside them.
+    try:
         yield BarListener(console, progress)
+    finally:
+        progress.stop()
 
 
 class PlainListener:
@@ -156,6 +160,9 @@ class BarListener(PlainListener):
         match event:
             case events.RunStarted(taken=taken):
                 self._all_done = taken
+                self._progress.start()
+            case events.RunFinished():
+                self._progress.stop()
             case events.BlockStarted():
                 expected = max(event.expected or event.blocks, event.block + 1)
                 assert self._info is not None

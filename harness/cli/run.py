@@ -104,16 +104,30 @@ def run(context: click.Context, /, **typed: Any) -> int:
     A SCENARIO is the path of a scenario file, or the name of one that comes with Steelyard. Without
     any, all of these are run, but for those in which many instances live at once.
     """
-    from harness.cli.progress import listener_for, make_console
     from harness.experiment.run import new_directory
-    from harness.measure.hooks import HookFailedError
-    from harness.measure.interruption import Interrupted
-    from harness.records import read_run
 
     if typed["resume"] is not None:
         _refuse_more(context)
     take = _prepared(typed)
-    directory = typed["resume"] or typed["output"] or new_directory()
+    _, code = measure_and_report(take, typed["resume"] or typed["output"] or new_directory())
+    return code
+
+
+def measure_and_report(take: Callable[[Path, Listener], Run], directory: Path) -> tuple[Run, int]:
+    """Take a run, show it as it goes on, print what it came to, and write its report.
+
+    Returns:
+        The run, and the exit code of `steelyard run`: 1 if a trial failed.
+
+    Raises:
+        Interrupted: By a signal, after saying where the finished trials are.
+        HookFailedError: As `take`; where it was `cleanup`, after the report.
+    """
+    from harness.cli.progress import listener_for, make_console
+    from harness.measure.hooks import HookFailedError
+    from harness.measure.interruption import Interrupted
+    from harness.records import read_run
+
     console = make_console()
     failure: HookFailedError | None = None
     try:
@@ -126,10 +140,10 @@ def run(context: click.Context, /, **typed: Any) -> int:
         if error.hook != "cleanup":
             raise
         failure, result = error, read_run(directory)  # all trials are there: they are reported
-    code = report(result, directory, console)
+    code = _report(result, directory, console)
     if failure is not None:
         raise failure
-    return code
+    return result, code
 
 
 def _prepared(typed: Mapping[str, Any]) -> Callable[[Path, Listener], Run]:
@@ -191,7 +205,7 @@ def _report_interruption(error: KeyboardInterrupt, directory: Path) -> None:
     )
 
 
-def report(result: Run, directory: Path, console: Console) -> int:
+def _report(result: Run, directory: Path, console: Console) -> int:
     """Print a run's summary, write its report, and return the exit code: 1 if a trial failed."""
     from harness.analysis.summary import summarise
     from harness.cli.terminal import print_summary

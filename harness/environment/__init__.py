@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+import psutil
+
 from harness.environment import hardware, settings, software  # noqa: F401 - they register facts
 from harness.environment.diagnose import host_diagnostics
 from harness.environment.registry import REGISTRY, Fact, MissingError, Value
@@ -47,6 +49,6 @@ def capture() -> Environment:
         except OSError as error:
             place = f"{error.filename}: " if error.filename else ""
             missing[fact.name] = f"{place}{(error.strerror or str(error)).lower()}"
-        except (ValueError, IndexError, KeyError, RuntimeError) as error:
+        except (ValueError, IndexError, KeyError, RuntimeError, psutil.Error) as error:
             missing[fact.name] = f"unexpected content: {error}"
     return Environment(MappingProxyType(facts), MappingProxyType(missing), host_diagnostics(facts))

@@ -21,7 +21,7 @@ from harness.analysis.limits import Allowance, Rule
 from harness.backends import get_backend
 from harness.experiment.compare import Conduct, checked, judge
 from harness.experiment.revisions import WORKING_TREE
-from harness.experiment.run import RESULTS, sequence_of
+from harness.experiment.run import RESULTS, refuse_numbers, sequence_of
 from harness.experiment.sides import (
     Notify,
     Sides,
@@ -57,7 +57,9 @@ def check(run: Run, baseline: Run | None = None, *, within: float = 0.05) -> Jud
 
     Raises:
         ScenarioError: A scenario's file is there and wrong.
+        ValueError: `within` is negative, or no number.
     """
+    refuse_numbers(within=within)
     scenarios = tuple(_with_budgets_of_today(scenario) for scenario in run.info.scenarios)
     run = replace(run, info=replace(run.info, scenarios=scenarios))
     return judge_records(run, baseline, within=within)
@@ -190,8 +192,7 @@ def questions_of(paired: PairedScenario, within: float) -> tuple[Question, ...]:
     for pair in paired.pairs:
         budgets = [b for b in scenario.budgets if (b.arm, b.of) == (pair.candidate, BASELINE)]
         found += [
-            Question(pair, b.metric, Allowance(b.most, f"{scenario.path}:{b.line}"))
-            for b in budgets
+            Question(pair, b.metric, Allowance(b.most, b.place_in(scenario.path))) for b in budgets
         ]
         if not budgets:
             rule: Rule = Allowance(1 + within)

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ from harness.measure.request import Request
 from harness.measure.resume import Resumption, refuse_unless_resumable
 from harness.model import NoiseFloor, RunInfo, Scenario
 from harness.model.comparability import host_class
-from harness.model.errors import PrepareError
+from harness.model.errors import PrepareError, ScenarioError
 from harness.model.version import VERSION
 from harness.records import (
     HOOKS_FILE,
@@ -38,7 +39,7 @@ from harness.records import (
     new_run_id,
     read_run,
 )
-from harness.scenario.overrides import reference_arm, select_arms, with_twin
+from harness.scenario.overrides import impossible_growth, reference_arm, select_arms, with_twin
 from harness.scenario.validate import require_metrics, require_valid
 from runtime import cache_home
 
@@ -52,6 +53,8 @@ _T = TypeVar("_T")
 
 RESULTS = Path("results")
 """Where runs go that nobody gave a folder: below the current one."""
+_RUN_ID = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{6}")
+"""As `harness.records.new_run_id` makes them; a folder that a user named is no identifier."""
 _FEW_PAIRS = 10
 """A noise floor that rests on fewer is measured anew by a run that has more blocks."""
 _UNMEASURED = frozenset({"fake", "null"})
@@ -152,10 +155,15 @@ def run(
     """
     refuse_numbers(blocks=blocks, time_limit_ns=time_limit_ns, warmup_blocks=warmup_blocks)
     require_metrics(tuple(until), of_trials=True)
+    for metric, width in until.items():
+        if not 0 < width < 1:
+            raise ValueError(f"until: {metric} is {width}; give a share between 0 and 1, like 0.02")
     asked = sequence_of(scenarios)
     require_valid(asked)
     if arms:
         asked = tuple(select_arms(scenario, sequence_of(arms)) for scenario in asked)
+        if problems := [each for scenario in asked for each in impossible_growth(scenario)]:
+            raise ScenarioError(tuple(problems))
     if time_limit_ns is None and blocks is None:
         time_limit_ns = schedule.DEFAULT_TIME_LIMIT_NS
     most = schedule.UNTIL_MOST_BLOCKS if until else schedule.DEFAULT_MOST_BLOCKS
@@ -281,7 +289,7 @@ def ensure_image(reference: str, progress: Callable[[str], None]) -> None:
 
 def run_id_for(directory: Path) -> str:
     """Name a run as its folder where that is one of `new_directory`, else anew."""
-    return directory.name if directory.parent == RESULTS else new_directory().name
+    return directory.name if _RUN_ID.fullmatch(directory.name) else new_directory().name
 
 
 def with_noise(

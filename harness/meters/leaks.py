@@ -38,7 +38,7 @@ def traces(accounting: Accounting, proc: str = "/proc") -> Traces:
     """Remember what is an instance's own, while it lives."""
     processes = []
     for pid in accounting.pids:
-        with procfs(proc), suppress(psutil.NoSuchProcess):
+        with procfs(proc), suppress(psutil.Error):
             processes.append(psutil.Process(pid))
     groups = tuple(dict.fromkeys(accounting.cgroups.values()))
     return Traces(tuple(processes), groups, accounting.owned)
@@ -65,7 +65,7 @@ def _lives(process: psutil.Process) -> bool:
     ended = psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD
     try:
         return process.is_running() and process.status() not in ended
-    except psutil.NoSuchProcess:
+    except psutil.Error:  # gone, or hidden from this user: then it is not ours either
         return False
 
 

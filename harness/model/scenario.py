@@ -194,6 +194,10 @@ class Budget:
     of: str | None = None
     line: int = 1
 
+    def place_in(self, path: str) -> str:
+        """Name the line of its scenario's file; empty where there is no file."""
+        return f"{path}:{self.line}" if path else ""
+
 
 DEFAULT_TIMEOUT_NS = 60_000_000_000
 """How long a trial may take from request to ready where nothing else is said."""

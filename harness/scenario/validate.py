@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 
 from harness.backends import BACKENDS, known_names
-from harness.model import Arm, CacheState, Readiness, ReadinessKind, Scenario
+from harness.model import BASELINE, Arm, CacheState, Readiness, ReadinessKind, Scale, Scenario
 from harness.model.errors import ScenarioError
 from harness.model.metrics import METRICS
 from harness.model.scale import scale_problems
@@ -71,10 +73,38 @@ def _problems(scenario: Scenario) -> Iterator[str]:
             yield f"arms: the arm {arm.name!r} comes twice; name it once"
         seen.add(arm.name)
         yield from _arm_problems(arm)
+    if not scenario.source:  # the budgets of a file were held against all of its arms when read
+        yield from _budget_problems(scenario, seen)
+    if scenario.scale is not None:
+        yield from _shape_problems(scenario.scale, seen)
+    is_sound = len(seen) == len(arms) and (scenario.scale is None or scenario.scale.instances)
+    yield from scale_problems(scenario) if is_sound else ()
+
+
+def _budget_problems(scenario: Scenario, arms: AbstractSet[str]) -> Iterator[str]:
     for budget in scenario.budgets:
+        others = (BASELINE, *sorted(arms - {budget.arm}))
         if budget.metric not in METRICS:
             yield f"budgets: {unknown('metric', budget.metric, tuple(METRICS))}"
-    yield from scale_problems(scenario) if len(seen) == len(arms) else ()
+        if budget.arm not in arms:
+            yield f"budgets: {unknown('arm', budget.arm, sorted(arms))}"
+        if budget.of is not None and budget.of not in others:
+            yield f"budgets: of: {unknown('arm', budget.of, others)}"
+        if not 0 <= budget.most < math.inf:
+            yield f"budgets: most: {budget.most} is no limit; give a number from 0 up"
+
+
+def _shape_problems(scale: Scale, arms: AbstractSet[str]) -> Iterator[str]:
+    for name, numbers in (("instances", scale.instances), ("together", scale.together)):
+        if any(number < 1 for number in numbers) or list(numbers) != sorted(set(numbers)):
+            yield f"scale.{name}: should rise from 1 up, each number once, is {numbers}"
+    if not scale.instances:
+        yield "scale.instances: is empty; give numbers of instances, like (1, 2, 4)"
+    for name, most in scale.most.items():
+        if name not in arms:
+            yield f"scale.most: {unknown('arm', name, sorted(arms))}"
+        if most < 1:
+            yield f"scale.most: {name} is {most}; let at least 1 live"
 
 
 def _arm_problems(arm: Arm) -> Iterator[str]:

@@ -24,7 +24,9 @@ _registry_options = with_options(
                  help="For names without a registry  [env: STEELYARD_REGISTRY]."),
     click.option("--plain-http", is_flag=True,
                  help="Speak http. On this machine it is tried anyway."),
-    click.option("--insecure", "verify", flag_value=False, default=True,
+    # Not by flag_value=False with default=True, which some versions of click take for each other.
+    click.option("--insecure", "verify", is_flag=True,
+                 callback=lambda _context, _option, is_insecure: not is_insecure,
                  help="Accept any certificate of the registry."),
     click.option("--cert-dir", "certificates", metavar="FOLDER",
                  type=click.Path(exists=True, file_okay=False, path_type=Path),

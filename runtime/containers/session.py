@@ -168,6 +168,11 @@ def dead_sessions(home: Path | None = None) -> list[Path]:
     return [path for _, path in sorted(found)]
 
 
+def proven_dead(home: Path | None = None) -> frozenset[str]:
+    """Name the sessions of this home whose lock is free: nothing else proves an owner dead."""
+    return frozenset(path.name for path in dead_sessions(home) if look_at_lock(path) is Lock.FREE)
+
+
 def look_at_lock(directory: Path) -> Lock:
     """Read what the lock in a session's folder says about the session's owner."""
     try:

@@ -6,6 +6,7 @@ The words are those of Python's subprocess module: `input`, `capture_output`, `D
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import selectors
 import time
@@ -27,6 +28,18 @@ _BLOCK_BYTES = 1 << 16
 
 Stream: TypeAlias = "int | HasFileno | None"
 """A descriptor, an open file, `subprocess.DEVNULL`, or None for this process's own."""
+
+
+def _above_standard(fd: int) -> int:
+    """Move a descriptor of ours off 0 to 2, which it gets where one of these is closed.
+
+    The launch takes what stands there, close-on-exec, for a stray file.
+    """
+    if fd > 2:
+        return fd
+    moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    os.close(fd)
+    return moved
 
 
 class Streams:
@@ -89,7 +102,7 @@ class Streams:
         if stream is None:
             return number
         if stream == DEVNULL:
-            fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            fd = _above_standard(os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC))
             self._theirs.callback(os.close, fd)
             return fd
         try:
@@ -102,7 +115,7 @@ class Streams:
 
     def _pipe(self, *, ours_is_writer: bool) -> tuple[int, IO[bytes]]:
         """Both ends, the container's first; our own end does not reach it."""
-        reader, writer = os.pipe2(os.O_CLOEXEC)
+        reader, writer = (_above_standard(fd) for fd in os.pipe2(os.O_CLOEXEC))
         theirs, ours = (reader, writer) if ours_is_writer else (writer, reader)
         self._theirs.callback(os.close, theirs)
         file = open(ours, "wb" if ours_is_writer else "rb", buffering=0)  # noqa: SIM115

@@ -430,3 +430,26 @@ def test_doctor_tells_the_same_in_both_formats() -> None:
         assert arm["name"] in text.stdout
         assert arm["availability"]["reason"] in text.stdout
     assert found["well"] == (told.returncode == 0)
+
+
+def test_an_interrupted_check_says_where_the_finished_trials_are(tmp_path: Path) -> None:
+    path = tmp_path / "sample.toml"
+    path.write_text(
+        'question = "q"\nimage = "none"\n[workload]\ncommand = ["true"]\n[readiness]\n'
+        'kind = "exit"\n[arms.fake]\nwork_ms = 20.0\n'
+    )
+    program = "from harness.cli.main import main; main()"
+    with subprocess.Popen(
+        [sys.executable, "-c", program, "check", "--run", str(path), "--blocks", "500"],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    ) as process:  # fmt: skip
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("block"):
+                break
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "the finished trials are in results/" in said
+    assert "run --resume results/" in said

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from runtime.containers.leftovers import find_leftovers, groups_of_others
-from runtime.containers.session import Lock, look_at_lock
+from runtime.containers.session import Lock, look_at_lock, proven_dead
 
 pytestmark = pytest.mark.privileged
 
@@ -223,6 +223,7 @@ def test_a_copy_of_a_home_proves_nothing(box: Box, tmp_path: Path) -> None:
     copy = tmp_path / "copied-home"
     shutil.copytree(box.home, copy, symlinks=True)
     # The copied folder is nobody's, and goes; what carries its name is the original owner's.
+    assert box.session not in proven_dead(copy)
     removed = clean(copy, box.session)
     assert [(one["kind"], one["name"]) for one in removed] == [
         ("folder", str(copy / "instances" / box.session))

@@ -317,3 +317,13 @@ def test_no_command_line_is_loaded_with_the_library() -> None:
         "assert not loaded & {'click', 'rich', 'harness'}, loaded\n"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_closed_standard_input_of_the_caller_takes_nothing_from_the_container() -> None:
+    program = (
+        "import os, runtime; os.close(0)\n"
+        "found = runtime.run_container('busybox', ['cat'], input=b'x', capture_output=True)\n"
+        "print(found.stdout)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=False)
+    assert (done.returncode, done.stdout) == (0, b"b'x'\n"), done.stderr

@@ -101,7 +101,7 @@ LATE = (
     "harness.scenario.schema",
     "harness.backends.vm",
     "harness.cli.terminal",
-    "harness.environment.",
+    "harness.environment",
     "harness.meters.leaks",
     "harness.meters.memory",
 )

@@ -35,13 +35,13 @@ def docker_leftovers() -> Iterator[DockerLeftover]:
     """Containers with our label whose session is dead; none where no daemon answers.
 
     Dead is a session whose folder is in this data home and whose lock is free: the containers of
-    another home's sessions are left alone.
+    another home's sessions, and of those in a copied home, are left alone.
     """
     label = f"label={DOCKER.run[DOCKER.run.index('--label') + 1]}"
     code, said = _docker("ps", "--all", "--filter", label, "--format", "{{.Names}}")
     if code != 0:
         return
-    dead = {path.name for path in runtime.dead_sessions()}
+    dead = runtime.proven_dead()
     for name in said.splitlines():
         session = name.split("-")[0]
         if session in dead:

@@ -8,7 +8,7 @@ import pytest
 
 from harness.analysis import noise
 from harness.environment import Environment
-from harness.experiment.run import with_noise
+from harness.experiment.run import new_directory, run_id_for, with_noise
 from harness.measure.request import Request
 from harness.model import Arm, NoiseFloor, comparability
 from tests.support import scenarios as samples
@@ -53,3 +53,9 @@ def test_a_noise_floor_of_few_pairs_is_measured_anew_by_more_blocks(
     found = with_noise(asked, None, tmp_path, host)
     assert found.noise == (floor,)
     assert len(found.scenarios[0].arms) == 1 + is_anew
+
+
+def test_a_folder_that_a_user_named_is_no_identifier() -> None:
+    ours = new_directory()
+    assert run_id_for(ours) == ours.name
+    assert run_id_for(Path("results/ci")) != run_id_for(Path("results/ci")) != "ci"

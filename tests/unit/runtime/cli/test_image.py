@@ -74,3 +74,12 @@ def test_every_command_is_where_the_group_says() -> None:
         assert command.name == name
         assert command.get_short_help_str(), name
     assert image.get_command(context, "nothing") is None
+
+
+@pytest.mark.parametrize("name", ["pull", "push"])
+def test_certificates_are_verified_unless_asked_otherwise(name: str) -> None:
+    from runtime.cli import image_transfer
+
+    command = getattr(image_transfer, name)
+    assert command.make_context(name, ["a.example/b:1"]).params["verify"] is True
+    assert command.make_context(name, ["--insecure", "a.example/b:1"]).params["verify"] is False
