@@ -157,12 +157,10 @@ def follow(browser: Browser, expression: str) -> str:
             "Input.dispatchMouseEvent", type=kind, x=spot[0], y=spot[1], button="left", clickCount=1
         )
     deadline = time.monotonic() + PATIENCE_S
-    while (
-        browser.run("location.href") == before or browser.run("document.readyState") != "complete"
-    ):
+    while (page := browser.loaded()) in (None, before):
         assert time.monotonic() < deadline, f"no click on {expression} left {before}"
         time.sleep(0.02)
-    return unquote(str(browser.run("location.href")))
+    return unquote(str(page))
 
 
 @needs_chromium

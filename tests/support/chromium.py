@@ -50,6 +50,10 @@ COLOURS = """(() => {
 """The colour of every piece of text, and of the first thing behind it that is not transparent."""
 
 
+class ProtocolError(AssertionError):
+    """The browser refused a command."""
+
+
 class Browser:
     """One page of a browser."""
 
@@ -77,7 +81,8 @@ class Browser:
         while True:
             answer = self._next()
             if answer.get("id") == self._last:
-                assert "error" not in answer, f"{method}: {answer['error']}"
+                if "error" in answer:
+                    raise ProtocolError(f"{method}: {answer['error']}")
                 result: dict[str, Any] = answer["result"]
                 return result
 
@@ -100,9 +105,19 @@ class Browser:
         self.requests.clear()
         self.call("Page.navigate", url=page.as_uri())
         deadline = time.monotonic() + PATIENCE_S
-        while self.run("location.href + document.readyState") != f"{page.as_uri()}complete":
+        while self.loaded() != page.as_uri():
             assert time.monotonic() < deadline, f"{page} was not loaded"
             time.sleep(0.02)
+
+    def loaded(self) -> str | None:
+        """The address of the page; None while another one is on its way."""
+        try:
+            found = self.run("document.readyState == 'complete' ? location.href : null")
+        except ProtocolError as error:
+            if "navigated" not in str(error):
+                raise
+            return None  # the page went while it was asked
+        return None if found is None else str(found)
 
     def run(self, expression: str) -> Any:
         """Evaluate JavaScript in the page and take its value."""
