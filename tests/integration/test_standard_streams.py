@@ -114,7 +114,7 @@ with open("number", "w") as file:
     command = ["sh", "-c", f'exec "$0" -c "$1" {closed}', sys.executable, program]
     subprocess.run(
         command, cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, check=True,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[4])},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])},
     )  # fmt: skip
     assert (tmp_path / "file").read_bytes() == b""
     number, is_empty = (tmp_path / "number").read_text().split()
