@@ -21,7 +21,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from runtime.containers.session import Lock, dead_sessions, instances_directory, look_at_lock
+from runtime.containers.session import (
+    Lock,
+    dead_sessions,
+    instances_directory,
+    look_at_lock,
+    proven_dead,
+)
 from runtime.launch.cgroups import PARENT, remove_group
 from runtime.linux.cgroup_mounts import read_mounts
 from runtime.linux.files import process_status, remove_tree
@@ -64,9 +70,9 @@ def find_leftovers(home: Path | None = None) -> list[Leftover]:
 
     The folder of a session proves that its owner is dead: remove it only when the rest is gone.
     """
-    # Looked at once: of a session that dies from now on, the folder stays as well.
+    # The folders first: of a session that dies from now on, the folder stays.
     folders = dead_sessions(home)
-    dead = {path.name for path in folders if look_at_lock(path) is Lock.FREE}
+    dead = proven_dead(home)
     return [
         *_processes(dead),
         *_mounts(dead, home),
