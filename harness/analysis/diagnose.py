@@ -65,7 +65,7 @@ def run_diagnostics(info: RunInfo, trials: Collection[Trial]) -> list[Diagnostic
     for scenario in info.scenarios:
         by_arm: dict[str, list[Trial]] = {}
         for trial in trials:
-            if trial.scenario == scenario.name and trial.block >= 0:
+            if trial.scenario == scenario.name and trial.is_counted:
                 by_arm.setdefault(trial.arm, []).append(trial)
         records = tuple(record for record in info.arms if record.scenario == scenario.name)
         run = _ScenarioRun(info, scenario, records, by_arm)

@@ -86,7 +86,7 @@ def _pairs(
     taken: dict[str, dict[tuple[int, int, int, int], Trial]] = {original: {}, twin: {}}
     times: dict[tuple[str, int, int, int], int] = {}
     for trial in trials:
-        if trial.scenario == scenario and trial.block >= 0 and trial.arm in taken:
+        if trial.scenario == scenario and trial.is_counted and trial.arm in taken:
             place = (trial.arm, trial.block, trial.alive, trial.together)
             times[place] = number = times.get(place, -1) + 1
             taken[trial.arm][*place[1:], number] = trial

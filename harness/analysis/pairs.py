@@ -33,7 +33,7 @@ class TrialValues:
         self._records = {(record.scenario, record.arm.name): record for record in records}
         for trial in trials[self._taken :]:
             # Where instances grow in number: the first alone.
-            if trial.block >= 0 and trial.alive == 0 and trial.together == 1:
+            if trial.is_counted and trial.alive == 0 and trial.together == 1:
                 self._trials.setdefault((trial.scenario, trial.arm), {})[trial.block] = trial
         self._taken = len(trials)
         self.blocks = min((len(of_arm) for of_arm in self._trials.values()), default=0)

@@ -196,7 +196,7 @@ def samples_of(
         (*arm, metric): [] for arm in by_arm for metric in metrics
     }
     for trial in trials:
-        if trial.block < 0 or trial.alive or trial.together > 1:
+        if not trial.is_counted or trial.alive or trial.together > 1:
             continue
         for metric in metrics:
             value = trial_value(metric, trial, by_arm.get((trial.scenario, trial.arm)))

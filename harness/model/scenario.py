@@ -115,6 +115,9 @@ class Arm:
         image: Instead of the scenario's; None is the scenario's own.
         command: Instead of the scenario's; None is the scenario's own.
         repeats: Name of the arm of which this is the same once more (an A/A comparison), or None.
+        anchors: Name of the arm that this is the anchor of, or None: an arm of the same kind on an
+            image that is pinned by digest. Runs differ among themselves in both alike, so that the
+            ratio of the two travels from run to run.
     """
 
     name: str
@@ -124,6 +127,7 @@ class Arm:
     image: str | None = None
     command: tuple[str, ...] | None = None
     repeats: str | None = None
+    anchors: str | None = None
 
     def __post_init__(self) -> None:
         """Name the backend after the arm where none is given; take the state's name for it."""

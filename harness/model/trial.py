@@ -127,12 +127,14 @@ class Slot:
         arm: Arm name.
         block: From 0; warm-up blocks count from -1 downwards, the last of them is -1.
         position: Place in the order of the block, from 0.
+        repetition: Which trial of its arm in this block, from 0; below 0: see `Trial`.
     """
 
     scenario: str
     arm: str
     block: int
     position: int
+    repetition: int = 0
 
 
 class Outcome(StrEnum):
@@ -166,6 +168,9 @@ class Trial:
         readings: What the meters said.
         alive: Instances of the same arm that lived already when this one was requested.
         together: How many instances were requested at the same time, this one included.
+        repetition: Which trial of its arm in this block, from 0: where a block has several of an
+            arm, their median is the block's value. Below 0: taken to let what the trial before
+            left behind pass (caches, clocks of the processor), recorded and not counted.
     """
 
     scenario: str
@@ -185,6 +190,12 @@ class Trial:
     readings: tuple[Reading, ...] = ()
     alive: int = 0
     together: int = 1
+    repetition: int = 0
+
+    @property
+    def is_counted(self) -> bool:
+        """Whether it is part of the result: no warm-up, and not discarded."""
+        return self.block >= 0 and self.repetition >= 0
 
 
 @dataclass(frozen=True, slots=True)

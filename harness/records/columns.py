@@ -23,7 +23,7 @@ Name = tuple[str, ...]
 """What one number of a trial is: `("block",)`, `("ready",)`, `("pss_bytes",)`, or of a part on disk
 `("part", name, sharing, which of that name, "allocated")`."""
 
-COUNTS = ("block", "position", "alive", "together")
+COUNTS = ("block", "position", "alive", "together", "repetition")
 
 BATCH = 4096
 """Trials of one layout whose numbers are put into columns at a time."""
@@ -101,7 +101,7 @@ class Columns:
         batch.rows.append(self.count)
         self.count += 1
         held = batch.numbers
-        held += (trial.block, trial.position, trial.alive, trial.together)
+        held += (trial.block, trial.position, trial.alive, trial.together, trial.repetition)
         held += trial.milestones_ns.values()
         held += [reading.value for reading in trial.readings]
         for part in trial.disk:

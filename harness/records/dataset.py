@@ -38,6 +38,7 @@ COLUMNS = (
     "error",
     "alive",
     "together",
+    "repetition",
     *(f"{milestone}_ns" for milestone in Milestone),
     *(metric.column for metric in MEASURED if not metric.is_milestone),
     "form",
@@ -104,7 +105,8 @@ def trials_frame(run: Run | RunData) -> pd.DataFrame:
         Shape (trials, columns), in the order in which they were taken, columns as in `COLUMNS`:
 
         - `scenario`, `arm`, `outcome`, `error`: categories of strings, `error` missing without one;
-        - `block`, `position`, `alive`, `together`: integers; `counted`: False for warm-up;
+        - `block`, `position`, `alive`, `together`, `repetition`: integers; `counted`: False for
+          warm-up and for what was discarded;
         - one `<milestone>_ns` for each milestone: nanoseconds since t0 as float64 (exact up to 104
           days), NaN where it did not happen or the record does not have it;
         - every metric of a trial (`harness.model.metrics`) under its column's name, NaN where the
@@ -174,7 +176,7 @@ def _frame(packed: PackedColumns, info: RunInfo, parts: _Parts) -> pd.DataFrame:
     }
     for count in COUNTS:
         found[count] = packed.numbers.get((count,), np.zeros(0)).astype(np.int64)
-    found["counted"] = np.asarray(found["block"]) >= 0
+    found["counted"] = (np.asarray(found["block"]) >= 0) & (np.asarray(found["repetition"]) >= 0)
     source = _OfColumns(packed, info, parts)
     found |= {f"{milestone}_ns": source.at(milestone) for milestone in Milestone}
     found |= {metric.column: metric.of(source) for metric in MEASURED}
