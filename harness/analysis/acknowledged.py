@@ -24,6 +24,7 @@ from harness.analysis.history import Point, Series
 from harness.model.errors import RecordError
 from harness.model.suggestions import did_you_mean
 from harness.model.toml_positions import KeyLines
+from runtime.linux.git_text import damage_by_git
 
 FILE = "steelyard-acknowledged.toml"
 NEAR = 2
@@ -76,7 +77,7 @@ def read_acknowledged(path: Path) -> tuple[Acknowledgement, ...]:
             do.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # editors on Windows begin with a BOM
     except FileNotFoundError:
         return ()
     except (OSError, UnicodeDecodeError) as error:
@@ -85,7 +86,9 @@ def read_acknowledged(path: Path) -> tuple[Acknowledgement, ...]:
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise RecordError(f"{path}: no TOML: {error}") from error
+        line, problem = damage_by_git(text) or (None, f"no TOML: {error}")
+        where = path if line is None else f"{path}:{line}"
+        raise RecordError(f"{where}: {problem}") from error
     lines = KeyLines(text)
     for key in document:
         _refuse_unknown(key, (_TABLE,), f"{path}:{lines.find((key,))}")

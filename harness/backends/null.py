@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from harness.backends.preparation import unknown_options
+from harness.backends.preparation import image_spec, prepare_image, unknown_options
 from harness.backends.stream_instance import StreamInstance, wait_readable
 from harness.model import Arm, DiskPart, Milestone, ReadinessKind, Scenario
 from harness.model.backend import Accounting, Availability, Exit, Progress
@@ -131,11 +131,19 @@ def serve(listener: socket.socket, body: bytes) -> None:
         connection.sendall(header.encode() + body)
 
 
+def _command(scenario: Scenario) -> tuple[str, ...]:
+    """Give the workload's words: the scenario's, or else those of its image."""
+    if scenario.workload.command:
+        return scenario.workload.command
+    image, store = prepare_image(scenario, lambda _: None)
+    return image_spec(scenario, image, store).command
+
+
 class _Arm:
     diagnostics: tuple[Diagnostic, ...] = ()
 
     def __init__(self, scenario: Scenario, arm: Arm, lab: Network | None) -> None:
-        words = " ".join(scenario.workload.command[1:]) + "\n"
+        words = " ".join(_command(scenario)[1:]) + "\n"
         self.lab = lab
         self.port = scenario.readiness.port
         self.ends = scenario.readiness.kind is ReadinessKind.EXIT

@@ -168,7 +168,13 @@ def _git(folder: Path, *arguments: str) -> str:
         return result.stdout
     if arguments[0] == "rev-parse" and "--verify" in arguments:
         typed = arguments[-1].removesuffix("^{commit}")
-        raise PrepareError(f"{folder} has no revision {typed!r}; see git log")
+        advice = "see git log"
+        if _git(folder, "rev-parse", "--is-shallow-repository").strip() == "true":
+            advice = (
+                "this clone is shallow and lacks most of the history: git fetch --unshallow, or "
+                "fetch-depth: 0 for actions/checkout"
+            )
+        raise PrepareError(f"{folder} has no revision {typed!r}; {advice}")
     message = f"git in {folder}: {_last(result.stderr).removeprefix('fatal: ')}"
     raise PrepareError(f"{message}; only a git repository has revisions")
 

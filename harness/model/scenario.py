@@ -213,7 +213,7 @@ class Scenario:
 
     Attributes:
         name: Short name; the file's stem.
-        question: One sentence, printed above the answer.
+        question: One sentence, printed above the answer; by default what the box costs.
         image: Image reference in the store, or the name of an image that comes with Steelyard.
         workload: What runs.
         readiness: When it counts as usable.
@@ -242,7 +242,9 @@ class Scenario:
     budgets: tuple[Budget, ...] = ()
 
     def __post_init__(self) -> None:
-        """Take lists for tuples."""
+        """Take lists for tuples; ask what nobody asked."""
+        question = self.question or f"what does a box around {self.image} cost?"
+        object.__setattr__(self, "question", question)
         object.__setattr__(self, "arms", tuple(self.arms))
         object.__setattr__(self, "budgets", tuple(self.budgets))
 

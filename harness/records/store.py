@@ -28,6 +28,7 @@ from harness.model import SCHEMA_VERSION, GrowthPoint, RunInfo, Trial
 from harness.model.errors import RecordError
 from harness.records.codec import ShapeError, decode, encode, loads, parse
 from harness.records.dataset import Run
+from runtime.linux.git_text import damage_by_git
 from runtime.linux.output_file import output_file
 
 RUN_FILE = "run.json"
@@ -225,12 +226,13 @@ def read_info(directory: Path) -> RunInfo:
     path = directory / RUN_FILE
     if not path.is_file():
         raise _is_no_run(directory)
+    content = _content(path)
     try:
-        document = loads(_content(path))
+        document = loads(content)
         _refuse_newer(document, path)
         return decode(RunInfo, document, "")
     except (ShapeError, ValueError) as error:
-        raise _unreadable(error, str(path)) from error
+        raise _unreadable(error, str(path), content) from error
 
 
 def read_growth(directory: Path) -> tuple[GrowthPoint, ...]:
@@ -251,7 +253,7 @@ def parse_record(kind: type[_T], line: bytes, path: Path, number: int) -> _T:
     try:
         return parse(kind, line)
     except (ShapeError, ValueError) as error:
-        raise _unreadable(error, f"{path}, line {number}") from error
+        raise _unreadable(error, f"{path}, line {number}", line) from error
 
 
 def is_torn(line: bytes) -> bool:
@@ -330,8 +332,11 @@ def os_errors_reported(verb: str, path: Path) -> typing.Iterator[None]:
         raise RecordError(f"cannot {verb} {path}: {error.strerror or error}") from error
 
 
-def _unreadable(error: ShapeError | ValueError, where: str) -> RecordError:
+def _unreadable(error: ShapeError | ValueError, where: str, content: bytes) -> RecordError:
     """Describe in one sentence, which begins with `where`, what is wrong with records."""
+    if damage := damage_by_git(content.decode(errors="replace")):
+        begins, problem = damage
+        return RecordError(f"{where}{'' if ', line ' in where else f', line {begins}'}: {problem}")
     if isinstance(error, ShapeError):
         return RecordError(f"{where}: {error.field or 'the record'}: {error.problem}")
     if isinstance(error, json.JSONDecodeError):

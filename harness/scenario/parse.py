@@ -31,6 +31,7 @@ from harness.model.errors import ScenarioError
 from harness.model.suggestions import did_you_mean, unknown
 from harness.model.toml_positions import KeyLines
 from harness.scenario.budget import read_budgets
+from runtime.linux.git_text import damage_by_git
 
 if TYPE_CHECKING:
     from harness.scenario.schema import ScenarioFile
@@ -87,7 +88,7 @@ def load_scenario(name: str | Path) -> Scenario:
     """
     path = find_scenario(name) if isinstance(name, str) else name
     try:
-        source = path.read_text(encoding="utf-8")
+        source = path.read_text(encoding="utf-8-sig")  # editors on Windows begin with a BOM
     except OSError as error:
         message = f"{path}: cannot be read: {(error.strerror or str(error)).lower()}"
         raise ScenarioError((message,)) from error
@@ -172,6 +173,9 @@ def _shipped_folder() -> Path:
 
 def _syntax_problem(error: tomllib.TOMLDecodeError, source: str, path: Path) -> str:
     """The parser ends its message with `(at line 3, column 7)`, or `(at end of document)`."""
+    if known := damage_by_git(source):
+        begins, problem = known
+        return f"{path}:{begins}: {problem}"
     text = str(error)
     what, _, place = text.partition(" (at ")
     match = re.match(r"line (\d+), column (\d+)", place)

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from harness.model import DEFAULT_TIMEOUT_NS, CacheState, ReadinessKind
 from harness.model.suggestions import did_you_mean, unknown
 from harness.model.units import parse_duration, parse_size
+from runtime.linux.accepted import limit_problems, variable_problem, word_problem
 
 DEFAULT_TIMEOUT = f"{DEFAULT_TIMEOUT_NS // 10**9}s"
 
@@ -75,8 +76,21 @@ def _rising(values: list[int]) -> list[int]:
     return values
 
 
-_Text = Annotated[str, Field(min_length=1)]
-_AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+def _word(value: str) -> str:
+    if problem := word_problem(value):
+        raise ValueError(problem)
+    return value
+
+
+def _variables(values: dict[str, str]) -> dict[str, str]:
+    problems = [variable_problem(*variable) for variable in values.items()]
+    if found := "; ".join(filter(None, problems)):
+        raise ValueError(found)
+    return values
+
+
+_Text = Annotated[str, Field(min_length=1), AfterValidator(_word)]
+_AbsolutePath = Annotated[str, AfterValidator(_absolute), AfterValidator(_word)]
 
 
 class _Table(BaseModel):
@@ -87,7 +101,7 @@ class WorkloadTable(_Table):
     """`[workload]`."""
 
     command: list[_Text] = Field(default_factory=list)
-    environment: dict[str, str] = Field(default_factory=dict)
+    environment: Annotated[dict[str, str], AfterValidator(_variables)] = Field(default_factory=dict)
     user: _Text | None = None
     working_directory: _AbsolutePath | None = None
 
@@ -103,12 +117,24 @@ class ReadinessTable(_Table):
     status: Annotated[int, Field(ge=100, le=599)] = 200
 
 
+def _limit(name: str) -> AfterValidator:
+    """Refuse what no control group takes, and what nothing runs in."""
+
+    def check(value: Any) -> Any:
+        asked = {"memory_bytes": None, "cpus": None, "pids": None} | {name: value}
+        for _, problem in limit_problems(**asked):
+            raise ValueError(problem)
+        return value
+
+    return AfterValidator(check)
+
+
 class LimitsTable(_Table):
     """`[limits]`."""
 
-    memory: Annotated[Any, AfterValidator(_size)] = None
-    cpus: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
-    pids: Annotated[int, Field(ge=1)] | None = None
+    memory: Annotated[Any, AfterValidator(_size), _limit("memory_bytes")] = None
+    cpus: Annotated[float, _limit("cpus")] | None = None
+    pids: Annotated[int, _limit("pids")] | None = None
 
 
 class HooksTable(_Table):
@@ -142,7 +168,7 @@ class ArmTable(BaseModel):
 class ScenarioFile(_Table):
     """The whole file."""
 
-    question: _Text
+    question: _Text = ""
     image: _Text
     timeout: Annotated[str, AfterValidator(parse_duration)] = Field(
         default=DEFAULT_TIMEOUT, validate_default=True

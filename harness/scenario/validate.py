@@ -14,6 +14,7 @@ from harness.model.metrics import METRICS
 from harness.model.scale import scale_problems
 from harness.model.suggestions import unknown
 from harness.scenario.parse import ARM_NAME, ARM_NAME_RULE, option_problems
+from runtime.linux.accepted import limit_problems, variable_problem, word_problem
 
 
 def require_valid(scenarios: Sequence[Scenario]) -> None:
@@ -59,6 +60,7 @@ def _problems(scenario: Scenario) -> Iterator[str]:
         yield f"name: {scenario.name!r} cannot name a scenario; {ARM_NAME_RULE}"
     if not scenario.image:
         yield "image: is empty; name an image"
+    yield from _workload_problems(scenario)
     yield from _number_problems(scenario)
     yield from _readiness_problems(scenario.readiness)
     if not scenario.arms:
@@ -115,6 +117,9 @@ def _arm_problems(arm: Arm) -> Iterator[str]:
     if arm.backend not in BACKENDS:
         yield f"arms: {unknown('backend', arm.backend, known_names())}"
         return
+    for word in arm.command or ():
+        if problem := word_problem(word):
+            yield f"arms.{arm.name}.command: {problem}"
     for key, what in option_problems(arm):
         yield f"arms.{arm.name}{'' if key is None else f'.{key}'}: {what}"
 
@@ -136,6 +141,15 @@ def _readiness_problems(readiness: Readiness) -> Iterator[str]:
             yield f"readiness.output: {readiness.output!r} is not a regular expression: {error}"
 
 
+def _workload_problems(scenario: Scenario) -> Iterator[str]:
+    for word in scenario.workload.command:
+        if problem := word_problem(word):
+            yield f"workload.command: {problem}"
+    for name, value in scenario.workload.environment.items():
+        if problem := variable_problem(name, value):
+            yield f"workload.environment: {problem}"
+
+
 def _number_problems(scenario: Scenario) -> Iterator[str]:
     limits = scenario.limits
     numbers: tuple[tuple[str, object, str], ...] = (
@@ -144,9 +158,15 @@ def _number_problems(scenario: Scenario) -> Iterator[str]:
         ("limits.cpus", limits.cpus, "a number above 0, or leave it out"),
         ("limits.pids", limits.pids, "a number above 0, or leave it out"),
     )
+    is_sound = True
     for name, value, wanted in numbers:
         kinds = int | float if name == "limits.cpus" else int
         if value is not None and not isinstance(value, kinds):
+            is_sound = False
             yield f"{name}: {value!r} is no number in that unit; give {wanted}"
         elif value is not None and not value > 0:
+            is_sound = False
             yield f"{name}: {value} is nothing; give {wanted}"
+    if is_sound:
+        for name, what in limit_problems(limits.memory_bytes, limits.cpus, limits.pids):
+            yield f"limits.{'memory_bytes' if name == 'memory' else name}: {what}"

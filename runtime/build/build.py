@@ -86,7 +86,7 @@ class _Build:
             raise ImageError(f"{request.context} is not a folder: a build context is one")
         path = request.containerfile or find_containerfile(request.context)
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")  # as docker-build(1) takes it
         except UnicodeDecodeError:
             raise BuildError(str(path), 0, "", "is not UTF-8 text") from None
         except OSError as error:

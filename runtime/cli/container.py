@@ -13,10 +13,8 @@ import click
 
 from runtime.cli.common import LazyGroup, assignments, with_options
 from runtime.errors import InvalidArgumentError
+from runtime.linux.accepted import FEWEST_CPUS, MOST_CPUS, MOST_PIDS, SMALLEST_MEMORY_BYTES
 from runtime.units import parse_size
-
-_SMALLEST_MEMORY_BYTES = 1 << 20
-_MOST_CPUS = 8192  # NR_CPUS of the largest distribution kernels
 
 
 def memory_size(_context: object, _parameter: object, text: str | None) -> int | None:
@@ -27,7 +25,7 @@ def memory_size(_context: object, _parameter: object, text: str | None) -> int |
         size_bytes = parse_size(text)
     except ValueError as error:
         raise click.BadParameter(str(error)) from None
-    if size_bytes < _SMALLEST_MEMORY_BYTES:
+    if size_bytes < SMALLEST_MEMORY_BYTES:
         raise click.BadParameter(f"{text} is less than 1m, in which nothing runs")
     return size_bytes
 
@@ -41,9 +39,9 @@ _launch_options = with_options(
                  help="Show a folder or file of the host."),
     click.option("-m", "--memory", callback=memory_size, metavar="SIZE",
                  help="Memory limit, as in 512m."),
-    click.option("--cpus", type=click.FloatRange(min=0.01, max=_MOST_CPUS),
+    click.option("--cpus", type=click.FloatRange(FEWEST_CPUS, MOST_CPUS),
                  help="CPU limit, as in 1.5."),
-    click.option("--pids-limit", type=click.IntRange(min=1),
+    click.option("--pids-limit", type=click.IntRange(1, MOST_PIDS),
                  help="Limit of processes and threads."),
     click.option("--hostname", metavar="NAME", help="The container's host name."),
     click.option("--name", metavar="NAME", help="Name; also the host name where none is given."),

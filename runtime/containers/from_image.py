@@ -22,17 +22,13 @@ from runtime.launch.spec import (
     ResourceLimits,
     Volume,
 )
+from runtime.linux.accepted import limit_problems, variable_problem, word_problem
 
 if TYPE_CHECKING:
     from runtime.images import Image, ImageStore
 
 NO_LIMITS = ResourceLimits()
 NO_NETWORK = NetworkSpec()
-SMALLEST_MEMORY_BYTES = 1 << 20
-MOST_CPUS = 8192
-"""NR_CPUS of the largest distribution kernels."""
-FEWEST_CPUS = 0.01
-"""docker-run(1); cpu.max has a smallest quota of 1 ms (kernel: Documentation/…/cgroup-v2.rst)."""
 NETWORKS = ("none", "host")
 
 _HOSTNAME_BYTES = 64
@@ -64,6 +60,7 @@ def spec_for_image(
 
     Raises:
         ContainerError: There is nothing to run, or the user is not in the image's /etc/passwd.
+        InvalidArgumentError: A variable is none.
     """
     config = image.config
     start = config.entrypoint if entrypoint is None else entrypoint
@@ -77,7 +74,7 @@ def spec_for_image(
     home, numbers = resolve_user(wanted, lambda path: store.read_file(image, path))
     merged = {"PATH": DEFAULT_PATH, "HOSTNAME": hostname, "HOME": home}
     merged |= config.environment
-    merged |= environment or {}
+    merged |= check_environment(environment or {})
     root: OverlayRoot | DirectoryRoot = OverlayRoot(
         tuple(map(os.fspath, image.lowerdirs)), "", "", ""
     )
@@ -103,13 +100,28 @@ def check_words(argument: str, words: Sequence[str]) -> tuple[str, ...]:
     """A command line; a single string is none, since nothing here splits it as a shell would.
 
     Raises:
-        InvalidArgumentError: It is a string.
+        InvalidArgumentError: It is a string, or a word is none of execve(2).
     """
     if isinstance(words, str):
         raise InvalidArgumentError(
             argument, f"{words!r} is a string: give a list of words, as in ['sh', '-c', 'ls']"
         )
+    for word in words:
+        if problem := word_problem(word):
+            raise InvalidArgumentError(argument, problem)
     return tuple(words)
+
+
+def check_environment(variables: Mapping[str, str]) -> Mapping[str, str]:
+    """Refuse variables that no environment can hold.
+
+    Raises:
+        InvalidArgumentError: One of them is none.
+    """
+    for name, value in variables.items():
+        if problem := variable_problem(name, value):
+            raise InvalidArgumentError("environment", problem)
+    return variables
 
 
 def check_name(name: str | None) -> None:
@@ -148,18 +160,8 @@ def check_options(
         working_directory is None or working_directory.startswith("/"),
         f"{working_directory!r} is not absolute",
     )
-    memory, cpus, pids = limits.memory_bytes, limits.cpus, limits.pids
-    check(
-        "limits",
-        memory is None or memory >= SMALLEST_MEMORY_BYTES,
-        f"{memory} bytes of memory is less than 1m, in which nothing runs",
-    )
-    check(
-        "limits",
-        cpus is None or FEWEST_CPUS <= cpus <= MOST_CPUS,
-        f"{cpus} CPUs is no limit: use {FEWEST_CPUS} to {MOST_CPUS}",
-    )
-    check("limits", pids is None or pids >= 1, f"a limit of {pids} processes lets nothing run")
+    for _, problem in limit_problems(limits.memory_bytes, limits.cpus, limits.pids):
+        check("limits", False, problem)
     check(
         "network",
         network in NETWORKS,

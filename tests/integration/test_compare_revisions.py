@@ -315,6 +315,17 @@ def test_the_working_tree_has_the_modes_of_git_and_no_runs_of_ours(
     assert {oct(mode) for mode in trees["."].values() if stat.S_ISREG(mode)} == {"0o100644"}
 
 
+def test_a_shallow_clone_is_named_where_a_revision_is_missing(
+    repository: Path, tmp_path: Path
+) -> None:
+    shallow = tmp_path / "shallow"
+    git(tmp_path, "clone", "-q", "--depth", "1", f"file://{repository}", str(shallow))
+    with pytest.raises(PrepareError, match=r"shallow.*git fetch --unshallow.*fetch-depth: 0"):
+        find_revision(shallow, "HEAD~1")
+    with pytest.raises(PrepareError, match="see git log"):
+        find_revision(repository, "HEAD~1000")
+
+
 def test_a_folder_that_was_not_there_then_is_told(repository: Path, tmp_path: Path) -> None:
     later = repository / "later"
     later.mkdir()

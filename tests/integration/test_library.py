@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import harness
+import runtime
 from harness.model.events import Event, RunFinished, RunStarted, TrialFinished
 
 QUICK = {"isolated_ms": 0.1, "started_ms": 0.2, "work_ms": 0.1, "stop_ms": 0.0, "remove_ms": 0.0}
@@ -50,6 +51,19 @@ def test_a_run_is_what_its_folder_says(tmp_path: Path) -> None:
     pages = harness.write_report(run, tmp_path / "pages")
     assert {page.name for page in pages} >= {"report.html", "summary.md"}
     assert all(page.stat().st_size for page in pages)
+
+
+def test_null_prints_what_the_images_own_command_would(tmp_path: Path) -> None:
+    (tmp_path / "Containerfile").write_text('FROM scratch\nENTRYPOINT ["echo", "hello there"]\n')
+    runtime.build_image(tmp_path, tags=["test/own-command:1"])
+    asked = question(
+        harness.Arm("null"),
+        image="test/own-command:1",
+        workload=harness.Workload(()),
+        readiness=harness.Readiness("exit", output="^hello there$"),
+    )
+    run = harness.run(asked, blocks=1, warmup_blocks=0, directory=tmp_path / "run")
+    assert [trial.outcome for trial in run.trials] == [harness.Outcome.OK]
 
 
 def test_a_run_without_a_folder_goes_to_results(

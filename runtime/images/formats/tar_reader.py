@@ -14,6 +14,7 @@ from runtime.errors import LayerError
 from runtime.images.formats import tar_fields
 from runtime.images.formats.digest import BLOCK_BYTES, ByteSource, drain
 from runtime.images.formats.tar_fields import RECORD_BYTES, number_field, show
+from runtime.linux.git_text import LFS_POINTER
 
 _ZEROS = bytes(RECORD_BYTES)
 _HEADER_LIMIT_BYTES = 1 << 20
@@ -87,6 +88,11 @@ class TarReader:
             if not header and not self._needs_end:
                 return
             if header != _ZEROS:
+                if self._is_at_start and header.startswith(LFS_POINTER.encode()):
+                    raise LayerError(
+                        "it is a pointer of Git LFS and not the file itself; fetch it by: git lfs "
+                        "pull"
+                    )
                 if len(header) < RECORD_BYTES:
                     raise LayerError("the archive is cut short: it has no end mark")
                 if self._is_at_start and not tar_fields.is_plausible(header):

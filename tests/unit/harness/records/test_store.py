@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import resource
+import shutil
 import typing
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta, timezone
@@ -151,6 +152,18 @@ def kept(new: object, old: object) -> object:
     if isinstance(new, list) and isinstance(old, list):
         return [kept(*pair) for pair in zip(new, old, strict=True)]
     return new
+
+
+def test_what_git_did_to_a_run_is_named(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "tests" / "support" / "schema_1", tmp_path / "run")
+    trials = tmp_path / "run" / TRIALS_FILE
+    lines = trials.read_bytes().splitlines(keepends=True)
+    trials.write_bytes(b"".join([*lines[:2], b"<<<<<<< HEAD\n", *lines[2:]]))
+    with pytest.raises(RecordError, match=r"trials\.jsonl, line 3: holds an unresolved merge"):
+        read_run(tmp_path / "run")
+    (tmp_path / "run" / RUN_FILE).write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(RecordError, match=r"run\.json, line 1: is a pointer of Git LFS"):
+        read_run(tmp_path / "run")
 
 
 def test_a_run_of_schema_1_is_read_with_the_defaults_of_what_it_does_not_say() -> None:

@@ -125,7 +125,7 @@ pid = 3
         ("bad.toml:12: readiness.exit_code: does nothing for readiness 'http'", "take it out"),
         ("bad.toml:13: readiness.path: 'index.html' is not an absolute path", "/"),
         ("bad.toml:16: limits.memory: '256XB' is not a size", "512m"),
-        ("bad.toml:17: limits.cpus: should be greater than 0, is 0", ""),
+        ("bad.toml:17: limits.cpus: 0.0 CPUs is no limit", "use 0.01 to 8192"),
         ("bad.toml:18: limits.pid: unknown key", "did you mean 'pids'?"),
     ]
     assert len(told) == len(expected)
@@ -145,7 +145,11 @@ pid = 3
         ('"/tmp"', '"tmp"', "11: workload.working_directory", "absolute"),
         ('"256M"', "0", "19: limits.memory", "is 0"),
         ('"256M"', '"lots"', "19: limits.memory", "not a size"),
-        ("cpus = 1", "cpus = inf", "20: limits.cpus", "is inf"),
+        ('"256M"', '"1"', "19: limits.memory", "less than 1m"),
+        ("cpus = 1", "cpus = inf", "20: limits.cpus", "inf CPUs is no limit"),
+        ("cpus = 1", "cpus = nan", "20: limits.cpus", "nan CPUs is no limit"),
+        ("cpus = 1", "cpus = 1e-9", "20: limits.cpus", "1e-09 CPUs is no limit"),
+        ("pids = 10", "pids = 5_000_000", "21: limits.pids", "use 1 to 4194304"),
         ("pids = 10", "pids = 1.5", "21: limits.pids", "whole number"),
         ('arms = ["process", "container"]', "arms = []", "5: arms", "holds no arm"),
         ('arms = ["process", "container"]', "arms = 3", "5: arms", "should be a table"),
@@ -165,6 +169,45 @@ def test_each_mistake_is_told_where_it_is(old: str, new: str, where: str, what: 
 def test_what_is_not_toml_is_told_with_its_line(source: str, line: int) -> None:
     (told,) = problems(source)
     assert re.match(rf"good\.toml:{line}: not TOML: ", told), told
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "where", "what"),
+    [
+        ('"/tmp"', '"/t\\u0000mp"', "11: workload.working_directory", "NUL"),
+        ("A = ", '"A=B" = ', "9: workload.environment", "a name ends at '='"),
+        ("A = ", '"" = ', "9: workload.environment", "has no name"),
+        ('A = "', 'A = "\\u0000', "9: workload.environment", "holds a NUL"),
+        ('command = ["', 'command = ["\\u0000', "8: workload.command.0", "holds a NUL"),
+    ],
+)
+def test_what_no_program_can_be_started_with_is_refused(
+    old: str, new: str, where: str, what: str
+) -> None:
+    assert old in GOOD
+    told = problems(GOOD.replace(old, new, 1))
+    assert len(told) == 1
+    assert told[0].startswith(f"good.toml:{where}")
+    assert what in told[0]
+
+
+def test_a_question_that_nobody_asked_is_what_the_box_costs() -> None:
+    line = next(line for line in GOOD.splitlines() if line.startswith("question"))
+    scenario = parse_scenario(GOOD.replace(line, ""), Path("good.toml"))
+    assert scenario.question == "what does a box around busybox cost?"
+
+
+def test_what_editors_and_git_do_to_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "good.toml"
+    path.write_bytes(b"\xef\xbb\xbf" + GOOD.replace("\n", "\r\n").encode())
+    assert load_scenario(path).workload == parse_scenario(GOOD, path).workload
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n")
+    with pytest.raises(ScenarioError, match=r"good\.toml:1: is a pointer of Git LFS.*git lfs pull"):
+        load_scenario(path)
+    path.write_text(GOOD + "<<<<<<< HEAD\nx = 1\n=======\nx = 2\n>>>>>>> other\n")
+    line = GOOD.count("\n") + 1
+    with pytest.raises(ScenarioError, match=rf"good\.toml:{line}: holds an unresolved merge"):
+        load_scenario(path)
 
 
 def test_a_file_name_that_cannot_name_a_scenario() -> None:

@@ -7,7 +7,16 @@ from dataclasses import replace
 
 import pytest
 
-from harness.model import BASELINE, Budget, Readiness, ReadinessKind, Scale, Scenario
+from harness.model import (
+    BASELINE,
+    Budget,
+    Limits,
+    Readiness,
+    ReadinessKind,
+    Scale,
+    Scenario,
+    Workload,
+)
 from harness.model.errors import ScenarioError
 from harness.scenario.validate import require_valid
 from tests.support.scenarios import fake, scenario
@@ -35,6 +44,28 @@ MADE = replace(
     ],
 )
 def test_a_gate_or_a_growth_that_means_nothing_is_refused(wrong: Scenario, sentence: str) -> None:
+    with pytest.raises(ScenarioError) as caught:
+        require_valid([wrong])
+    assert sentence in " ".join(caught.value.problems)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        (replace(MADE, workload=Workload(("a\0b",))), "workload.command: 'a\\x00b' holds a NUL"),
+        (
+            replace(MADE, workload=Workload(("a",), {"A=B": ""})),
+            "workload.environment: 'A=B' cannot name a variable",
+        ),
+        (replace(MADE, arms=(replace(fake(), command=("\0",)),)), "arms.fake.command: '\\x00'"),
+        (
+            replace(MADE, limits=Limits(memory_bytes=1)),
+            "limits.memory_bytes: 1 bytes is less than 1m",
+        ),
+        (replace(MADE, limits=Limits(cpus=1e-9)), "limits.cpus: 1e-09 CPUs is no limit"),
+    ],
+)
+def test_what_the_kernel_does_not_take_is_refused(wrong: Scenario, sentence: str) -> None:
     with pytest.raises(ScenarioError) as caught:
         require_valid([wrong])
     assert sentence in " ".join(caught.value.problems)

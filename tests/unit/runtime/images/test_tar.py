@@ -151,6 +151,12 @@ def test_hostile_extended_headers(records: dict[str, str], reason: str) -> None:
         read(data)
 
 
+def test_a_pointer_of_git_lfs_is_named() -> None:
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 1\n"
+    with pytest.raises(LayerError, match=r"pointer of Git LFS.*git lfs pull"):
+        read(pointer)
+
+
 def test_unknown_types_and_devices_are_refused() -> None:
     with pytest.raises(LayerError, match="not supported"):
         read(make_tar(member("a", b"D")))

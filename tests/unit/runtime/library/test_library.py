@@ -77,6 +77,7 @@ def test_an_option_that_is_none_is_refused(call: str, empty_home: Path) -> None:
     ("argument", "fields", "sentence"),
     [
         ("command", {"command": "echo hello"}, "'echo hello' is a string: give a list of words"),
+        ("command", {"command": ("a\0b",)}, "holds a NUL"),
         ("name", {"name": "a/b"}, "'a/b' is no container name"),
         ("hostname", {"hostname": "x" * 65}, "a host name has 1 to 64 bytes"),
         ("working_directory", {"working_directory": "srv"}, "'srv' is not absolute"),
@@ -84,7 +85,7 @@ def test_an_option_that_is_none_is_refused(call: str, empty_home: Path) -> None:
         ("volumes", {"volumes": ["/tmp"]}, "is not SOURCE:TARGET"),
         ("limits", {"limits": runtime.ResourceLimits(memory_bytes=4096)}, "nothing runs"),
         ("limits", {"limits": runtime.ResourceLimits(cpus=0.0)}, "use 0.01 to 8192"),
-        ("limits", {"limits": runtime.ResourceLimits(pids=0)}, "lets nothing run"),
+        ("limits", {"limits": runtime.ResourceLimits(pids=0)}, "0 processes is no limit"),
         ("stdout", {"stdout": 999_999}, "stdout is no open file"),
         ("input", {"input": b"", "stdin": 0}, "either stdin or input"),
         ("capture_output", {"capture_output": True, "stderr": 2}, "not both"),
