@@ -25,6 +25,7 @@ from typing import cast
 
 import click
 
+from harness.cli.elevation import MAY, go_on_as_root
 from harness.cli.standard_streams import (
     RecordedOutput,
     flush_standard_streams,
@@ -90,6 +91,8 @@ def main() -> None:
     """The entry point: run the command line and exit."""
     streams = open_standard_streams()
     arguments = sys.argv[1:]
+    if os.environ.get(MAY):
+        go_on_as_root(arguments)
     code = _run(arguments, streams)
     flush_standard_streams()
     lost = streams[0].failure

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pwd
 import select
 import signal
 import subprocess
@@ -27,6 +28,7 @@ from harness.measure.interruption import Interruption
 from harness.model import Scenario, Slot
 from harness.model.errors import HarnessError
 from harness.records import HOOKS_FILE
+from runtime.linux.caller import caller, give
 
 _REPORTED_LINES = 3
 _KEPT_BYTES = 4096
@@ -101,6 +103,7 @@ class HookRunner:
             environment |= {"STEELYARD_ARM": slot.arm, "STEELYARD_BLOCK": str(slot.block)}
             where = f"{slot.scenario}, {slot.arm}, block {slot.block}"
         with open(self._directory / HOOKS_FILE, "ab+", buffering=0) as log:
+            give(log.fileno())
             log.write(f"== {hook}: {where}: {command}\n".encode())
             begin = log.tell()
             code = self._wait(command, environment, log.fileno(), is_last=hook == "cleanup")
@@ -114,7 +117,15 @@ class HookRunner:
     def _wait(
         self, command: str, environment: dict[str, str], output: int, *, is_last: bool
     ) -> int:
-        """Run it to its end, in a session of its own so that all of it can be ended together."""
+        """Run it to its end, in a session of its own so that all of it can be ended together.
+
+        It is the caller's command, also where root measures for them.
+        """
+        name, behind = "", caller()
+        if behind is not None:
+            entry = pwd.getpwuid(behind[0])
+            name = entry.pw_name
+            environment |= {"HOME": entry.pw_dir, "USER": name, "LOGNAME": name}
         process = subprocess.Popen(
             ["/bin/sh", "-c", command],
             env=environment,
@@ -122,6 +133,9 @@ class HookRunner:
             stdout=output,
             stderr=output,
             start_new_session=True,
+            user=None if behind is None else behind[0],
+            group=None if behind is None else behind[1],
+            extra_groups=None if behind is None else os.getgrouplist(name, behind[1]),
         )
         if is_last:
             # The signal that ends a run must not end what puts the host in order after it.

@@ -24,6 +24,7 @@ from harness.model.errors import RecordError
 from harness.records.codec import ShapeError, decode, encode
 from harness.records.columns import COUNTS
 from harness.records.dataset import COLUMNS, RunData
+from runtime.linux.caller import make_folders
 from runtime.linux.output_file import output_file
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def write_table(runs: Iterable[RunData], path: Path) -> int:
     count = groups = 0
     schema = _schema(pyarrow)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folders(path.parent)
         with (
             output_file(path) as file,
             parquet.ParquetWriter(file, schema, compression="zstd") as writer,

@@ -28,6 +28,7 @@ from harness.model import SCHEMA_VERSION, GrowthPoint, RunInfo, Trial
 from harness.model.errors import RecordError
 from harness.records.codec import ShapeError, decode, encode, loads, parse
 from harness.records.dataset import Run
+from runtime.linux.caller import give, make_folders
 from runtime.linux.git_text import damage_by_git
 from runtime.linux.output_file import output_file
 
@@ -79,7 +80,7 @@ class RunWriter:
         self.directory = directory
         with os_errors_reported("write", directory):
             try:
-                directory.mkdir(parents=True, exist_ok=True)
+                make_folders(directory)
                 _refuse_strangers(directory)
                 self._fd: int | None = _claim(directory, os.O_EXCL)
             except FileExistsError as error:  # another run was quicker
@@ -142,6 +143,7 @@ class RunWriter:
         """
         path = self.directory / GROWTH_FILE
         with os_errors_reported("write", path), open(path, "ab", buffering=0) as file:
+            give(file.fileno())
             _append_line(file.fileno(), _line(point))
 
     def close(self) -> None:
@@ -156,6 +158,7 @@ def _claim(directory: Path, more_flags: int = 0) -> int:
     flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | more_flags
     fd = os.open(directory / TRIALS_FILE, flags, 0o644)
     try:
+        give(fd)
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         os.close(fd)

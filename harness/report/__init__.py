@@ -111,8 +111,9 @@ def write_files(files: Mapping[Path, bytes]) -> None:
 
 def _make_folder(path: Path) -> None:
     from harness.model.errors import RecordError
+    from runtime.linux.caller import make_folders
 
     try:
-        path.mkdir(parents=True, exist_ok=True)
+        make_folders(path)
     except OSError as error:
         raise RecordError(f"cannot write {path}: {error.strerror or error}") from error

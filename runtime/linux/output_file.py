@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from runtime.linux.caller import give
 from runtime.linux.files import fsync_directory
 
 _MOST_LINKS = 40  # as many as the kernel follows, path_resolution(7)
@@ -62,7 +63,9 @@ def _replacement(target: str, old: os.stat_result | None) -> Iterator[BinaryIO]:
     fd = os.open(aside, flags, 0o666 if old is None else 0o600)
     try:
         with open(fd, "wb") as file:
-            if old is not None:
+            if old is None:
+                give(fd)
+            else:
                 with contextlib.suppress(PermissionError):  # only root gives files away
                     os.fchown(fd, old.st_uid, old.st_gid)
                 os.fchmod(fd, old.st_mode & 0o777)
