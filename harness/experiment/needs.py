@@ -11,6 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
+_SYSTEM = "/usr/local/sbin:/usr/sbin:/sbin"
+"""Where programs such as mke2fs are, and an ordinary user does not look."""
+
 
 @dataclass(frozen=True, slots=True)
 class Need:
@@ -33,7 +36,7 @@ class Need:
         """Whether it is on this machine."""
         if self.proof.startswith("/"):
             return os.path.exists(self.proof)
-        return shutil.which(self.proof) is not None
+        return shutil.which(self.proof, path=f"{os.environ.get('PATH', '')}:{_SYSTEM}") is not None
 
 
 def read_needs() -> tuple[Need, ...]:
