@@ -7,15 +7,16 @@ where they are seen: by the trial, the instance, or the watch on the host
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 
 from harness import stats
 from harness.model import Arm, ArmRecord, CacheState, Outcome, RunInfo, Scenario, Trial
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
-from harness.model.metrics import trial_value
+from harness.model.metrics import block_value, trial_value
 from harness.model.units import count
 
 PROBER_SHARE = 0.01
@@ -91,7 +92,7 @@ def _failed(run: _ScenarioRun) -> Iterator[Diagnostic]:
         detail = f"{failed} of {len(trials)}"
         if failed == len(trials):
             detail = f"all {failed}" if failed > 1 else "the only one"
-        elif 2 * failed >= len(trials):
+        elif (ready := _ready_by_block(trials)) and math.isinf(statistics.median(ready)):
             detail += ", so that its median was not reached"
         yield run.diagnostic(DiagnosticCode.FAILED_TRIALS, f"{arm}: {detail}")
 
@@ -179,11 +180,22 @@ def _prober_cost(run: _ScenarioRun) -> Iterator[Diagnostic]:
         yield run.diagnostic(DiagnosticCode.PROBER_COST, detail)
 
 
+def _ready_by_block(trials: Iterable[Trial]) -> list[float]:
+    """List the time until ready of each block, as `block_value`, in the order taken.
+
+    Where instances grow in number: of those that started alone.
+    """
+    blocks: dict[int, list[float]] = {}
+    for trial in trials:
+        if trial.alive == 0 and trial.together == 1:
+            blocks.setdefault(trial.block, []).append(trial_value("ready", trial))
+    return list(map(block_value, blocks.values()))
+
+
 def _odd_shapes(run: _ScenarioRun) -> Iterator[Diagnostic]:
     """Find what a median of the time until ready hides; not where more and more neighbours live."""
     for arm in run.measured() if run.scenario.scale is None else ():
-        ready = [trial_value("ready", trial) for trial in run.trials.get(arm.name, ())]
-        seen = stats.shape(ready)
+        seen = stats.shape(_ready_by_block(run.trials.get(arm.name, ())))
         if seen.is_bimodal:
             yield run.diagnostic(DiagnosticCode.BIMODAL, arm.name)
         if seen.drift is not None:

@@ -245,10 +245,10 @@ def _time_of(info: RunInfo, folder: Path | None) -> datetime:
 
 
 def _rows_of(counted: pd.DataFrame, record: ArmRecord) -> pd.DataFrame:
-    """The counted trials of an arm that started alone, the last version of each block."""
+    """The counted trials of an arm that started alone, each in its last version."""
     mine = (counted["scenario"] == record.scenario) & (counted["arm"] == record.arm.name)
     rows = counted[mine & (counted["alive"] == 0) & (counted["together"] == 1)]
-    return rows[~rows["block"].duplicated(keep="last")]
+    return rows[~rows.duplicated(["block", "repetition"], keep="last")]
 
 
 def _setting(info: RunInfo, record: ArmRecord) -> str:
@@ -266,9 +266,9 @@ def _commit(info: RunInfo, record: ArmRecord, fact: str) -> str | None:
 def _estimate(
     record: ArmRecord, rows: pd.DataFrame, metric: Metric
 ) -> tuple[float, stats.Interval | None, int, bool] | None:
-    """Median, interval, trials, and whether it is exact; None where the arm has no such metric."""
+    """Median, interval, blocks, and whether it is exact; None where the arm has no such metric."""
     if metric.is_static:
-        return static_value(metric.name, record), None, len(rows), True
+        return static_value(metric.name, record), None, rows["block"].nunique(), True
     from harness.records.dataset import samples
 
     if metric.name != "ready" and not rows[metric.column].notna().any():

@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -22,7 +23,7 @@ from pathlib import Path
 from harness import stats
 from harness.model import NoiseFloor, Trial
 from harness.model.errors import RecordError
-from harness.model.metrics import METRICS, trial_value
+from harness.model.metrics import METRICS, block_value, trial_value
 from harness.records import Run, write_atomically
 from harness.records.codec import ShapeError, decode, encode
 from harness.stats.arrays import np
@@ -70,7 +71,13 @@ def noise_floors(run: Run) -> tuple[NoiseFloor, ...]:
             if metric.is_static:
                 continue
             value = partial(trial_value, metric.name)
-            both = ((value(a, records[scenario, original]), value(b, record)) for a, b in pairs)
+            both = (
+                (
+                    block_value(value(one, records[scenario, original]) for one in ours),
+                    block_value(value(one, record) for one in theirs),
+                )
+                for ours, theirs in pairs
+            )
             floor = _floor([pair for pair in both if not any(map(math.isnan, pair))])
             if floor is not None:
                 found.append(
@@ -81,15 +88,19 @@ def noise_floors(run: Run) -> tuple[NoiseFloor, ...]:
 
 def _pairs(
     trials: Iterable[Trial], scenario: str, original: str, twin: str
-) -> list[tuple[Trial, Trial]]:
-    """Match the trials of two arms that were taken under the same circumstances."""
-    taken: dict[str, dict[tuple[int, int, int, int], Trial]] = {original: {}, twin: {}}
-    times: dict[tuple[str, int, int, int], int] = {}
+) -> list[tuple[list[Trial], list[Trial]]]:
+    """Match the trials of two arms that were taken under the same circumstances.
+
+    Those of one block are together, which makes one pair; of a burst each instance is one.
+    """
+    taken: dict[str, dict[tuple[int, int, int, int], list[Trial]]] = {original: {}, twin: {}}
+    times: Counter[tuple[str, int, int, int, int]] = Counter()
     for trial in trials:
         if trial.scenario == scenario and trial.is_counted and trial.arm in taken:
-            place = (trial.arm, trial.block, trial.alive, trial.together)
-            times[place] = number = times.get(place, -1) + 1
-            taken[trial.arm][*place[1:], number] = trial
+            place = (trial.block, trial.alive, trial.together)
+            number = times[trial.arm, *place, trial.repetition]
+            times[trial.arm, *place, trial.repetition] += 1
+            taken[trial.arm].setdefault((*place, number), []).append(trial)
     return [(first, taken[twin][k]) for k, first in taken[original].items() if k in taken[twin]]
 
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 
 from harness.model import ArmRecord, Outcome, Pair, Trial
-from harness.model.metrics import Metric, static_value, trial_value
+from harness.model.metrics import Metric, block_value, static_value, trial_value
 from harness.stats.sequential import FIRST_LOOK
 
 GIVE_UP = 3
@@ -23,7 +23,8 @@ class TrialValues:
 
     def __init__(self, trials: Sequence[Trial] = (), records: Sequence[ArmRecord] = ()) -> None:
         self._records: dict[tuple[str, str], ArmRecord] = {}
-        self._trials: dict[tuple[str, str], dict[int, Trial]] = {}
+        # By block, then by repetition: one that is there twice counts once, in its last version.
+        self._trials: dict[tuple[str, str], dict[int, dict[int, Trial]]] = {}
         self._taken = 0
         self.blocks = 0
         self.take(trials, records)
@@ -34,7 +35,8 @@ class TrialValues:
         for trial in trials[self._taken :]:
             # Where instances grow in number: the first alone.
             if trial.is_counted and trial.alive == 0 and trial.together == 1:
-                self._trials.setdefault((trial.scenario, trial.arm), {})[trial.block] = trial
+                blocks = self._trials.setdefault((trial.scenario, trial.arm), {})
+                blocks.setdefault(trial.block, {})[trial.repetition] = trial
         self._taken = len(trials)
         self.blocks = min((len(of_arm) for of_arm in self._trials.values()), default=0)
 
@@ -45,13 +47,21 @@ class TrialValues:
     def values(
         self, scenario: str, arm: str, metric: Metric, before: int = _ALL
     ) -> dict[int, float]:
-        """Take a metric of an arm by block, of blocks below `before`, without missing ones."""
+        """Take a metric of an arm by block, of blocks below `before`, without missing ones.
+
+        Where a block has several trials it is `block_value` of theirs.
+        """
         record = self.record(scenario, arm)
         if metric.is_static:
             return {} if record is None else {0: static_value(metric.name, record)}
         trials = self._trials.get((scenario, arm), {})
         found = (
-            (block, trial_value(metric.name, trials[block], record))
+            (
+                block,
+                block_value(
+                    trial_value(metric.name, one, record) for one in trials[block].values()
+                ),
+            )
             for block in (range(before) if before < len(trials) else sorted(trials))
             if block in trials and block < before
         )
@@ -98,8 +108,12 @@ class TrialValues:
 
     def _only_failures(self, scenario: str, arm: str) -> list[Trial]:
         """List the trials of an arm, where every one of them failed; else none."""
-        trials = list(self._trials.get((scenario, arm), {}).values())
+        trials = self._all(scenario, arm)
         return [] if any(trial.outcome is Outcome.OK for trial in trials) else trials
+
+    def _all(self, scenario: str, arm: str) -> list[Trial]:
+        blocks = self._trials.get((scenario, arm), {}).values()
+        return [trial for block in blocks for trial in block.values()]
 
     def why_missing(self, pair: Pair, metric: Metric) -> str:
         """Say why no block has a pair of this metric, and what to do."""
@@ -109,7 +123,7 @@ class TrialValues:
             if not self.values(pair.scenario, arm, metric):
                 reasons = (
                     reading.missing
-                    for trial in self._trials.get((pair.scenario, arm), {}).values()
+                    for trial in self._all(pair.scenario, arm)
                     for reading in trial.readings
                     if reading.missing and reading.meter.startswith(metric.name.replace("-", "_"))
                 )

@@ -1,7 +1,8 @@
 """Summarises a run for the report: terminal, Markdown and HTML are made from this alone.
 
-Pure: records in, frozen values out. A scenario is shown by medians over its counted blocks; failed
-trials are censored (see `harness.stats`), and comparisons are paired within blocks.
+Pure: records in, frozen values out. A scenario is shown by medians over its counted blocks, where
+the value of a block is the median of an arm's trials in it; failed trials are censored (see
+`harness.stats`), and comparisons are paired within blocks.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from harness.model import (
 )
 from harness.model.diagnostics import REMEDIES, Diagnostic, DiagnosticCode
 from harness.model.units import count
-from harness.records.dataset import Run, RunData, run_data, samples
+from harness.records.dataset import Run, RunData, run_data, samples, trial_samples
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,10 +51,10 @@ class ArmRow:
             `harness.model.metrics.METRICS`, in its unit; milestones, stop and remove among them.
         ratios: Each of them as a multiple of the reference's; none where the reference has zero.
         differences: Each of them minus the reference's.
-        quantiles: Of `ready`, ns, by probability: 0.5, 0.9, 0.99; those that there are enough
-            trials for.
+        quantiles: Of `ready`, ns, by probability: 0.5 (of the blocks), 0.9 and 0.99 (of all
+            trials); those that there are enough for.
         delta: Cliff's delta of `ready` against the reference.
-        shape: What the samples of `ready` look like in the order taken.
+        shape: What the blocks' values of `ready` look like in the order taken.
         missing: Metric name -> why it has no value.
         scopes: Metric name -> whose use it is.
         cache: State of the page cache before each trial.
@@ -262,6 +263,7 @@ def _row(data: RunData, arm: Arm, found: ArmData, reference: ArmData | None) -> 
             *(estimates.by_block(each, "ready_ns") for each in (found, reference))
         )
     ready = estimates.values(found, "ready_ns")
+    _, each = trial_samples(found.rows, "ready_ns")
     outcomes = found.taken["outcome"].value_counts()
     facts = {} if record is None else record.facts
     unsuccessful = (form for form in found.forms if form.outcome is not Outcome.OK)
@@ -273,8 +275,8 @@ def _row(data: RunData, arm: Arm, found: ArmData, reference: ArmData | None) -> 
         ok=int(outcomes.get(Outcome.OK.value, 0)),
         failed=int(outcomes.get(Outcome.FAILED.value, 0)),
         timeouts=int(outcomes.get(Outcome.TIMEOUT.value, 0)),
-        ready_p90_ns=stats.quantile(ready, 0.90),
-        ready_p99_ns=stats.quantile(ready, 0.99),
+        ready_p90_ns=stats.quantile(each, 0.90),
+        ready_p99_ns=stats.quantile(each, 0.99),
         shared_bytes=None if record is None else sum(part.shared_bytes for part in record.disk),
         parts=estimates.parts(data, found),
         prepare_ns=None if record is None else record.prepare_ns,
@@ -344,13 +346,13 @@ def _record_problems(data: RunData) -> tuple[Diagnostic, ...]:
 
 def _repeated(frame: pd.DataFrame) -> Iterator[str]:
     # Instances that start in one burst share everything but their times.
-    key = ["scenario", "arm", "block", "position", "alive", "together", "ready_ns", "removed_ns"]
-    if (frame["together"] == 1).all() and (frame["alive"] == 0).all():
-        key = ["scenario", "arm", "block"]
+    key = ["scenario", "arm", "block", "repetition"]
+    if (frame["together"] > 1).any() or (frame["alive"] > 0).any():
+        key += ["position", "alive", "together", "ready_ns", "removed_ns"]
     number = int(frame.duplicated(key).sum())
     if number:
         yield (
-            f"{number} of {len(frame)} trials are there more than once; of such a block the last "
+            f"{number} of {len(frame)} trials are there more than once; the last version of each "
             "counts"
         )
 

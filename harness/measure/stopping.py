@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from harness import stats
 from harness.model import ArmRecord, Trial
-from harness.model.metrics import trial_value
+from harness.model.metrics import block_value, trial_value
 
 if TYPE_CHECKING:
     from harness.measure.request import Request
@@ -187,22 +187,27 @@ def is_checkpoint(counted: int) -> bool:
 def samples_of(
     trials: Collection[Trial], records: Collection[ArmRecord], metrics: Collection[str]
 ) -> Samples:
-    """Collect the values of the trials that count, in order; a trial without a value gives none.
+    """Collect the values of the blocks that count, in order; one without a value gives none.
 
-    Where instances grow in number it is the first of each block: there was no other beside it.
+    Of several trials in a block it is `block_value` of theirs. Where instances grow in number it is
+    the first of each block: there was no other beside it.
     """
     by_arm = {(record.scenario, record.arm.name): record for record in records}
-    samples: dict[tuple[str, str, str], list[float]] = {
-        (*arm, metric): [] for arm in by_arm for metric in metrics
+    samples: dict[tuple[str, str, str], dict[int, list[float]]] = {
+        (*arm, metric): {} for arm in by_arm for metric in metrics
     }
     for trial in trials:
         if not trial.is_counted or trial.alive or trial.together > 1:
             continue
         for metric in metrics:
             value = trial_value(metric, trial, by_arm.get((trial.scenario, trial.arm)))
-            if not math.isnan(value):
-                samples.setdefault((trial.scenario, trial.arm, metric), []).append(value)
-    return samples
+            blocks = samples.setdefault((trial.scenario, trial.arm, metric), {})
+            blocks.setdefault(trial.block, []).append(value)
+    by_block = {name: map(block_value, blocks.values()) for name, blocks in samples.items()}
+    return {
+        name: [value for value in values if not math.isnan(value)]
+        for name, values in by_block.items()
+    }
 
 
 def widest(samples: Samples) -> dict[str, float]:

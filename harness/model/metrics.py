@@ -8,7 +8,7 @@ a metric is made of is said once and computed of one trial here, and of the colu
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from types import MappingProxyType
@@ -176,6 +176,19 @@ def trial_value(metric: str, trial: Trial, record: ArmRecord | None = None) -> f
     if known.is_milestone and trial.outcome is not Outcome.OK:
         return math.inf if metric == "ready" or math.isnan(value) else value
     return value
+
+
+def block_value(values: Iterable[float]) -> float:
+    """The value of an arm in one block, from those of its counted trials there: their median.
+
+    Of an even number (one trial has no value) it is the upper of the two in the middle: a value
+    that was seen, and never better than one that a failure, which is infinite, stands beside.
+
+    Returns:
+        NaN where no trial has a value; NaN is left out otherwise.
+    """
+    there = sorted(value for value in values if not math.isnan(value))
+    return there[len(there) // 2] if there else math.nan
 
 
 def static_value(metric: str, record: ArmRecord) -> float:

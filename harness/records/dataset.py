@@ -122,13 +122,27 @@ def durations(rows: pd.DataFrame, column: str) -> dict[int, float]:
     Returns:
         Block number to nanoseconds. A trial that went well and lacks the value has no entry. One
         that failed before it has infinity, longer than any wait; for `ready` also one that failed
-        later.
+        later. Of several trials in a block the value is that of `samples`.
     """
     return dict(zip(*(array.tolist() for array in samples(rows, column)), strict=True))
 
 
 def samples(rows: pd.DataFrame, column: str) -> tuple[npt.NDArray[np.int64], Floats]:
-    """Take one metric of one arm, failures censored as `harness.model.metrics.trial_value` does it.
+    """Take one metric of one arm by block, failures censored as `trial_value` does it.
+
+    Several trials of a block give one value, as `harness.model.metrics.block_value` does it: they
+    are alike for what the block has in common, and no further evidence of the level of the arm.
+
+    Returns:
+        Blocks and values, both of shape (blocks that have it or failed before it,), in the order
+        of their first trials.
+    """
+    blocks, values = trial_samples(rows, column)
+    return _by_block(blocks, values)
+
+
+def trial_samples(rows: pd.DataFrame, column: str) -> tuple[npt.NDArray[np.int64], Floats]:
+    """Take one metric of one arm by trial, in the order taken, failures censored as in `samples`.
 
     Returns:
         Blocks and values, both of shape (trials that have it or failed before it,).
@@ -141,6 +155,23 @@ def samples(rows: pd.DataFrame, column: str) -> tuple[npt.NDArray[np.int64], Flo
         values[failed & (np.isnan(values) | (column == "ready_ns"))] = math.inf
     there = ~np.isnan(values)
     return rows["block"].to_numpy(dtype=np.int64)[there], values[there]
+
+
+def _by_block(
+    blocks: npt.NDArray[np.int64], values: Floats
+) -> tuple[npt.NDArray[np.int64], Floats]:
+    """Reduce the values of each block to their upper median."""
+    import numpy as np
+
+    _, first, place, counts = np.unique(
+        blocks, return_index=True, return_inverse=True, return_counts=True
+    )
+    if len(first) == len(blocks):
+        return blocks, values
+    ordered = values[np.lexsort((values, place))]
+    middle = ordered[np.cumsum(counts) - counts + counts // 2]
+    order = np.argsort(first)
+    return blocks[first[order]], middle[order]
 
 
 _CENSORED = frozenset(metric.column for metric in MEASURED if metric.is_milestone)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from harness.analysis import estimates
 from harness.analysis.summary import ScenarioTable
-from harness.records.dataset import RunData
+from harness.records.dataset import RunData, trial_samples
 
 if TYPE_CHECKING:
     from harness.records.dataset import Floats
@@ -41,7 +41,7 @@ def samples_of(table: ScenarioTable, data: RunData) -> dict[str, Samples]:
     found = {}
     for row in table.rows:
         arm = estimates.arm_data(data, counted, row.arm, None, is_scale=is_scale)
-        ready = np.asarray(estimates.values(arm, "ready_ns"), float)
+        _, ready = trial_samples(arm.rows, "ready_ns")
         is_there = np.isfinite(ready)
         found[row.arm] = Samples(ready[is_there], int((~is_there).sum()))
     return found

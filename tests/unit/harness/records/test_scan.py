@@ -21,7 +21,7 @@ from harness.model.metrics import trial_value
 from harness.records import GROWTH_FILE, RUN_FILE, TRIALS_FILE, Run, read_run, scan
 from harness.records.codec import encode
 from harness.records.columns import MOST_BODIES
-from harness.records.dataset import MEASURED, RunData, run_data, samples
+from harness.records.dataset import MEASURED, RunData, run_data, trial_samples
 from harness.records.scan import read_data
 from tests.support.synthetic import synthetic_run, synthetic_scale_run
 
@@ -190,7 +190,7 @@ def test_every_column_is_its_metric(make: Callable[[], Run]) -> None:
                 for trial in trials
             ]
             expected = [(block, value) for block, value in found if not math.isnan(value)]
-            blocks, values = samples(rows, metric.column)
+            blocks, values = trial_samples(rows, metric.column)
             assert list(zip(blocks.tolist(), values.tolist(), strict=True)) == expected, metric.name
 
 
@@ -340,7 +340,7 @@ def test_repeated_trials_raise_a_doubt_and_count_once(tmp_path: Path) -> None:
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([*lines, *lines[-6:]]))
     assert doubts(folder) == (
-        "6 of 50 trials are there more than once; of such a block the last counts",
+        "6 of 50 trials are there more than once; the last version of each counts",
     )
     again = summarise(read_data(folder))
     for before, after in zip(whole.tables[0].rows, again.tables[0].rows, strict=True):
