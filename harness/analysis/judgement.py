@@ -47,10 +47,13 @@ class Finding:
         sentence: The verdict in words, with its estimates; what to do where there is none.
         value: Median of what was judged, in the metric's unit; None if there is none.
         reference: Median of what it was held against; None for an absolute budget.
-        ratio: `value` as a multiple of `reference`, paired where they come from one run.
+        ratio: What was judged as a multiple of what it was held against. Where both come from one
+            run, the median of the ratios within its blocks: not `value` divided by `reference`,
+            which are levels of the run with the host's drift in them.
         interval: Of the ratio, or of `value` for an absolute budget.
         limit: What the ratio, or the value, may at most be; None if nothing was asked for.
-        detectable: Smallest relative difference that so many blocks find in 80 % of cases.
+        detectable: Smallest relative difference that so many blocks find in 80 % of cases; of a
+            paired run None with fewer than 20, or very skewed ones.
         blocks: Pairs or trials that it rests on.
         source: `scenarios/hello.toml:12` of the budget, for annotations; empty if none.
         same: What SAME is called: `within` of a budget that is not about an earlier value, where

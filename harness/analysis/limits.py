@@ -169,13 +169,17 @@ class Rule(ABC):
     source: str = ""
 
     sides: ClassVar[tuple[str, str]]
-    _against: ClassVar[str]
     _options: ClassVar[str]
     """Those that allow more blocks."""
 
     @property
     def exact_limit(self) -> float:
         """The limit of what has no noise."""
+        return self.limit
+
+    @property
+    def found_above(self) -> float:
+        """The interval of what is worse lies above this."""
         return self.limit
 
     @abstractmethod
@@ -188,10 +192,6 @@ class Rule(ABC):
         if Fraction(ours) > Fraction(theirs) * Fraction(f"{self.exact_limit:.12g}"):
             return Verdict.WORSE
         return Verdict.BETTER if ours < theirs else Verdict.SAME
-
-    def against(self, theirs: str) -> str:
-        """Name a value of A: `A's 4.01 ms`."""
-        return self._against.format(theirs)
 
     @abstractmethod
     def more_than(self, ratio: float) -> str:
@@ -224,12 +224,16 @@ class Margin(Rule):
 
     __slots__ = ()
     sides = ("A", "B")
-    _against = "A's {}"
     _options = "--blocks, --time-limit"
 
     @property
     def exact_limit(self) -> float:
         """Where there is no noise, any difference is one."""
+        return 1.0
+
+    @property
+    def found_above(self) -> float:
+        """Whatever the margin, worse is what lies above 1."""
         return 1.0
 
     def verdict(self, low: float, high: float) -> Verdict:
@@ -264,7 +268,6 @@ class Allowance(Rule):
 
     __slots__ = ()
     sides = ("the image before", "the image now")
-    _against = "{} of the image before"
     _options = "--blocks"
 
     def verdict(self, low: float, high: float) -> Verdict:

@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 
 from harness import stats
 from harness.analysis import estimates
+from harness.analysis.compare import judge_records
 from harness.analysis.curves import GrowthCurve, growth_curves, start_curves
 from harness.analysis.estimates import ArmData
+from harness.analysis.judgement import Judgement
 from harness.model import (
     Arm,
     ArmRecord,
@@ -185,18 +187,24 @@ class GatheredDiagnostic:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A run with one table a scenario, and all diagnostics in the order of their enumeration."""
+    """A run with one table a scenario, and all diagnostics in the order of their enumeration.
+
+    Attributes:
+        judgement: Of a paired run that ended with one; None where the run was given as columns.
+    """
 
     run: RunData
     tables: tuple[ScenarioTable, ...]
     diagnostics: tuple[GatheredDiagnostic, ...]
+    judgement: Judgement | None = None
 
 
 def summarise(run: Run | RunData) -> Summary:
     """Summarise a run, also one without a single trial."""
     data = run_data(run)
     tables = tuple(_scenario_table(data, scenario) for scenario in data.info.scenarios)
-    return Summary(run=data, tables=tables, diagnostics=_diagnostics(data))
+    judgement = judge_records(run) if isinstance(run, Run) else None
+    return Summary(data, tables, _diagnostics(data), judgement)
 
 
 def _scenario_table(data: RunData, scenario: Scenario) -> ScenarioTable:

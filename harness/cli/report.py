@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,8 +71,14 @@ def _directories(runs: tuple[Path, ...]) -> list[Path]:
 
 def _summarised(directory: Path) -> Summary:
     from harness.analysis.summary import summarise
+    from harness.model.errors import RecordError
+    from harness.records import read_info, read_run
     from harness.records.scan import read_data
 
+    if read_info(directory).asked is not None:
+        # A verdict needs each trial as it was; where a record is damaged there is none.
+        with contextlib.suppress(RecordError):
+            return summarise(read_run(directory))
     return summarise(read_data(directory))
 
 

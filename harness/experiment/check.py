@@ -13,9 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Unpack
 
-from harness.analysis.check import BASELINE_METRICS
 from harness.analysis.check import check as judge_records
-from harness.analysis.compare import Question, questions_on
+from harness.analysis.compare import AGAINST_METRICS, Question, questions_on
 from harness.analysis.judgement import Judgement
 from harness.analysis.limits import Allowance, Rule
 from harness.backends import get_backend
@@ -184,8 +183,8 @@ def questions_of(paired: PairedScenario, within: float) -> tuple[Question, ...]:
 
     Args:
         paired: With its budgets; each arm is judged by its own of the baseline.
-        within: How much more each of `harness.analysis.check.BASELINE_METRICS` may be of an arm
-            that has no such budget, as far as both sides have that metric.
+        within: How much more each of `AGAINST_METRICS` may be of an arm that has no such budget, as
+            far as both sides have that metric.
     """
     found: list[Question] = []
     scenario = paired.scenario
@@ -196,5 +195,5 @@ def questions_of(paired: PairedScenario, within: float) -> tuple[Question, ...]:
         ]
         if not budgets:
             rule: Rule = Allowance(1 + within)
-            found += questions_on((pair,), BASELINE_METRICS, rule, asked=False)
+            found += questions_on((pair,), AGAINST_METRICS, rule, asked=False)
     return tuple(found)

@@ -9,6 +9,7 @@ check_against       what was before and what is now         ┘   (harness.exper
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypedDict, Unpack
 
@@ -43,10 +44,10 @@ from harness.experiment.sides import (
 from harness.measure.prepare import LocalArms
 from harness.measure.request import Request
 from harness.measure.schedule import DEFAULT_WARMUP_BLOCKS
-from harness.model import Scenario
+from harness.model import PairedQuestions, Scenario
 from harness.model.events import Listener
 from harness.model.version import VERSION
-from harness.records import Run, read_run
+from harness.records import read_run
 from harness.scenario.pairing import with_sides
 from harness.scenario.validate import require_metrics, require_valid
 
@@ -85,7 +86,7 @@ def compare(
             its settings (`container,cache=cold`).
         candidate: B, the same.
         arm: Which arm of the scenarios; None: `container`, or the first that knows the settings.
-        metrics: Keys of `METRICS`; none: `ready`, `disk`, `disk-shared`.
+        metrics: Keys of `METRICS`; none: `ready`, `cpu`, `disk`, `disk-shared`.
         within: Relative differences up to this count as none: 0.05 is 5 %.
         conduct: How the run is taken, by the keywords that follow; all may be left out.
         blocks: Trials of each at most; the run ends as soon as all is decided.
@@ -193,6 +194,7 @@ def judge(sides: Sides, questions: Sequence[Question], asked: str, conduct: Cond
         asked: The question in one line.
         conduct: How it is taken; `checked` has seen it.
     """
+    from harness.analysis.summary import summarise
     from harness.measure.stopping import Decided
     from harness.report import write_report
 
@@ -217,6 +219,9 @@ def judge(sides: Sides, questions: Sequence[Question], asked: str, conduct: Cond
         run_id=run_id_for(folder),
         steelyard=VERSION,
         pairs=tuple(pair for paired in sides.scenarios for pair in paired.pairs),
+        asked=PairedQuestions(
+            asked, *sides.names, tuple(each.to_record() for each in questions), sides.cautions
+        ),
     )
     with recording(folder) as writer:
         take(
@@ -226,24 +231,8 @@ def judge(sides: Sides, questions: Sequence[Question], asked: str, conduct: Cond
             sides.source,
             Decided(comparer.is_decided),
         )
-    run = read_run(folder)
-    write_report(run, folder)
-    return comparer.judgement(asked, run.trials, run.info.arms, _facts(run, sides, folder))
-
-
-def _facts(run: Run, sides: Sides, directory: Path) -> dict[str, str]:
-    info = run.info
-    ran = {record.arm.name for record in info.arms}
-    pairs = [pair for pair in info.pairs if {pair.reference, pair.candidate} <= ran]
-    first = ", ".join(dict.fromkeys(pair.reference for pair in pairs))
-    second = ", ".join(dict.fromkeys(pair.candidate for pair in pairs))
-    facts = {
-        "A": f"{sides.names[0]} ({first})",
-        "B": f"{sides.names[1]} ({second})",
-        "blocks": f"{info.blocks} of at most {info.wanted_blocks}",
-        "seed": str(info.seed),
-        "run": str(directory),
-    }
-    if sides.cautions:
-        facts["caution"] = "; ".join(sides.cautions)
-    return facts
+    summary = summarise(read_run(folder))
+    write_report(summary, folder)
+    judgement = summary.judgement
+    assert judgement is not None  # the run has ended, and its records say what was asked
+    return replace(judgement, facts={**judgement.facts, "run": str(folder)})

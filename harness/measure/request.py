@@ -9,7 +9,14 @@ from types import MappingProxyType
 
 from harness.environment import Environment
 from harness.measure.resume import Resumption
-from harness.model import SCHEMA_VERSION, NoiseFloor, Pair, RunInfo, Scenario
+from harness.model import (
+    SCHEMA_VERSION,
+    NoiseFloor,
+    Pair,
+    PairedQuestions,
+    RunInfo,
+    Scenario,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +37,7 @@ class Request:
         noise: The noise floors of this host that are known from before.
         resumption: The interrupted run that is to go on; its records decide all of the above.
         pairs: The arms that it compares, of a run that is taken until that is decided.
+        asked: What is to be decided about them.
     """
 
     scenarios: tuple[Scenario, ...]
@@ -45,6 +53,7 @@ class Request:
     noise: tuple[NoiseFloor, ...] = ()
     resumption: Resumption | None = None
     pairs: tuple[Pair, ...] = ()
+    asked: PairedQuestions | None = None
 
 
 def begun(request: Request, environment: Environment) -> RunInfo:
@@ -74,6 +83,7 @@ def begun(request: Request, environment: Environment) -> RunInfo:
         time_limit_ns=request.time_limit_ns,
         paired=bool(request.pairs),
         pairs=request.pairs,
+        asked=request.asked,
     )
 
 

@@ -9,6 +9,8 @@ from harness.model.run import (
     ArmRecord as ArmRecord,
     NoiseFloor as NoiseFloor,
     Pair as Pair,
+    PairedLimit as PairedLimit,
+    PairedQuestions as PairedQuestions,
     RunInfo as RunInfo,
 )
 from harness.model.scenario import (

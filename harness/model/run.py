@@ -31,6 +31,47 @@ class Pair:
 
 
 @dataclass(frozen=True, slots=True)
+class PairedLimit:
+    """What is asked of one metric of two arms.
+
+    Attributes:
+        pair: The arms.
+        metric: A key of `harness.model.metrics.METRICS`.
+        limit: What the ratio B / A may at most be: 1.05 is 5 % more.
+        is_margin: Whether differences up to the limit are none in both directions (`compare`), or
+            more than the limit is worse (`check --against`).
+        source: `scenarios/hello.toml:12` of the budget that says so; empty if none does.
+        is_asked: Whether the metric was named: then it is reported when it is missing.
+    """
+
+    pair: Pair
+    metric: str
+    limit: float
+    is_margin: bool
+    source: str = ""
+    is_asked: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class PairedQuestions:
+    """What a paired run is to find out.
+
+    Attributes:
+        question: In one line: `is B (busybox:2) worse than A (busybox:1)?`.
+        reference: What A is: an image, a setting, a revision.
+        candidate: What B is.
+        limits: Of each metric of each pair.
+        cautions: What the verdict does not cover, a sentence each.
+    """
+
+    question: str
+    reference: str
+    candidate: str
+    limits: tuple[PairedLimit, ...]
+    cautions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class NoiseFloor:
     """What an A/A comparison of an arm with itself showed on this host.
 
@@ -116,6 +157,7 @@ class RunInfo:
         paired: Whether it was taken to hold arms against each other until that was decided: then
             they are sides of a comparison, and no point of a history.
         pairs: Which arms those are; empty in older records, where arms stand behind each other.
+        asked: What a paired run is to find out; None in older records, and of other runs.
     """
 
     schema: int
@@ -140,6 +182,7 @@ class RunInfo:
     time_limit_ns: int | None = None
     paired: bool = False
     pairs: tuple[Pair, ...] = ()
+    asked: PairedQuestions | None = None
 
     @property
     def asked_blocks(self) -> int:

@@ -33,7 +33,7 @@ class Method(StrEnum):
     """Between two samples at either end."""
     BY_BLOCK = "order statistics, blocks as clusters"
     """From one sample to another, where several samples share a block."""
-    SIGNED_RANK = "signed rank, for all looks together"
+    SEQUENTIAL = "order statistics, for all looks together"
     """Of paired ratios that were looked at repeatedly."""
     DOMINANCE = "dominance by block"
     """Of Cliff's delta."""

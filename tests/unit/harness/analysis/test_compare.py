@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from harness.analysis.compare import Comparer, questions_on
+from harness.analysis.compare import Comparer, Question, judge_records, questions_on
 from harness.analysis.judgement import ExitCode, Finding, Judgement, Verdict
-from harness.analysis.limits import Margin
+from harness.analysis.limits import Allowance, Margin, Rule
 from harness.backends import get_backend
 from harness.environment import Environment
 from harness.experiment.assessment import assess
@@ -29,6 +29,7 @@ from harness.model import (
     Milestone,
     Outcome,
     Pair,
+    PairedQuestions,
     Reading,
     Scale,
     Scenario,
@@ -36,8 +37,10 @@ from harness.model import (
     Trial,
 )
 from harness.model.errors import ScenarioError
+from harness.model.metrics import METRICS
 from harness.records import RunWriter, read_run
 from harness.scenario.pairing import with_images, with_sides
+from harness.stats import Method
 from harness.stats.sequential import ERROR
 from tests.support.scenarios import fake, scenario
 
@@ -175,7 +178,8 @@ def test_too_few_blocks_cannot_tell_and_say_what_would() -> None:
     finding = only(judgement)
     assert finding.verdict is Verdict.CANNOT_TELL
     assert judgement.exit_code is ExitCode.CANNOT_TELL
-    assert "estimated from 20 pairs" in finding.sentence
+    assert "in 12 of 20 blocks" in finding.sentence
+    assert "; 20 pairs find 17.3 % in four of five cases; take about" in finding.sentence
     assert "--blocks" in finding.sentence
     assert "--within" in finding.sentence
     # What it advises is enough, or nearly: the advice is an estimate.
@@ -209,9 +213,75 @@ def test_three_blocks_say_nothing() -> None:
 
 def test_a_run_that_its_time_ends_is_looked_at_once_more() -> None:
     """40 of 300 blocks are no planned look; all that is left of the error serves the last."""
-    finding = only(judged(pairs(40, 1.05, spread=0.05), most=300))
+    finding = only(judged(pairs(40, 1.06, spread=0.05), most=300))
     assert finding.verdict is Verdict.WORSE
     assert finding.blocks == 40
+
+
+def drifting(rises: Sequence[float], metric: str = "ready") -> list[Trial]:
+    """Trials of a host that slows down from block to block, with B by a factor in each block."""
+    levels = [1e6 * 1.1**block for block in range(len(rises))]
+    made = []
+    for block, (level, rise) in enumerate(zip(levels, rises, strict=True)):
+        for arm, value in (("x-a", round(level)), ("x-b", round(level * rise))):
+            reading = Reading(METRICS[metric].meter or Meter.CPU_NS, value, "workload")
+            made.append(trial(arm, block, value, readings=(reading,)))
+    return made
+
+
+def test_a_ratio_within_blocks_never_stands_beside_medians_as_if_it_were_theirs() -> None:
+    """In 13 of 20 blocks B is 5 % slower; in the middle ones, where the medians lie, faster."""
+    rises = [1.05] * 7 + [0.5] * 7 + [1.05] * 6
+    finding = only(judged(drifting(rises), most=60))
+    assert finding.ratio == pytest.approx(1.05)
+    assert finding.value is not None
+    assert finding.reference is not None
+    assert finding.value < finding.reference
+    assert finding.sentence.startswith(
+        "time until ready: within a block B takes typically 5.0 % longer than A [-50.0 to +5.0 %]; "
+        "B was the slower in 13 of 20 blocks; "
+    )
+    assert finding.sentence.endswith(
+        ". Over the run: A 2.36 ms, B 1.54 ms (medians, drift included)"
+    )
+    assert "34" not in finding.sentence  # 1.54 / 2.36 is 34 % less
+
+
+@pytest.mark.parametrize(
+    ("metric", "rise", "sentence"),
+    [
+        ("ready", 1.25, ("B takes typically 25.0 % longer than A [+25.0 to +25.0 %]; B was the "
+         "slower in 12 of 12 blocks. Over")),
+        ("ready", 0.75, ("B takes typically 25.0 % less time than A [-25.0 to -25.0 %]; B was the "
+         "faster in 12 of 12 blocks. Over")),
+        ("ready", 1.0, ("B takes typically as long as A [+0.0 to +0.0 %]; B was the slower in 0 of "
+         "12 blocks: the same within 5 %. Over")),
+        ("cpu", 1.25, ("B uses typically 25.0 % more than A [+25.0 to +25.0 %]; B used more in "
+         "12 of 12 blocks. Over")),
+        ("pss", 0.75, ("B uses typically 25.0 % less than A [-25.0 to -25.0 %]; B used less in "
+         "12 of 12 blocks. Over")),
+    ],
+)  # fmt: skip
+def test_words_for_times_and_amounts(metric: str, rise: float, sentence: str) -> None:
+    finding = only(judged(drifting([rise] * 12, metric), (metric,), most=12))
+    assert f": within a block {sentence} the run: A " in finding.sentence
+    assert finding.interval is not None
+    assert finding.interval.method is Method.SEQUENTIAL
+
+
+def test_check_against_names_the_images_and_finds_beyond_the_limit() -> None:
+    trials = pairs(200, 1.15, spread=0.1)
+    comparer = Comparer(questions_on((PAIR,), ("ready",), Allowance(1.05, "x.toml:3")), 200)
+    finding = only(comparer.judgement("", trials, RECORDS, {}))
+    assert "within a block the image now takes typically" in finding.sentence
+    assert "longer than the image before [" in finding.sentence
+    assert "; at most +5.0 % is allowed" in finding.sentence
+    assert finding.source == "x.toml:3"
+    # What it finds is what lies beyond the allowance, not beyond nothing.
+    assert finding.verdict is Verdict.WORSE
+    assert finding.blocks >= 20
+    assert finding.detectable is not None
+    assert 0.08 < finding.detectable < 0.25
 
 
 def test_a_margin_finer_than_the_host_is_no_pass() -> None:
@@ -298,7 +368,10 @@ def test_failures_of_b_alone_are_worse_and_of_both_are_no_evidence() -> None:
     ]
     finding = only(judged(failing, most=60))
     assert finding.verdict is Verdict.WORSE
-    assert "fails where A does not" in finding.sentence
+    assert (
+        "within a block B fails where A does not, in 15 of 16 blocks [+0.8 % to open]"
+        in finding.sentence
+    )
     both = [trial(arm, block, math.inf) for block in range(3) for arm in ("x-a", "x-b")]
     comparer = comparer_on("ready")
     assert comparer.is_decided(both, RECORDS)  # and not after 300 blocks
@@ -322,10 +395,12 @@ def test_the_runner_ends_when_it_is_decided(tmp_path: Path) -> None:
         scenario(fake()), "fake", "delay_ms=0,jitter=0.2,seed=1", "delay_ms=5,jitter=0.2,seed=2"
     )
     comparer = comparer_on("ready", pairs=asked.pairs, most=60)
+    limits = tuple(each.to_record() for each in questions_on(asked.pairs, ("ready",), Margin(1.05)))
     request = Request(
         scenarios=(asked.scenario,), blocks=60, warmup_blocks=1, seed=5, time_limit_ns=None,
         required_arms=frozenset(), command=("steelyard",), run_id="test", steelyard="0",
         pairs=asked.pairs,
+        asked=PairedQuestions("is B worse?", "now", "then", limits, ("mind the gap",)),
     )  # fmt: skip
     with RunWriter(tmp_path / "run") as writer:
         Runner(
@@ -344,6 +419,22 @@ def test_the_runner_ends_when_it_is_decided(tmp_path: Path) -> None:
     assert run.info.blocks == finding.blocks < 60
     assert run.info.wanted_blocks == 60
     assert run.info.pairs == (Pair("sample", "fake-a", "fake-b"),)
+    # Its records alone give the same judgement later.
+    again = judge_records(run)
+    assert again is not None
+    assert (again.findings, again.question) == ((finding,), "is B worse?")
+    assert dict(again.facts) == {
+        "A": "now (fake-a)", "B": "then (fake-b)", "blocks": f"{finding.blocks} of at most 60",
+        "seed": "5", "caution": "mind the gap",
+    }  # fmt: skip
+    assert judge_records(replace(run, info=replace(run.info, interrupted=True))) is None
+    assert judge_records(replace(run, info=replace(run.info, asked=None))) is None
+
+
+@pytest.mark.parametrize("rule", [Margin(1.05), Allowance(1.2, "x.toml:7"), Allowance(1.0)])
+def test_a_question_is_recorded_and_asked_again(rule: Rule) -> None:
+    question = Question(PAIR, "cpu", rule, is_asked=False)
+    assert Question.recorded(question.to_record()) == question
 
 
 # What was typed.

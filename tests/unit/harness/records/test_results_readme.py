@@ -24,6 +24,8 @@ from harness.model import (
     NoiseFloor,
     Outcome,
     Pair,
+    PairedLimit,
+    PairedQuestions,
     Readiness,
     Reading,
     RunInfo,
@@ -42,7 +44,8 @@ README = Path(__file__).parents[4] / "results" / "README.md"
 
 KINDS = [
     RunInfo, Scenario, Workload, Readiness, Limits, Arm, Hooks, Scale, Budget, ArmRecord, DiskPart,
-    Diagnostic, NoiseFloor, Pair, Trial, Reading, GrowthPoint,
+    Diagnostic, NoiseFloor, Pair, PairedLimit,
+    PairedQuestions, Trial, Reading, GrowthPoint,
 ]  # fmt: skip
 
 
