@@ -1,47 +1,62 @@
-"""Holds a run against budgets and against an earlier run: records in, a judgement out. Pure.
+"""Holds a run against budgets and against earlier runs: records in, a judgement out. Pure.
 
 An interval decides, never a median alone (`harness.analysis.limits`). What equal inputs give
-equally (disk) is compared exactly. A relative budget tighter than what an A/A comparison has shown
-to be noise is refused. Ratios between arms of one run may be held against those of another host;
-times and memory may not (`comparability`).
+equally (disk) is compared exactly. What has noise is held against earlier runs by the rules of
+`harness.analysis.baseline`, which know that runs differ among themselves; times and memory of
+another host are held against nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Sequence
 from functools import partial
 
 from harness import stats
 from harness.analysis import limits
+from harness.analysis.baseline.case import Case
+from harness.analysis.baseline.judge import Earlier
+from harness.analysis.baseline.values import RunValues, Values, constant
 from harness.analysis.judgement import Finding, Judgement, Verdict
 from harness.analysis.limits import Measured, estimate_of, percent
-from harness.analysis.pairs import TrialValues
-from harness.model import BASELINE, ArmRecord, Budget, Scenario
-from harness.model.comparability import ARM_CLASS_FACTS, host_class
-from harness.model.metrics import METRICS, Unit
+from harness.model import BASELINE, ArmRecord, Budget, RunInfo, Scenario
+from harness.model.metrics import METRICS, Metric, Unit
 from harness.model.units import spell
 from harness.records import Run
+from harness.records.dataset import RunData, run_data
+from harness.stats.arrays import Array
 
 DEFAULT_WITHIN = 0.05
 """Without a budget: how much more than the baseline's a metric may be."""
 _WITHIN = "within"
 BASELINE_METRICS = ("ready", "cpu", "pss", "disk", "disk-shared")
 """Without budgets: what is held against a baseline, as far as both runs have it."""
+_ON_DISK = frozenset({"disk", "disk-growth"})
+"""Not the same in all instances perhaps, and yet nothing that changes with the state of a host."""
+
+AnyRun = Run | RunData
 
 
-def check(run: Run, baseline: Run | None = None, *, within: float = DEFAULT_WITHIN) -> Judgement:
-    """Hold a run against the budgets of its scenarios, and against a baseline.
+def check(
+    run: AnyRun,
+    baseline: AnyRun | Sequence[AnyRun] | None = None,
+    *,
+    within: float = DEFAULT_WITHIN,
+) -> Judgement:
+    """Hold a run against the budgets of its scenarios, and against earlier runs.
 
     Args:
         run: What is judged.
-        baseline: What `of = "baseline"` means. Where a scenario has no budget of that kind, every
-            metric of `BASELINE_METRICS` may be at most `within` more than the baseline's.
+        baseline: An earlier run, or several of the same thing: what `of = "baseline"` means. Where
+            a scenario has no budget of that kind, every metric of `BASELINE_METRICS` may be at most
+            `within` more than the baseline's. What is compared exactly is held against the newest.
         within: See `baseline`.
 
     Returns:
         A finding for each budget; refusals for those that cannot be judged at all.
     """
-    judge = _Judge(run, baseline)
+    earlier = [] if baseline is None else [baseline] if isinstance(baseline, AnyRun) else baseline
+    judge = _Judge(run_data(run), [run_data(one) for one in earlier])
     for scenario in run.info.scenarios:
         asked = {arm.name for arm in scenario.arms}
         for budget in scenario.budgets:
@@ -49,122 +64,89 @@ def check(run: Run, baseline: Run | None = None, *, within: float = DEFAULT_WITH
             if {budget.arm, *({budget.of} - {None, BASELINE})} <= asked:
                 judge.budget(scenario, budget)
         relative = any(budget.of == BASELINE for budget in scenario.budgets)
-        if baseline is not None and not relative:
+        if earlier and not relative:
             judge.against_baseline(scenario, within)
-        if baseline is not None:
+        if earlier:
             judge.layers(scenario)
-    if not judge.findings and not judge.refusals:
+    if not judge.found and not judge.refusals:
         judge.refusals.append(
             "there is nothing to judge by: no scenario of the run has a [budget] table, and no "
             "baseline was given; add budgets to the scenario, or name one by --baseline"
         )
-    against = f" and {baseline.info.run_id}" if baseline is not None else ""
+    names = [_named(one.info) for one in judge.earlier.runs]
+    against = f" and {names[0] if len(names) == 1 else f'{len(names)} earlier runs'}" * bool(names)
     return Judgement(
         f"run {run.info.run_id} against its budgets{against}",
-        tuple(judge.findings),
+        judge.findings(),
         tuple(dict.fromkeys(judge.refusals)),
-        {"run": _named(run), **({"baseline": _named(baseline)} if baseline else {})},
+        {"run": _named(run.info), **({"baseline": ", ".join(names)} if names else {})},
     )
 
 
-def _named(run: Run) -> str:
-    info = run.info
+def _named(info: RunInfo) -> str:
     part = f" (interrupted: {info.blocks} of {info.asked_blocks} blocks)"
     return info.run_id + part * info.interrupted
-
-
-def comparability(run: Run, baseline: Run, scenario: str, arm: str) -> str | None:
-    """Say why an arm's times and memory in two runs cannot be compared; None if they can."""
-    ours, theirs = host_class(run.info.environment), host_class(baseline.info.environment)
-    if ours != theirs:
-        named = " and ".join(
-            f"{info.environment.get('cpu_model')} with kernel {info.environment.get('kernel')}"
-            for info in (baseline.info, run.info)
-        )
-        return (
-            f"the baseline {baseline.info.run_id} is from another host ({named}): times and memory "
-            "do not travel between hosts; take a baseline here, pair the two by `steelyard "
-            "compare`, or set a budget relative to another arm"
-        )
-    before, now = (
-        TrialValues(records=each.info.arms).record(scenario, arm) for each in (baseline, run)
-    )
-    if before is None or now is None:
-        which = "baseline" if before is None else "run"
-        return f"the {which} has no arm {arm} in scenario {scenario}; measure that arm in both"
-    conditions = [
-        *((fact, before.facts.get(fact), now.facts.get(fact)) for fact in ARM_CLASS_FACTS),
-        ("page cache", before.arm.cache, now.arm.cache),
-    ]
-    for condition, old, new in conditions:
-        if old != new:
-            return (
-                f"{scenario}, {arm}: the {condition} was {old} in the baseline and is {new} now; "
-                "take a baseline with the same"
-            )
-    return None
 
 
 class _Judge:
     """Gathers findings and refusals."""
 
-    def __init__(self, run: Run, baseline: Run | None) -> None:
-        self.run = run
-        self.baseline = baseline
-        self.ours = TrialValues(run.trials, run.info.arms)
-        self.theirs = (
-            TrialValues(baseline.trials, baseline.info.arms) if baseline else TrialValues()
-        )
-        self.findings: list[Finding] = []
+    def __init__(self, run: RunData, earlier: Sequence[RunData]) -> None:
+        self.ours = RunValues(run)
+        self.earlier = Earlier(self.ours, [RunValues(one) for one in earlier])
+        self.found: list[Finding | Case] = []
         self.refusals: list[str] = []
+
+    def findings(self) -> tuple[Finding, ...]:
+        """Judge what was gathered; the error of the whole check is shared among the cases."""
+        number = sum(isinstance(each, Case) and each.is_judged for each in self.found)
+        return tuple(
+            each.finding(number) if isinstance(each, Case) else each for each in self.found
+        )
 
     def budget(self, scenario: Scenario, budget: Budget) -> None:
         """Judge one budget of a scenario."""
-        source = budget.place_in(scenario.path)
-        samples = self.ours.values(scenario.name, budget.arm, METRICS[budget.metric])
-        if not samples:
+        source, metric = budget.place_in(scenario.path), METRICS[budget.metric]
+        samples = self.ours.values(scenario.name, budget.arm, metric)
+        if not len(samples[1]):
             where = f"{source}: {budget.arm}, {budget.metric}"
             self.refusals.append(f"{where}: the run has no such value; run that arm, metered")
         elif budget.of is None:
-            self.findings.append(_absolute(scenario, budget, samples, source))
+            self.found.append(_absolute(scenario, budget, samples[1], source))
         elif budget.of == BASELINE:
             self.relative_to_baseline(scenario.name, budget, source)
         else:
-            others = self.ours.values(scenario.name, budget.of, METRICS[budget.metric])
-            found = stats.paired_ratio(samples, others)
-            if found is None:
+            others = self.ours.values(scenario.name, budget.of, metric)
+            ratio = stats.paired_ratio(samples, others)
+            if ratio is None:
                 both = f"{source}: {budget.arm} and {budget.of}"
                 self.refusals.append(f"{both} have no {budget.metric} in one block; run both arms")
                 return
-            measured, whose = limits.measured_by(found.estimate), f"{budget.of}'s"
-            self._relative(scenario.name, budget, measured, source, samples, others, whose)
+            measured, whose = limits.measured_by(ratio.estimate), f"{budget.of}'s"
+            self._relative(scenario.name, budget, measured, source, samples[1], others[1], whose)
 
     def relative_to_baseline(self, scenario: str, budget: Budget, source: str) -> None:
         """Judge a budget that is a multiple of the baseline's value."""
         where = f"{source}: " if source else ""
-        if self.baseline is None:
+        if not self.earlier.runs:
             self.refusals.append(
                 f"{where}a budget of the baseline needs a baseline; name one by --baseline"
             )
             return
         metric = METRICS[budget.metric]
-        ours, theirs = (
-            side.values(scenario, budget.arm, metric) for side in (self.ours, self.theirs)
-        )
-        reason = None
-        if not metric.is_exact:
-            reason = comparability(self.run, self.baseline, scenario, budget.arm)
-            if reason is None and (tight := self._too_tight(scenario, budget, len(ours))):
-                reason = f"{where}{tight}"
-        if reason is None and not (ours and theirs):
-            which = "baseline" if ours else "run"
-            text = f"{where}the {which} has no {budget.metric} of {scenario}, {budget.arm}"
-            reason = f"{text}; measure it in both"
-        if reason is not None:
-            self.refusals.append(reason)
+        newest = self.earlier.newest_with(scenario, budget.arm, metric)
+        ours = self.ours.values(scenario, budget.arm, metric)
+        theirs = ours if newest is None else newest.values(scenario, budget.arm, metric)
+        measured = None if newest is None else _without_noise(metric, ours, theirs)
+        if measured is None:
+            case = self.earlier.case(scenario, budget, source)
+            if isinstance(case, Case):
+                self.found.append(case)
+            else:
+                self.refusals.append(case)
             return
-        measured = limits.unpaired_ratio(ours, theirs)
-        self._relative(scenario, budget, measured, source, ours, theirs, "the baseline's")
+        whose = "the baseline's"
+        self._relative(scenario, budget, measured, source, ours[1], theirs[1], whose)
 
     def _relative(
         self,
@@ -172,8 +154,8 @@ class _Judge:
         budget: Budget,
         measured: Measured,
         source: str,
-        ours: Mapping[int, float],
-        theirs: Mapping[int, float],
+        ours: Array,
+        theirs: Array,
         whose: str,
     ) -> None:
         is_baseline = budget.of == BASELINE
@@ -182,16 +164,11 @@ class _Judge:
         verdict = limits.verdict_on(measured, budget.most, may_be_better=is_baseline)
         size = measured.spelled(percent if is_baseline else _times)
         limit = percent(budget.most) if is_baseline else f"{budget.most:g} ×"
-        caution = ""
-        if is_baseline and measured.interval is not None and verdict is Verdict.WORSE:
-            caution = (
-                "; two runs differ also by what changed on the host: `steelyard compare` pairs them"
-            )
         sentence = (
             f"{title}: {spell(unit, value)} against {whose} {spell(unit, reference)}, {size}; at "
-            f"most {limit} is allowed{measured.advice(budget.most, verdict)}{caution}"
+            f"most {limit} is allowed{measured.advice(budget.most, verdict)}"
         )
-        self.findings.append(
+        self.found.append(
             Finding(
                 scenario, budget.arm, budget.metric, verdict, sentence,
                 value=value, reference=reference, ratio=measured.middle,
@@ -200,91 +177,29 @@ class _Judge:
             )
         )  # fmt: skip
 
-    def _too_tight(self, scenario: str, budget: Budget, blocks: int) -> str | None:
-        floors = [
-            floor
-            for floor in self.run.info.noise
-            if (floor.scenario, floor.metric) == (scenario, budget.metric)
-        ]
-        own = [floor for floor in floors if floor.arm == budget.arm] or floors
-        if not own or not blocks:
-            return None
-        detectable = own[0].detectable_with(blocks)
-        if abs(budget.most - 1) >= detectable:
-            return None
-        return (
-            f"a gate of {percent(budget.most)} on {budget.metric} is below what this host can "
-            f"see: by its noise ({own[0].blocks} pairs of A/A), {blocks} blocks find nothing "
-            f"under {detectable * 100:.1f} %; widen the budget, take more blocks, or take "
-            "both in one run: `steelyard check --against`"
-        )
-
     def against_baseline(self, scenario: Scenario, within: float) -> None:
         """Judge every metric that both runs have, with the same allowance."""
-        assert self.baseline is not None
-        if host_class(self.run.info.environment) != host_class(self.baseline.info.environment):
-            self._across_hosts(scenario, within)
-            return
-        for record in self.run.info.arms:
-            if record.scenario != scenario.name or record.arm.repeats is not None:
-                continue
+        for record in self.ours.judged(scenario.name):
             for name in BASELINE_METRICS:
-                arm = (scenario.name, record.arm.name)
-                if all(side.values(*arm, METRICS[name]) for side in (self.ours, self.theirs)):
-                    budget = Budget(record.arm.name, name, 1 + within, BASELINE)
+                arm, metric = record.arm.name, METRICS[name]
+                both = self.earlier.newest_with(scenario.name, arm, metric)
+                if both is not None and len(self.ours.values(scenario.name, arm, metric)[1]):
+                    budget = Budget(arm, name, 1 + within, BASELINE)
                     self.relative_to_baseline(scenario.name, budget, "")
-
-    def _across_hosts(self, scenario: Scenario, within: float) -> None:
-        """From another host only ratios to an arm of the same run can be held against ours."""
-        assert self.baseline is not None
-        records = (r for r in self.run.info.arms if r.scenario == scenario.name)
-        arms = [record.arm for record in records if record.arm.repeats is None]
-        reference = next((a.name for a in arms if a.backend == "container"), "")
-        judged = False
-        for arm in arms:
-            if arm.name == reference:
-                continue
-            here, there = (
-                stats.paired_ratio(
-                    side.values(scenario.name, arm.name, METRICS["ready"]),
-                    side.values(scenario.name, reference, METRICS["ready"]),
-                )
-                for side in (self.ours, self.theirs)
-            )
-            if here is None or there is None:
-                continue
-            judged = True
-            ours, theirs = here.estimate, there.estimate
-            measured = limits.ratio_of_medians(ours, theirs)
-            verdict = limits.verdict_on(measured, 1 + within, may_be_better=True)
-            sentence = (
-                f"time until ready: {ours.median:.3g} × {reference}'s against {theirs.median:.3g} "
-                f"× on the baseline's host, {measured.spelled(percent)}; at most "
-                f"{percent(1 + within)} is allowed{measured.advice(1 + within, verdict)}"
-            )
-            self.findings.append(
-                Finding(
-                    scenario.name, arm.name, "ready", verdict, sentence,
-                    ratio=measured.middle, interval=measured.interval, limit=1 + within,
-                    blocks=measured.blocks,
-                )
-            )  # fmt: skip
-        if not judged:
-            reason = comparability(self.run, self.baseline, scenario.name, reference)
-            self.refusals.append(reason or "no arm is in both runs")
 
     def layers(self, scenario: Scenario) -> None:
         """Report layers that the baseline's image had and this one does not: shared no longer."""
-        for record in self.run.info.arms:
-            before = self.theirs.record(scenario.name, record.arm.name)
-            if record.scenario != scenario.name or before is None:
+        for record in self.ours.judged(scenario.name):
+            records = (run.record(scenario.name, record.arm.name) for run in self.earlier.runs)
+            before = next((one for one in reversed(list(records)) if one is not None), None)
+            if before is None:
                 continue
             old, new = layers_of(before), layers_of(record)
             gone = [layer for layer in old.items() if layer[0] not in new]
             if not gone or not new:
                 continue
             come = [layer for layer in new.items() if layer[0] not in old]
-            self.findings.append(
+            self.found.append(
                 Finding(
                     scenario.name, record.arm.name, "disk-shared",
                     Verdict.WORSE if come else Verdict.BETTER,
@@ -313,9 +228,22 @@ def _layers(layers: list[tuple[str, int]]) -> str:
     )
 
 
-def _absolute(
-    scenario: Scenario, budget: Budget, samples: Mapping[int, float], source: str
-) -> Finding:
+def _without_noise(metric: Metric, ours: Values, theirs: Values) -> Measured | None:
+    """Compare what does not change with the state of the host; None where it does."""
+    count = len(ours[1])
+    if not count:
+        return None
+    a, b = constant(ours), constant(theirs)
+    enough = min(count, len(theirs[1])) >= stats.FEWEST_FOR_LEVEL
+    if metric.is_exact or (enough and metric.unit is Unit.BYTES):
+        if metric.is_exact:
+            a, b = float(max(ours[1])), float(max(theirs[1]))
+        if not (math.isnan(a) or math.isnan(b)):
+            return limits.exact_ratio(a, b, count)
+    return limits.unpaired_ratio(ours[1], theirs[1]) if metric.name in _ON_DISK else None
+
+
+def _absolute(scenario: Scenario, budget: Budget, samples: Array, source: str) -> Finding:
     metric = METRICS[budget.metric]
     measured = limits.measured_of(samples, metric)
     verdict = limits.verdict_on(measured, budget.most, may_be_better=False)

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
@@ -31,6 +31,7 @@ from typing import ClassVar
 from harness import stats
 from harness.analysis.judgement import Verdict
 from harness.model.metrics import Metric
+from harness.stats.arrays import Samples
 from harness.stats.sequential import FIRST_LOOK, Look
 
 _HOPELESS = 30
@@ -86,37 +87,35 @@ def measured_by(found: stats.Estimate) -> Measured:
     return Measured(found.median, found.interval or _UNKNOWN, found.count)
 
 
-def measured_of(samples: Mapping[int, float], metric: Metric) -> Measured:
-    """The median of an arm's samples, by block; exact where equal inputs give equal values."""
-    values = list(samples.values())
-    if metric.is_exact or (len(values) > 1 and len(set(values)) == 1):
-        return Measured(max(values), None, len(values))
+def measured_of(samples: Samples, metric: Metric) -> Measured:
+    """The median of an arm's samples; exact where equal inputs give equal values."""
+    least, most = float(min(samples)), float(max(samples))
+    if metric.is_exact or (len(samples) > 1 and least == most):
+        return Measured(most, None, len(samples))
     return measured_by(estimate_of(samples))
 
 
-def estimate_of(samples: Mapping[int, float]) -> stats.Estimate:
-    """Estimate the median of an arm's samples, by block; there is at least one."""
-    found = stats.estimate(list(samples.values()))
+def estimate_of(samples: Samples) -> stats.Estimate:
+    """Estimate the median of an arm's samples; there is at least one."""
+    found = stats.estimate(samples)
     assert found is not None
     return found
 
 
-def unpaired_ratio(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Measured:
-    """Divide two medians of separate runs.
+def exact_ratio(ours: float, theirs: float, blocks: int) -> Measured:
+    """Divide two values that have no noise; two of zero have the ratio 1."""
+    ratio = ours / theirs if theirs else (1.0 if ours == theirs else math.inf)
+    return Measured(ratio, None, blocks)
+
+
+def unpaired_ratio(ours: Samples, theirs: Samples) -> Measured:
+    """Divide two medians of separate runs, of what does not change with the state of the host.
 
     The interval combines those of the medians on the logarithmic scale (MOVER: Zou & Donner,
-    *Statistics in Medicine* 27, 2008). It covers what varies within the runs and not what changed
-    on the host between them; the sentence says so.
+    *Statistics in Medicine* 27, 2008). It covers what varies within the runs: what differs between
+    runs as well has the rules of `harness.analysis.baseline`.
     """
-    first, second = set(ours.values()), set(theirs.values())
-    if len(first) == len(second) == 1:
-        a, b = first.pop(), second.pop()
-        return Measured(a / b if b else (1.0 if a == b else math.inf), None, len(ours))
-    return ratio_of_medians(estimate_of(ours), estimate_of(theirs))
-
-
-def ratio_of_medians(a: stats.Estimate, b: stats.Estimate) -> Measured:
-    """Ratio of two medians that were estimated apart from each other; see `unpaired_ratio`."""
+    a, b = estimate_of(ours), estimate_of(theirs)
     blocks = min(a.count, b.count)
     if not (0 < a.median < math.inf and 0 < b.median < math.inf):
         above = math.inf if a.median > b.median else 0.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from harness.measure import schedule
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from harness.model import Scenario
     from harness.model.events import Listener
     from harness.records import Run
 
@@ -43,7 +44,8 @@ _HOOKS = ("setup", "prepare", "conclude", "cleanup")
     type=click.IntRange(min=1),
     metavar="N",
     help="Trials of every arm. Default: as many as fit --time-limit, at most "
-    f"{schedule.DEFAULT_MOST_BLOCKS}, with --until {schedule.UNTIL_MOST_BLOCKS}.",
+    f"{schedule.DEFAULT_MOST_BLOCKS}, with --anchor {schedule.ANCHORED_MOST_BLOCKS}, with --until "
+    f"{schedule.UNTIL_MOST_BLOCKS}.",
 )
 @click.option(
     "--until",
@@ -64,6 +66,12 @@ _HOOKS = ("setup", "prepare", "conclude", "cleanup")
     default=None,
     help="Take an arm twice and compare it with itself, which shows the noise of this host. "
     "Default: where that is not known, or older than 30 days.",
+)
+@click.option(
+    "--anchor/--no-anchor",
+    default=False,
+    help="Take each arm once more, pinned to today's image by its digest, so that later runs can "
+    "be held against this one: `steelyard check --baseline`. Default: --no-anchor.",
 )
 @click.option(
     "--scale",
@@ -148,6 +156,7 @@ def measure_and_report(take: Callable[[Path, Listener], Run], directory: Path) -
 
 def _prepared(typed: Mapping[str, Any]) -> Callable[[Path, Listener], Run]:
     """Read everything typed, and report what is wrong with it, before anything is made."""
+    from harness.experiment.anchors import anchored
     from harness.experiment.run import resume, run
     from harness.scenario.overrides import Overrides, load_scenarios
 
@@ -163,8 +172,14 @@ def _prepared(typed: Mapping[str, Any]) -> Callable[[Path, Listener], Run]:
         most=options.parse_most(typed["most"]),
     )
     scenarios = load_scenarios(typed["scenarios"], overrides)
+
+    def chosen() -> Sequence[Scenario]:
+        if not typed["anchor"]:
+            return scenarios
+        return anchored(scenarios, (), lambda sentence: click.echo(sentence, err=True))
+
     return lambda directory, listener: run(
-        scenarios,
+        chosen(),
         blocks=typed["blocks"],
         until=until,
         time_limit_ns=time_limit_ns,

@@ -1,6 +1,6 @@
 """Is a run within its budgets, and as good as what was before?
 
-check           records in hand: budgets of the scenarios, and an earlier run
+check           records in hand: budgets of the scenarios, and earlier runs
 check_against   a new paired run: what was before against what is now, needs no earlier run
 """
 
@@ -31,9 +31,11 @@ from harness.experiment.sides import (
     unnoticed,
 )
 from harness.measure.prepare import LocalArms
-from harness.model import BASELINE, Scenario
+from harness.model import BASELINE, RunInfo, Scenario
 from harness.model.errors import RecordError
 from harness.records import Run, find_runs, read_info
+from harness.records.dataset import RunData, run_data
+from harness.records.scan import read_data
 from harness.scenario import load_scenario
 from harness.scenario.overrides import reference_arm, select_arms
 from harness.scenario.pairing import BEFORE_AND_NOW, PairedScenario, with_images
@@ -42,16 +44,23 @@ _ONLY_A_REVISION = re.compile(r"HEAD\b.*|.*[~^].*|.*@\{.*", re.DOTALL)
 """No image is called so (OCI distribution: reference names are in lower case, without these)."""
 
 
-def check(run: Run, baseline: Run | None = None, *, within: float = 0.05) -> Judgement:
-    """Hold a run against the budgets of its scenarios, and against an earlier run.
+def check(
+    run: Run | RunData,
+    baseline: Run | RunData | Sequence[Run | RunData] | None = None,
+    *,
+    within: float = 0.05,
+) -> Judgement:
+    """Hold a run against the budgets of its scenarios, and against earlier runs.
 
     A budget is a wish and not a circumstance of the measurement: where a scenario's file is still
     there, its budgets of today count, so that a new one can be held against a run that is there.
 
     Args:
         run: What is judged.
-        baseline: An earlier run of the same kind of host: what `of = "baseline"` means, and without
-            budgets of that kind what every metric is held against.
+        baseline: An earlier run of the same kind of host, or several of the same thing: what `of =
+            "baseline"` means, and without budgets of that kind what every metric is held against.
+            Times and memory are judged by an anchor that both runs hold, else by the spread of two
+            or more earlier runs, else not at all.
         within: How much more than the baseline is allowed where no budget says so: 0.05 is 5 %.
 
     Raises:
@@ -60,6 +69,7 @@ def check(run: Run, baseline: Run | None = None, *, within: float = 0.05) -> Jud
     """
     refuse_numbers(within=within)
     scenarios = tuple(_with_budgets_of_today(scenario) for scenario in run.info.scenarios)
+    run = run_data(run)
     run = replace(run, info=replace(run.info, scenarios=scenarios))
     return judge_records(run, baseline, within=within)
 
@@ -83,6 +93,45 @@ def newest_run(results: Path = RESULTS) -> Path:
         if path.name[:1].isdecimal() and not read_info(path).paired:
             return path
     raise RecordError(f"{results} holds no run; name one, or take one by --run SCENARIO")
+
+
+def earlier_runs(
+    places: Sequence[Path], judged: Path | None = None, notify: Notify = unnoticed
+) -> tuple[RunData, ...]:
+    """Read the runs that a run is held against, each once.
+
+    Args:
+        places: Folders of runs, and folders that hold some: of those all count that can be read and
+            were taken to their end, in no comparison.
+        judged: Folder of the run itself, which is none of those.
+        notify: Called with a sentence for each run that cannot be read.
+
+    Raises:
+        RecordError: A run that was named cannot be read, or a folder holds none that counts.
+    """
+    found: dict[Path, RunData] = {}
+    for place in places:
+        inside = find_runs(place)
+        if inside in ([], [place]):
+            found[place.resolve()] = read_data(place)
+            continue
+        before = len(found)
+        for path in inside:
+            try:
+                if _is_finished(read_info(path)) and not (judged and path.samefile(judged)):
+                    found[path.resolve()] = read_data(path)
+            except RecordError as error:
+                notify(f"{error}; this run is passed over, the others count")
+        if len(found) == before:
+            raise RecordError(
+                f"{place} holds no other run that was taken to its end; name one, or take one by "
+                "`steelyard run`"
+            )
+    return tuple(found.values())
+
+
+def _is_finished(info: RunInfo) -> bool:
+    return not (info.paired or info.interrupted or info.ended_at is None)
 
 
 def is_surely_a_revision(name: str) -> bool:

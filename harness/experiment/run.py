@@ -166,7 +166,9 @@ def run(
             raise ScenarioError(tuple(problems))
     if time_limit_ns is None and blocks is None:
         time_limit_ns = schedule.DEFAULT_TIME_LIMIT_NS
-    most = schedule.UNTIL_MOST_BLOCKS if until else schedule.DEFAULT_MOST_BLOCKS
+    has_anchor = any(arm.anchors for scenario in asked for arm in scenario.arms)
+    most = schedule.ANCHORED_MOST_BLOCKS if has_anchor else schedule.DEFAULT_MOST_BLOCKS
+    most = schedule.UNTIL_MOST_BLOCKS if until else most
     directory = new_directory() if directory is None else Path(directory)
     names = {arm.name for scenario in asked for arm in scenario.arms}
     request = Request(

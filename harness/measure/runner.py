@@ -178,8 +178,9 @@ class Runner:
     def _leave_out(
         self, scenario: Scenario, arm: Arm, error: BackendUnavailableError | PrepareError
     ) -> None:
-        if arm.repeats is not None:
-            return  # what it repeats has said so
+        judged = arm.repeats or arm.anchors
+        if judged is not None and (scenario.name, judged) not in self._arms:
+            return  # the arm that it stands beside has said so
         reason, remedy = str(error), ""
         if isinstance(error, BackendUnavailableError):
             reason, remedy = error.reason, error.remedy

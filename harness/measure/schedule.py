@@ -20,6 +20,8 @@ DEFAULT_WARMUP_BLOCKS = 1
 """The first trials after preparing read cold files and fill caches that later ones find warm."""
 DEFAULT_MOST_BLOCKS = 30
 """Without a number of blocks: no more than these; a median's interval is narrow by then."""
+ANCHORED_MOST_BLOCKS = 60
+"""The same with anchors: the error of a ratio between runs is mostly that within them."""
 DEFAULT_TIME_LIMIT_NS = 200_000_000_000
 """Without a number of blocks: what trials may take in all, warm-up included."""
 UNTIL_MOST_BLOCKS = 300
