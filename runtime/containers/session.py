@@ -24,6 +24,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from runtime.launch import cgroups
+from runtime.linux.ext4 import spread_subfolders
 from runtime.linux.files import remove_tree
 from runtime.paths import data_home
 
@@ -59,7 +60,10 @@ class Session:
         # Made under another name, locked, then renamed: nobody can find it unlocked and think the
         # owner dead. `dead_sessions` leaves hidden names alone while they are new.
         aside = instances / f".{self.identifier}"
-        aside.mkdir(parents=True, mode=0o700)
+        instances.mkdir(parents=True, exist_ok=True)
+        # What other sessions deleted is then not in the way of what this one makes.
+        spread_subfolders(instances)
+        aside.mkdir(mode=0o700)
         self._lock_fd = os.open(aside / _LOCK_NAME, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
         fcntl.flock(self._lock_fd, fcntl.LOCK_EX)
         os.write(self._lock_fd, _identity(self._lock_fd))

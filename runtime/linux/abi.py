@@ -117,4 +117,9 @@ IFF_UP = 0x1
 ifreq_flags = struct.Struct("@16sh22x")
 """struct ifreq { ifr_name, ifr_flags }."""
 
+# --- linux/fs.h: ioctl_iflags(2); the kernel transfers an int, whatever the number says ---
+FS_IOC_GETFLAGS = 0x80086601
+FS_IOC_SETFLAGS = 0x40086602
+FS_TOPDIR_FL = 0x00020000
+
 S_IFCHR = 0o020000

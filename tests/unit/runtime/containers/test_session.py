@@ -25,6 +25,7 @@ from runtime.containers.session import (
     remove_tree,
 )
 from runtime.linux.cgroup_mounts import read_mounts
+from runtime.linux.ext4 import has_journal, spread_subfolders
 from runtime.paths import cache_home, data_home
 
 _PROGRAM = """
@@ -211,3 +212,8 @@ def test_mounts_are_read_with_their_paths_unescaped() -> None:
     expected = [("/a b\\040\tü", "tmpfs", "rw,size=1k"), ("/", "ext4", "rw")]
     assert read_mounts(text) == expected
     assert "proc" in {kind for _, kind, _ in read_mounts()}
+
+
+def test_sessions_are_spread_where_that_serves(session: Session, tmp_path: Path) -> None:
+    instances = session.directory.parent
+    assert spread_subfolders(instances) is (has_journal(instances) is False)
