@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 from harness.measure.interruption import Interruption
+from harness.measure.placement import Placement
 from harness.measure.trial import take_trial
 from harness.model import Arm, ArmRecord, Scenario, Slot, Trial
 from harness.model.backend import Availability, Backend, Progress
@@ -97,6 +98,7 @@ class LocalArms:
     def __init__(self, get_backend: GetBackend) -> None:
         self._get_backend = get_backend
         self._availability: dict[str, Availability] = {}
+        self._placement = Placement()
 
     def require_usable(self, backend: str, interruption: Interruption) -> None:
         """See `ArmSource.require_usable`."""
@@ -135,6 +137,7 @@ class LocalArms:
             raise
 
         def take(slot: Slot) -> Trial:
+            self._placement.before(slot)
             return take_trial(slot, scenario, prepared, lab, interruption)
 
         if scenario.scale is None:
@@ -142,6 +145,7 @@ class LocalArms:
         from harness.measure.growth import grow
 
         def grow_arm(slot: Slot, listener: GrowthListener, taken: Collection[Trial]) -> None:
+            self._placement.before(slot)
             grow(slot, scenario, prepared, lab, interruption, listener, taken)
 
         return ReadyArm(record, take, prepared.close, grow_arm)

@@ -50,6 +50,8 @@ class Session:
     Attributes:
         identifier: Twelve hexadecimal digits, part of the name of everything the session makes.
         directory: `<data home>/instances/<identifier>`.
+        place: Where the folders of instances are made: `directory`, or after `renew_place` a hidden
+            folder in it.
         on_close: Called when the session closes: the `remove` of every instance that it still has.
     """
 
@@ -72,13 +74,22 @@ class Session:
         self._sign_of_life.bind(_socket_name(self.identifier))
         self._owner_pid = os.getpid()
         self._counter = 0
+        self.place = self.directory
+        self._places = 0
+        self._earlier_places: list[Path] = []
         self.on_close: set[Callable[[], None]] = set()
+
+    @classmethod
+    def existing(cls) -> Session | None:
+        """The session of this process, if it has one."""
+        is_ours = _current is not None and _current._owner_pid == os.getpid()
+        return _current if is_ours else None
 
     @classmethod
     def current(cls) -> Session:
         """The session of this process, made when first asked for."""
         global _current
-        if _current is None or _current._owner_pid != os.getpid():
+        if _current is None or cls.existing() is None:
             _current = cls()
             # An orderly end of this process also tidies up; the rest is found by its free lock.
             atexit.register(_current.close)
@@ -90,10 +101,40 @@ class Session:
         return f"{prefix}-{self._counter}"
 
     def new_instance_directory(self, name: str) -> Path:
-        """Make `<session>/<name>`; OSError if it is there already."""
-        path = self.directory / name
+        """Make the folder of an instance in `place`; OSError if it is there already."""
+        path = self.place / name
         os.mkdir(path, 0o700)
         return path
+
+    def renew_place(self) -> bool:
+        """Make the next instances in a new folder, in a block group with few deleted inodes.
+
+        Where that serves (`spread_subfolders`): elsewhere nothing is done. Takes 0.5 to 1 ms, and
+        as long again for a folder that it removes: those of before, once they are empty.
+
+        Returns:
+            Whether `place` is another one now; not either if the disk is full.
+        """
+        if not spread_subfolders(self.directory):
+            return False
+        # Hidden, so that an instance may be called 1.
+        place = self.directory / f".{self._places + 1}"
+        try:
+            os.mkdir(place, 0o700)
+        except OSError:
+            return False
+        self._places += 1
+        if self.place != self.directory:
+            self._earlier_places.append(self.place)
+        self.place = place
+        still_used = []
+        for earlier in self._earlier_places:
+            try:
+                os.rmdir(earlier)
+            except OSError:
+                still_used.append(earlier)
+        self._earlier_places = still_used
+        return True
 
     def close(self) -> None:
         """Remove every instance and the folder, and let the lock go. Idempotent.

@@ -29,6 +29,7 @@ from runtime.launch.spec import ContainerSpec, OverlayRoot, ResourceLimits
 
 rootfs, home, launcher, ending = sys.argv[1:]
 session = Session(Path(home))
+session.renew_place()
 spec = ContainerSpec(OverlayRoot((rootfs,), "", "", ""), ("sh", "-c", "echo > /x; sleep 1000"),
                      {"PATH": "/bin"}, limits=ResourceLimits(64 << 20, 1, 50))
 containers = [launch_container(spec, session=session, launcher=Launcher(launcher)) for _ in "ab"]

@@ -217,3 +217,48 @@ def test_mounts_are_read_with_their_paths_unescaped() -> None:
 def test_sessions_are_spread_where_that_serves(session: Session, tmp_path: Path) -> None:
     instances = session.directory.parent
     assert spread_subfolders(instances) is (has_journal(instances) is False)
+
+
+def test_places_are_renewed_and_those_before_removed_once_they_are_empty(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.containers.session.spread_subfolders", lambda _: True)
+    first = session.new_instance_directory("one")
+    assert first == session.directory / "one"
+    assert session.renew_place()
+    used = session.new_instance_directory("two")
+    assert used.parent == session.place == session.directory / ".1"
+    assert stat.S_IMODE(session.place.stat().st_mode) == 0o700
+    assert session.renew_place()
+    assert used.is_dir()
+    assert session.place == session.directory / ".2"
+    used.rmdir()
+    assert session.renew_place()
+    assert {path.name for path in session.directory.iterdir()} == {".lock", "one", ".3"}
+    session.new_instance_directory("three")
+    session.close()
+    assert not session.directory.exists()
+
+
+def test_a_place_is_not_renewed_where_that_serves_nothing_or_fails(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.containers.session.spread_subfolders", lambda _: False)
+    assert not session.renew_place()
+    assert session.place == session.directory
+    monkeypatch.setattr("runtime.containers.session.spread_subfolders", lambda _: True)
+    (session.directory / ".1").touch()
+    assert not session.renew_place()
+    assert session.new_instance_directory("one").parent == session.directory
+
+
+def test_a_session_is_not_made_by_asking_for_it(tmp_path: Path) -> None:
+    code = (
+        "from runtime.containers.session import Session\n"
+        "assert Session.existing() is None\n"
+        "assert Session.current() is Session.existing()\n"
+        "Session.current().close()\n"
+        "assert Session.existing() is None\n"
+    )
+    env = {**os.environ, "STEELYARD_HOME": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], env=env, check=True)
