@@ -2,7 +2,10 @@
 
 The same launch loop as a container's, with almost nothing in it, so that the difference between the
 two arms is the isolation and not the tool. The rootfs is a private copy, since a chrooted workload
-would write into the layers themselves; it is made once for the run.
+would write into the layers themselves. All trials of an arm in a run share it, so that a trial sees
+what those before it wrote; the first one never does: the copy is kept with the image for the next
+run, and made anew if anything in it was changed (`ImageStore.private_copy`). No two arms and no two
+runs have the same copy at a time.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -24,12 +28,14 @@ from harness.model.backend import Availability, PreparedArm, Progress
 from harness.model.errors import PrepareError
 from harness.model.network import Network
 from runtime.linux.features import probe_features
-from runtime.linux.files import remove_tree
 
 _DEVICES = {"null": (1, 3), "zero": (1, 5), "random": (1, 8), "urandom": (1, 9)}
 
 
 class _ProcessArm(LaunchedArm):
+    hold: ExitStack
+    """Holds the copy."""
+
     @property
     def rootfs(self) -> Path:
         assert isinstance(self.template.root, runtime.DirectoryRoot)
@@ -53,7 +59,7 @@ class _ProcessArm(LaunchedArm):
         return (self.rootfs,)
 
     def close(self) -> None:
-        remove_tree(self.rootfs)
+        self.hold.close()
 
 
 class ProcessBackend:
@@ -79,15 +85,24 @@ class ProcessBackend:
         del arm
         preparation.require_usable(self.name, self.availability())
         image, store = preparation.prepare_image(scenario, progress)
-        session = runtime.Session.current()
-        rootfs = session.directory / session.next_name("process-rootfs")
-        progress("copying the rootfs")
-        try:
-            store.flatten(image, rootfs)
-            _make_devices(rootfs / "dev")
-        except (OSError, runtime.ContainerError) as error:
-            remove_tree(rootfs)
-            raise PrepareError(f"cannot copy image {image.reference}: {error}") from error
+        with ExitStack() as stack:
+            copy = store.private_copy(image, _make_devices, lambda: progress("copying the rootfs"))
+            try:
+                rootfs = stack.enter_context(copy)
+            except (OSError, runtime.ContainerError) as error:
+                raise PrepareError(f"cannot copy image {image.reference}: {error}") from error
+            prepared = self._arm(scenario, lab, image, store, rootfs)
+            prepared.hold = stack.pop_all()
+        return prepared
+
+    def _arm(
+        self,
+        scenario: Scenario,
+        lab: Network | None,
+        image: runtime.Image,
+        store: runtime.ImageStore,
+        rootfs: Path,
+    ) -> _ProcessArm:
         template = replace(
             preparation.image_spec(scenario, image, store, directory_root=os.fspath(rootfs)),
             namespaces=frozenset(),
@@ -105,8 +120,9 @@ class ProcessBackend:
         return prepared
 
 
-def _make_devices(folder: Path) -> None:
+def _make_devices(rootfs: Path) -> None:
     """What programs take for granted; a container gets these from its launch plan."""
+    folder = rootfs / "dev"
     folder.mkdir(exist_ok=True)
     for name, (major, minor) in _DEVICES.items():
         path = folder / name

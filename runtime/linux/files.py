@@ -55,6 +55,22 @@ def directory_lock(path: Path) -> Iterator[None]:
         os.close(fd)
 
 
+@contextlib.contextmanager
+def try_directory_lock(path: Path) -> Iterator[bool]:
+    """Try for the lock that `directory_lock` waits for; gives whether it is held."""
+    path.mkdir(parents=True, exist_ok=True)
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+    finally:
+        os.close(fd)
+
+
 def process_status(pid: int | str, field: str) -> list[str]:
     """Read the words of a field in /proc/PID/status (proc(5)); none if this kernel lacks it.
 

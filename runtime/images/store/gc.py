@@ -45,7 +45,7 @@ class Removal:
     Attributes:
         untagged: Removed names.
         deleted: Digests of the removed blobs.
-        freed_bytes: What that freed on disk, unpacked layers included.
+        freed_bytes: What that freed on disk, unpacked layers and kept copies included.
         layers: Diff IDs of the removed unpacked layers.
     """
 
@@ -74,6 +74,11 @@ def collect(layout: StoreLayout, in_use: Iterable[str]) -> Removal:
     for chain in layout.folders() - needed.chains:
         freed += layout.folders_allocated_bytes(chain)
         layout.remove_folders(chain)
+    freed += sum(
+        layout.remove_copy(folder)
+        for folder, digest in layout.copies().items()
+        if digest not in needed.blobs
+    )
     return Removal((), tuple(unneeded_blobs), freed, tuple(unneeded_layers))
 
 

@@ -8,6 +8,7 @@
     layers/sha256/<the same>.implied    folders in it that its archive does not describe, if any
     layers/folders/<hex of the chain>   what an image shows for those (runtime.images.store.implied)
     leases/sha256/<hex of a manifest>   locked, shared, while the image is in use
+    copies/<hex of a manifest>-<n>      a writable copy that is kept (runtime.images.store.copies)
     tmp/                                files in the making
     writers.lock index.lock
 
@@ -36,7 +37,7 @@ from runtime.errors import StoreError
 from runtime.images.formats.digest import DOCUMENT_LIMIT_BYTES, digest_of, hexadecimal, is_digest
 from runtime.images.store import files
 from runtime.images.store.files import decode_json, encode_json, lock_file, measure
-from runtime.linux.files import remove_tree
+from runtime.linux.files import remove_tree, try_directory_lock
 
 REFERENCE_ANNOTATION = "org.opencontainers.image.ref.name"
 INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
@@ -78,6 +79,10 @@ class StoreLayout:
     def lease_path(self, digest: str) -> Path:
         """Return the lease file of a manifest."""
         return self.root / "leases" / "sha256" / hexadecimal(digest)
+
+    def copy_path(self, digest: str, number: int) -> Path:
+        """Return the folder of a kept copy of a manifest's root filesystem."""
+        return self.root / "copies" / f"{hexadecimal(digest)}-{number}"
 
     # Reading.
 
@@ -149,6 +154,12 @@ class StoreLayout:
     def folders(self) -> set[str]:
         """Return the keys of all chains of layers that have folders on top."""
         return _digests(files.names_in(self.root / "layers" / "folders"))
+
+    def copies(self) -> dict[Path, str]:
+        """Return the folders of all kept copies, each with the digest of its manifest."""
+        folder = self.root / "copies"
+        names = files.names_in(folder)
+        return {folder / name: f"sha256:{name.partition('-')[0]}" for name in names}
 
     def blob_allocated_bytes(self, digest: str) -> int:
         """Return what a blob takes on disk; nothing if it is not there."""
@@ -279,6 +290,15 @@ class StoreLayout:
         """Remove the folders on top of a chain of layers."""
         self._remove(self.folders_path(chain))
 
+    def remove_copy(self, folder: Path) -> int:
+        """Remove a kept copy unless somebody has it; return how many bytes on disk that freed."""
+        with try_directory_lock(folder) as is_locked:
+            if not is_locked:
+                return 0
+            freed_bytes = measure(folder)["allocated_bytes"]
+            self._remove(folder)
+        return freed_bytes
+
     def _remove(self, folder: Path) -> None:
         with self.temporary_folder() as staging, contextlib.suppress(FileNotFoundError):
             folder.rename(staging / "folder")
@@ -286,7 +306,14 @@ class StoreLayout:
     def _create(self) -> None:
         """Make the folders; only the owner may look in, since layers hold setuid programs."""
         self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for part in ("blobs/sha256", "layers/sha256", "layers/folders", "leases/sha256", "tmp"):
+        for part in (
+            "blobs/sha256",
+            "layers/sha256",
+            "layers/folders",
+            "leases/sha256",
+            "copies",
+            "tmp",
+        ):
             (self.root / part).mkdir(parents=True, exist_ok=True)
 
     def _mark(self) -> None:

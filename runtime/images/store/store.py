@@ -135,6 +135,31 @@ class ImageStore:
             merged.flatten(image, target)
 
     @contextlib.contextmanager
+    def private_copy(
+        self,
+        image: Image,
+        finish: Callable[[Path], None],
+        say_copying: Callable[[], None] = lambda: None,
+    ) -> Iterator[Path]:
+        """Give a folder with the merged root filesystem that the caller alone may write into.
+
+        It is kept for the next caller, who gets it only if it is as it was made; otherwise it is
+        made anew. It goes when the image is removed.
+
+        Args:
+            image: Of which.
+            finish: Adds to a new copy what all callers want in it; the same for every caller.
+            say_copying: Called when a copy has to be made.
+        """
+        from runtime.images.store.copies import hold_copy
+
+        with contextlib.ExitStack() as stack:
+            with self._explained(), self.lease(image):
+                copy = hold_copy(self._layout, image, finish, say_copying)
+                path = stack.enter_context(copy)
+            yield path
+
+    @contextlib.contextmanager
     def lease(self, image: Image) -> Iterator[None]:
         """Keep all layers of the image while this is held, whatever becomes of its name.
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import pytest
 
 import runtime
-from harness.measure import placement
 from harness.measure.placement import Placement
 from harness.model import Slot
 
@@ -49,7 +48,9 @@ def test_a_long_block_has_several(
     session: CountingSession, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seconds = iter([0.0, 4.9, 5.0, 9.9])
-    monkeypatch.setattr(placement.time, "monotonic_ns", lambda: round(next(seconds) * 1e9))
+    monkeypatch.setattr(
+        "harness.measure.placement.time.monotonic_ns", lambda: round(next(seconds) * 1e9)
+    )
     placed = Placement()
     for position in range(4):
         placed.before(Slot("hello", "container", 0, position))
