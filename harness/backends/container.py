@@ -14,6 +14,7 @@ from typing import Any
 
 import runtime
 from harness.backends import preparation
+from harness.backends.kernel_stamps import kernel_stamps
 from harness.backends.stream_instance import StreamInstance
 from harness.meters.disk import measure
 from harness.model import Arm, DiskPart, Milestone, Scenario, Sharing
@@ -23,6 +24,7 @@ from harness.model.errors import LaunchFailedError, PrepareError
 from harness.model.network import Lease, Network
 from runtime.linux.cgroup_mounts import find_layout
 from runtime.linux.features import probe_features
+from runtime.linux.perf_events import ProcessStamps
 
 
 def _writable_layer(directory: str | None) -> tuple[DiskPart, ...]:
@@ -34,6 +36,9 @@ def _writable_layer(directory: str | None) -> tuple[DiskPart, ...]:
 class ContainerInstance(StreamInstance):
     """One container of the runtime, driven by the descriptors it has: its output and its pidfd.
 
+    `started` and the end of the workload are the kernel's stamps where `stamps` has them, else when
+    this process woke up. The kernel's are looked up outside the measured time.
+
     Implements `harness.model.backend.Instance`.
     """
 
@@ -44,6 +49,7 @@ class ContainerInstance(StreamInstance):
         requested_ns: int,
         place: Place,
         lab: Network | None,
+        stamps: ProcessStamps | None,
     ) -> None:
         launched = container.launched
         milestones_ns = {
@@ -57,6 +63,7 @@ class ContainerInstance(StreamInstance):
         self._container = container
         self._place = place
         self._lab = lab
+        self._stamps = stamps
 
     def _register(self, poll: select.poll) -> None:
         if self.exit is None:
@@ -66,7 +73,30 @@ class ContainerInstance(StreamInstance):
         if self.exit is None and self._container.pidfd in ready:
             status = self._container.wait()
             assert status is not None
-            self._end(Exit(status.code, status.signal, now), now)
+            self._end(Exit(status.code, status.signal, self._ended_ns(now)), now)
+
+    def _look_up_start(self) -> None:
+        """Replace the launcher's stamp of the exec, once, by the kernel's."""
+        stamps, self._stamps = self._stamps, None
+        if stamps is None:
+            return
+        launched = self._container.launched
+        started_ns = stamps.executed_ns(launched.pid, launched.isolated_ns)
+        if started_ns is None:
+            detail = "the kernel's stamp of the workload's exec was lost: the launcher's stands"
+            self.diagnostics.append(Diagnostic(DiagnosticCode.MISSING, detail))
+        else:
+            self.milestones_ns[Milestone.STARTED] = started_ns
+
+    def _ended_ns(self, now: int) -> int:
+        """When the workload began to end, by the kernel; `now` where that is not known."""
+        stamps = self._stamps
+        self._look_up_start()
+        if stamps is None:
+            return now
+        started_ns = self.milestones_ns[Milestone.STARTED]
+        ended_ns = stamps.ended_ns(self._container.pid, started_ns)
+        return now if ended_ns is None else ended_ns
 
     def disk_parts(self) -> tuple[DiskPart, ...]:
         """The writable layer with all that overlay needs beside it, if there is one."""
@@ -74,6 +104,7 @@ class ContainerInstance(StreamInstance):
 
     def accounting(self) -> Accounting:
         """The workload's processes, and the control groups that only they are in."""
+        self._look_up_start()
         container = self._container
         ended = container.exit_status
         return Accounting(
@@ -89,6 +120,7 @@ class ContainerInstance(StreamInstance):
         del timeout_ns  # the kernel does not keep us waiting
         if Milestone.STOPPED in self.milestones_ns:
             return
+        self._look_up_start()
         status = self._container.kill()
         now = time.monotonic_ns()
         self.milestones_ns[Milestone.STOPPED] = now
@@ -134,6 +166,14 @@ class LaunchedArm:
     template: runtime.ContainerSpec
     facts: Mapping[str, str] = field(default_factory=dict)
     diagnostics: tuple[Diagnostic, ...] = ()
+    stamps: ProcessStamps | None = None
+    hold: ExitStack = field(default_factory=ExitStack)
+    """What was taken for the arm, given back when it is closed."""
+
+    def listen(self) -> None:
+        """Have instances stamped by the kernel where it can; a diagnostic where it cannot."""
+        self.stamps, found = self.hold.enter_context(kernel_stamps())
+        self.diagnostics += found
 
     def launch(self, name: str) -> Instance:
         """See `harness.model.backend.PreparedArm.launch`."""
@@ -141,6 +181,8 @@ class LaunchedArm:
         output_fd, write_fd = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(output_fd, False)
         null_fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        if self.stamps is not None:
+            self.stamps.make_room()
         place: Place | None = None
         requested_ns = time.monotonic_ns()
         try:
@@ -160,7 +202,7 @@ class LaunchedArm:
             os.close(null_fd)
             if place is not None and place.namespace_fd is not None:
                 os.close(place.namespace_fd)
-        return ContainerInstance(container, output_fd, requested_ns, place, self.lab)
+        return ContainerInstance(container, output_fd, requested_ns, place, self.lab, self.stamps)
 
     def find_place(self) -> Place:
         """The network of the instance that is about to be launched."""
@@ -179,13 +221,11 @@ class LaunchedArm:
         return self.image.lowerdirs
 
     def close(self) -> None:
-        """Nothing is kept for the run."""
+        """Give back what was held for the run. Idempotent."""
+        self.hold.close()
 
 
 class _ContainerArm(LaunchedArm):
-    hold: ExitStack
-    """Holds the lease on the image."""
-
     def find_place(self) -> Place:
         if self.lab is None:
             return Place(runtime.NetworkSpec())
@@ -199,9 +239,6 @@ class _ContainerArm(LaunchedArm):
             return runtime.rehearse_container(self.template, _writable_layer)
         except runtime.ContainerError as error:
             raise PrepareError(f"a container cannot be set up: {error}") from error
-
-    def close(self) -> None:
-        self.hold.close()
 
 
 class ContainerBackend:
@@ -235,7 +272,6 @@ class ContainerBackend:
         preparation.require_usable(self.name, self.availability())
         image, store = preparation.prepare_image(scenario, progress)
         prepared = _ContainerArm(lab, image, preparation.image_spec(scenario, image, store))
-        prepared.hold = ExitStack()
         prepared.hold.enter_context(store.lease(image))
         plan = runtime.plan_container(prepared.template)
         launcher = runtime.default_launcher()
@@ -254,4 +290,5 @@ class ContainerBackend:
         )
         if launcher != "native":
             prepared.diagnostics = (Diagnostic(DiagnosticCode.NO_NATIVE_LAUNCH),)
+        prepared.listen()
         return prepared

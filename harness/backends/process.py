@@ -33,9 +33,6 @@ _DEVICES = {"null": (1, 3), "zero": (1, 5), "random": (1, 8), "urandom": (1, 9)}
 
 
 class _ProcessArm(LaunchedArm):
-    hold: ExitStack
-    """Holds the copy."""
-
     @property
     def rootfs(self) -> Path:
         assert isinstance(self.template.root, runtime.DirectoryRoot)
@@ -57,9 +54,6 @@ class _ProcessArm(LaunchedArm):
 
     def image_paths(self) -> tuple[Path, ...]:
         return (self.rootfs,)
-
-    def close(self) -> None:
-        self.hold.close()
 
 
 class ProcessBackend:
@@ -92,7 +86,8 @@ class ProcessBackend:
             except (OSError, runtime.ContainerError) as error:
                 raise PrepareError(f"cannot copy image {image.reference}: {error}") from error
             prepared = self._arm(scenario, lab, image, store, rootfs)
-            prepared.hold = stack.pop_all()
+            prepared.hold.push(stack.pop_all())
+            prepared.listen()
         return prepared
 
     def _arm(

@@ -47,7 +47,8 @@ class Exit:
     Attributes:
         code: Exit code, or None if a signal ended it.
         signal: Signal number, or None if it exited by itself.
-        at_ns: When the host saw it (`time.monotonic_ns()`).
+        at_ns: When it began to end, by the kernel's stamp on the monotonic clock; where that cannot
+            be had, and for a guest's workload, when this process saw it.
     """
 
     code: int | None

@@ -26,6 +26,7 @@ class DiagnosticCode(StrEnum):
     USER_NETWORK = "user-network"
     NOT_LIMITED = "not-limited"
     NO_NATIVE_LAUNCH = "forked-launch"
+    LATE_STAMPS = "late-stamps"
     ARM_SKIPPED = "arm-skipped"
     RECORDS = "records-damaged"
     # What the samples show.
@@ -85,6 +86,9 @@ REMEDIES: Mapping[DiagnosticCode, str] = MappingProxyType(
         "install a C compiler and reinstall, so that the native one is built",
         DiagnosticCode.RECORDS: "the records are not as the run left them: figures rest on what "
         "is there; copy the folder again from where it was made",
+        DiagnosticCode.LATE_STAMPS: "`started`, and `ready` where it is the workload's end, are "
+        "when the harness woke up, on a loaded host milliseconds after the fact: run as root, on a "
+        "kernel with tracepoints (perf_event_open(2))",
         DiagnosticCode.ARM_SKIPPED: "an arm of the scenario cannot run here; `steelyard doctor` "
         "says what it lacks",
         DiagnosticCode.FAILED_TRIALS: "some trials failed; they count as longer than all that "

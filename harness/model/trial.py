@@ -24,7 +24,8 @@ class Milestone(StrEnum):
     USERSPACE = "userspace"
     """VM only: the guest's init ran its first instruction."""
     STARTED = "started"
-    """The workload's exec is done (container), or is about to be done (VM)."""
+    """The workload's exec is done, by the kernel's stamp (`LATE_STAMPS`: by the harness waking up);
+    in a VM it is about to be done, by the arrival of the guest's word."""
     READY = "ready"
     """The scenario's readiness condition first held, seen from the host."""
     STOPPING = "stopping"

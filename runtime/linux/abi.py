@@ -15,7 +15,8 @@ _SYSCALLS_X86_64 = {
     "execve": 59, "chdir": 80, "fchdir": 81, "umask": 95, "setuid": 105, "setgid": 106,
     "setsid": 112, "setgroups": 116, "capset": 126, "pivot_root": 155, "prctl": 157, "chroot": 161,
     "mount": 165, "umount2": 166, "sethostname": 170, "mkdirat": 258, "mknodat": 259,
-    "symlinkat": 266, "unshare": 272, "dup3": 292, "setns": 308, "pidfd_send_signal": 424,
+    "symlinkat": 266, "unshare": 272, "dup3": 292,
+    "perf_event_open": 298, "setns": 308, "pidfd_send_signal": 424,
     "open_tree": 428, "move_mount": 429, "clone3": 435, "close_range": 436, "openat2": 437,
     "mount_setattr": 442,
 }  # fmt: skip
@@ -24,7 +25,8 @@ _SYSCALLS_GENERIC = {
     "mount": 40, "pivot_root": 41, "chdir": 49, "fchdir": 50, "chroot": 51, "close": 57,
     "write": 64, "capset": 91, "unshare": 97, "rt_sigaction": 134, "rt_sigprocmask": 135,
     "setgid": 144, "setuid": 146, "setsid": 157, "setgroups": 159, "sethostname": 161, "umask": 166,
-    "prctl": 167, "socket": 198, "execve": 221, "setns": 268, "pidfd_send_signal": 424,
+    "prctl": 167, "socket": 198, "execve": 221, "perf_event_open": 241,
+    "setns": 268, "pidfd_send_signal": 424,
     "open_tree": 428, "move_mount": 429, "clone3": 435, "close_range": 436, "openat2": 437,
     "mount_setattr": 442,
 }  # fmt: skip
@@ -100,6 +102,22 @@ cap_header = struct.Struct("@Ii")
 """struct __user_cap_header_struct { version, pid }."""
 cap_data = struct.Struct("@6I")
 """struct __user_cap_data_struct[2]: { effective, permitted, inheritable } low, then high words."""
+
+# --- linux/perf_event.h, perf_event_open(2) ---
+PERF_TYPE_TRACEPOINT = 2
+PERF_SAMPLE_TID = 0x2
+PERF_SAMPLE_TIME = 0x4
+PERF_SAMPLE_IDENTIFIER = 0x10000
+PERF_RECORD_SAMPLE = 9
+PERF_ATTR_USE_CLOCKID = 1 << 25
+PERF_FLAG_FD_CLOEXEC = 0x8
+PERF_EVENT_IOC_SET_OUTPUT = 0x2405
+PERF_EVENT_IOC_ID = 0x80082407
+
+perf_event_attr = struct.Struct("=2I5Q2I4QIiQI2H")
+"""struct perf_event_attr, PERF_ATTR_SIZE_VER5 { type, size, config, sample_period, sample_type,
+read_format, flags, wakeup_events, bp_type, config1, config2, branch_sample_type, sample_regs_user,
+sample_stack_user, clockid, sample_regs_intr, aux_watermark, sample_max_stack, reserved }."""
 
 # --- asm/signal.h ---
 SIG_DFL = 0

@@ -78,6 +78,22 @@ def set_dumpable(dumpable: bool) -> None:
     _check(_libc.prctl(abi.PR_SET_DUMPABLE, int(dumpable), 0, 0, 0), "prctl")
 
 
+def perf_event_open(attributes: bytes, pid: int, cpu: int, flags: int = 0) -> int:
+    """Open a counter or a tracepoint (perf_event_open(2)); returns its descriptor, close-on-exec.
+
+    `attributes` is an `abi.perf_event_attr`; `pid` may be -1 (all), `cpu` -1 (any).
+    """
+    result: int = _libc.syscall(
+        ctypes.c_long(abi.SYSCALL_NUMBERS["perf_event_open"]),
+        ctypes.c_char_p(attributes),
+        ctypes.c_long(pid),
+        ctypes.c_long(cpu),
+        ctypes.c_long(-1),
+        ctypes.c_ulong(flags | abi.PERF_FLAG_FD_CLOEXEC),
+    )
+    return _check(result, "perf_event_open")
+
+
 def resident_bytes(fd: int) -> int:
     """How much of a regular file is in the page cache (mincore(2)), in bytes of whole pages.
 

@@ -27,6 +27,7 @@ from runtime.linux.features import probe_features
 from runtime.linux.files import remove_tree
 from runtime.linux.mounts import unmount
 from runtime.linux.namespace_thread import NamespaceThread
+from runtime.linux.perf_events import ProcessStamps
 from runtime.linux.syscalls import enter_network_namespace
 
 INFO_FD = 3
@@ -46,6 +47,7 @@ class PeerArm:
     Attributes:
         image: What runs, in our store.
         engine: The peer's own storage with the image in it, if it has one.
+        stamps: When workloads ended, if the kernel tells.
         hold: What was taken for the arm, to be given back when it is closed.
     """
 
@@ -59,6 +61,7 @@ class PeerArm:
     facts: Mapping[str, str] = field(default_factory=dict)
     diagnostics: tuple[Diagnostic, ...] = ()
     hold: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
+    stamps: ProcessStamps | None = None
 
     def __post_init__(self) -> None:
         """Derive what instances ask for."""
@@ -92,6 +95,8 @@ class PeerArm:
             stack.callback(os.close, output_fd)
             os.set_blocking(output_fd, False)
             events = ProcessEvents() if self.watches else None
+            if self.stamps is not None:
+                self.stamps.make_room()
             if events is not None:
                 stack.callback(events.close)
             try:
@@ -139,6 +144,7 @@ class PeerArm:
             events,
             lambda: _read_pid(start.pid_file, is_json=peer.workload_is_child),
             is_child=peer.workload_is_child,
+            stamps=self.stamps,
         )
         instance = PeerInstance(
             self,

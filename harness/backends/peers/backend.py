@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import runtime
 from harness.backends import preparation
+from harness.backends.kernel_stamps import kernel_stamps
 from harness.backends.peers.argv import oci_config, run_argv
 from harness.backends.peers.arm import NAMES, PeerArm
 from harness.backends.peers.command import Tool, hierarchies, remove_cgroup_parents
@@ -102,6 +103,9 @@ class PeerBackend:
             prepared = PeerArm(peer, tool, scenario, lab, image, spec, engine)
             prepared.facts = MappingProxyType(_facts(prepared, oci_runtime) | extra)
             prepared.diagnostics = _diagnostics(prepared)
+            if prepared.watches and prepared.waits_for_exit:
+                prepared.stamps, found = hold.enter_context(kernel_stamps())
+                prepared.diagnostics += found
             prepared.hold = hold.pop_all()
         return prepared
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from harness.backends.stream_instance import wait_readable
 from harness.model.backend import Exit
+from runtime.linux.perf_events import ProcessStamps
 
 # linux/netlink.h, linux/connector.h, linux/cn_proc.h
 _NETLINK_CONNECTOR = 11
@@ -178,16 +179,23 @@ class WorkloadWatch:
         events: Where from; None: nothing can be found out but the box's first process.
         pid_file: Reads what the tool wrote: the pid of the box's first process, or None.
         is_child: The tool keeps the first process for itself; the workload is its first child.
+        stamps: When processes began to end. The connector reports an end when it is over, with the
+            removal of the namespaces that only the workload was in.
 
     Attributes:
         first_pid: Of the box's first process, once known.
         pid: Of the workload, once known.
         started_ns: When its execve was done, by the kernel.
-        ended: How it ended; the stamp is when that was read here.
+        ended: How it ended; the stamp is the kernel's.
     """
 
     def __init__(
-        self, events: ProcessEvents | None, pid_file: Callable[[], int | None], *, is_child: bool
+        self,
+        events: ProcessEvents | None,
+        pid_file: Callable[[], int | None],
+        *,
+        is_child: bool,
+        stamps: ProcessStamps | None = None,
     ) -> None:
         self.first_pid: int | None = None
         self.pid: int | None = None
@@ -196,6 +204,7 @@ class WorkloadWatch:
         self._events = events
         self._pid_file = pid_file
         self._is_child = is_child
+        self._stamps = stamps
         self._kept: list[ProcessEvent] = []
         self._is_complete = events is not None
         self._pidfd: int | None = None
@@ -221,7 +230,11 @@ class WorkloadWatch:
         # The pidfd is ready an instant before the last exit is reported: look once more.
         self._read()
         last = (exits + self._understand())[-1]
-        self.ended = exit_of(last.detail, last.seen_ns)
+        began_ns: int | None = None
+        if self._stamps is not None:
+            assert self.started_ns is not None
+            began_ns = self._stamps.ended_ns(last.pid, self.started_ns)
+        self.ended = exit_of(last.detail, last.at_ns if began_ns is None else began_ns)
 
     def _read(self) -> None:
         if self._events is not None:

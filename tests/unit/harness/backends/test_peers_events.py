@@ -97,7 +97,7 @@ STORY = [
 def test_a_workload_is_known_by_its_first_exec_and_its_end() -> None:
     watch = watching(STORY, pid_file=lambda: INIT)
     watch.look()
-    assert (watch.pid, watch.started_ns, watch.ended) == (INIT, 3, Exit(3, None, 15))
+    assert (watch.pid, watch.started_ns, watch.ended) == (INIT, 3, Exit(3, None, 5))
 
 
 def test_what_comes_before_the_pid_is_known_is_kept() -> None:
@@ -107,7 +107,7 @@ def test_what_comes_before_the_pid_is_known_is_kept() -> None:
     watch.look()
     assert (watch.started_ns, watch.ended) == (None, None)
     watch.look()
-    assert (watch.started_ns, watch.ended) == (3, Exit(3, None, 15))
+    assert (watch.started_ns, watch.ended) == (3, Exit(3, None, 5))
 
 
 def test_a_first_process_of_the_tools_own_has_the_workload_as_its_child() -> None:
@@ -124,7 +124,7 @@ def test_a_first_process_of_the_tools_own_has_the_workload_as_its_child() -> Non
     watch = watching(*([event] for event in story), pid_file=lambda: INIT, is_child=True)
     for _ in story:
         watch.look()
-    assert (watch.pid, watch.started_ns, watch.ended) == (WORKLOAD, 3, Exit(0, None, 17))
+    assert (watch.pid, watch.started_ns, watch.ended) == (WORKLOAD, 3, Exit(0, None, 7))
 
 
 def test_exits_of_what_was_there_before_the_workload_are_not_its_end() -> None:
@@ -134,7 +134,7 @@ def test_exits_of_what_was_there_before_the_workload_are_not_its_end() -> None:
     story = [early, ProcessEvent(EXEC, 3, 13, INIT), late, ProcessEvent(EXIT, 5, 15, INIT, 0x300)]
     watch = watching(story, pid_file=lambda: INIT)
     watch.look()
-    assert (watch.started_ns, watch.ended) == (3, Exit(3, None, 15))
+    assert (watch.started_ns, watch.ended) == (3, Exit(3, None, 5))
 
 
 def test_the_last_exit_may_be_told_an_instant_after_the_process_is_over() -> None:
@@ -142,7 +142,7 @@ def test_the_last_exit_may_be_told_an_instant_after_the_process_is_over() -> Non
     last = ProcessEvent(EXIT, 5, 15, INIT, 0x300)
     watch = watching([ProcessEvent(EXEC, 3, 13, INIT), late], [last], pid_file=lambda: INIT)
     watch.look()
-    assert watch.ended == Exit(3, None, 15)
+    assert watch.ended == Exit(3, None, 5)
 
 
 def test_a_process_of_which_something_is_left_has_not_ended() -> None:
