@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from harness import stats
 from harness.model import ArmRecord, DiskPart, Outcome
-from harness.model.metrics import Metric
+from harness.model.metrics import Metric, is_flushed
 from harness.records.columns import Form
 from harness.records.dataset import MEASURED, RunData, samples, trial_samples
 from harness.stats.arrays import Array, np
@@ -136,6 +136,9 @@ def missing(arm: ArmData, found: Mapping[str, stats.Estimate]) -> Mapping[str, s
     went_well = [form for form in arm.forms if form.outcome is Outcome.OK]
     if "disk-growth" not in found and went_well and not any(f.has_disk for f in went_well):
         missing_reasons["disk-growth"] = "its instances have no files of their own"
+    if went_well and not any(is_flushed(form.diagnostics) for form in went_well):
+        why = "no guest wrote out what it held in memory"
+        missing_reasons |= dict.fromkeys(("disk", "disk-growth"), why)
     for metric in MEASURED:
         if metric.name in found or metric.meter is None or not len(arm.taken):
             continue

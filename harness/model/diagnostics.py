@@ -42,6 +42,7 @@ class DiagnosticCode(StrEnum):
     FORCED_STOP = "forced-stop"
     LEFTOVER = "leftover"
     NO_CGROUP = "no-cgroup"
+    NOT_FLUSHED = "not-flushed"
     MISSING = "missing-value"
     # What happened on the host meanwhile.
     LOADED_HOST = "loaded-host"
@@ -116,6 +117,9 @@ REMEDIES: Mapping[DiagnosticCode, str] = MappingProxyType(
         DiagnosticCode.LEFTOVER: "something was left behind; `steelyard doctor --clean` removes it",
         DiagnosticCode.NO_CGROUP: "no cgroup could be made, so limits and accounting are missing: "
         "run as root, or in a cgroup that is yours (systemd-run --user --scope -p Delegate=yes)",
+        DiagnosticCode.NOT_FLUSHED: "the guest did not write out what it held in memory, so what "
+        "it takes on disk is not known and stands as missing: let the workload write less, and "
+        "not end the guest's own processes (`kill -9 -1`)",
         DiagnosticCode.MISSING: "a value could not be had and stands as missing, not as zero: do "
         "what the reason in its detail asks for if you need it",
         DiagnosticCode.LOADED_HOST: "other work was running on the host: stop it, wait until it "

@@ -14,6 +14,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Protocol, TypeVar
 
+from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.model.run import ArmRecord
 from harness.model.trial import DiskPart, Meter, Milestone, Outcome, Trial
 
@@ -211,6 +212,11 @@ def initial_bytes(record: ArmRecord | None) -> float:
     return _exclusive_bytes(record.initial_disk)
 
 
+def is_flushed(diagnostics: Iterable[Diagnostic]) -> bool:
+    """Whether what a trial's instance had written was on disk when that was measured."""
+    return all(one.code is not DiagnosticCode.NOT_FLUSHED for one in diagnostics)
+
+
 class _OfTrial:
     """One trial as a `MetricSource`."""
 
@@ -234,7 +240,8 @@ class _OfTrial:
         return self.at(Milestone.STOPPING if does_say else Milestone.READY)
 
     def written_bytes(self) -> float:
-        return _exclusive_bytes(self._trial.disk) if self._trial.disk else math.nan
+        known = self._trial.disk and is_flushed(self._trial.diagnostics)
+        return _exclusive_bytes(self._trial.disk) if known else math.nan
 
     def owned_bytes(self) -> float:
         went_well = self._trial.outcome is Outcome.OK

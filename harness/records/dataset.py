@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.model import GrowthPoint, Meter, Milestone, Outcome, RunInfo, Sharing, Trial
-from harness.model.metrics import METRICS, initial_bytes, static_bytes
+from harness.model.metrics import METRICS, initial_bytes, is_flushed, static_bytes
 from harness.records.columns import COUNTS, Columns, Form, PackedColumns
 
 if TYPE_CHECKING:
@@ -236,11 +236,17 @@ class _OfColumns:
         return np.where(np.isnan(asked), self.at(Milestone.READY), asked)
 
     def written_bytes(self) -> Floats:
-        return self._owned + self._of_form(lambda form: 0 if form.has_disk else math.nan)
+        return self._owned + self._of_form(
+            lambda form: 0 if form.has_disk and is_flushed(form.diagnostics) else math.nan
+        )
 
     def owned_bytes(self) -> Floats:
         return self._owned + self._of_form(
-            lambda form: 0 if form.has_disk or form.outcome is Outcome.OK else math.nan
+            lambda form: (
+                0
+                if is_flushed(form.diagnostics) and (form.has_disk or form.outcome is Outcome.OK)
+                else math.nan
+            )
         )
 
     def static_bytes(self) -> Floats:

@@ -31,7 +31,7 @@ _FOLDERS = (
 )
 _APPLETS = (
     *("cat", "chroot", "cp", "env", "ifconfig", "insmod", "mkdir", "mount", "nsenter", "reboot"),
-    *("route", "setsid", "sh", "sleep", "time", "usleep"),
+    *("route", "setsid", "sh", "sleep", "sync", "time", "usleep"),
 )
 """What guest/init and guest/workload call."""
 

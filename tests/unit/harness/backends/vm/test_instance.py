@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.backends.vm import instance as vm_instance
 from harness.backends.vm.instance import VmInstance
 from harness.backends.vm.machine import Descriptors, Ending, Machine, death_signal_prefix
 from harness.model import Milestone
@@ -218,3 +219,46 @@ def test_the_machine_dies_with_a_killed_harness(tmp_path: Path) -> None:
     poller.register(pidfd, select.POLLIN)
     assert poller.poll(5000)
     os.close(pidfd)
+
+
+FLUSHES = f"{STARTS} read -r word <&$control; [ $word = sync ] && echo synced >&$control;"
+
+
+def test_the_disk_is_measured_once_the_guest_has_written_out_what_it_holds(
+    start: Start, tmp_path: Path
+) -> None:
+    more = "head -c 65536 /dev/urandom >>disk;"
+    instance = start(f"cd {tmp_path}; {FLUSHES.replace('echo synced', f'{more} echo synced')}read")
+    pump_until(instance, lambda: Milestone.STARTED in instance.milestones_ns)
+    (part,) = instance.disk_parts()
+    assert part.apparent_bytes == 8192 + 65536
+    assert instance.diagnostics == []
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        f"{STARTS} exec sleep 100",  # it does not listen
+        f"{STARTS} read -r word <&$control; exit 1",  # it ends when asked
+    ],
+)
+def test_a_guest_that_does_not_write_it_out_is_said_not_to_have(
+    start: Start, script: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vm_instance, "_FLUSH_PATIENCE_NS", 200_000_000)
+    instance = start(script)
+    pump_until(instance, lambda: Milestone.STARTED in instance.milestones_ns)
+    for _ in range(2):
+        instance.disk_parts()
+    assert [one.code for one in instance.diagnostics] == [DiagnosticCode.NOT_FLUSHED]
+
+
+def test_what_comes_while_the_guest_writes_is_taken_in(start: Start) -> None:
+    late = "echo printed >&$output; echo exit 0 >&$control; echo drained >&$control;"
+    instance = start(f"{FLUSHES.replace('&& echo', f'&& {late} echo')}read")
+    pump_until(instance, lambda: Milestone.STARTED in instance.milestones_ns)
+    instance.disk_parts()
+    assert instance.diagnostics == []
+    assert instance.output.data == b"printed\n"
+    assert instance.exit is not None
+    assert instance.exit.code == 0
