@@ -86,8 +86,8 @@ class ProcessBackend:
             except (OSError, runtime.ContainerError) as error:
                 raise PrepareError(f"cannot copy image {image.reference}: {error}") from error
             prepared = self._arm(scenario, lab, image, store, rootfs)
-            prepared.hold.push(stack.pop_all())
             prepared.listen()
+            prepared.hold.push(stack.pop_all())
         return prepared
 
     def _arm(
