@@ -8,8 +8,11 @@ two cores at 2.x GHz, 1 µs of 25).
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
+import sys
+import termios
 import time
 from abc import ABC, abstractmethod
 
@@ -19,6 +22,7 @@ from harness.model.diagnostics import Diagnostic
 
 _READ_BYTES = 65536
 _TAIL_LINES = 20
+_TAIL_BYTES = 16 << 10
 
 
 class StreamInstance(ABC):
@@ -80,8 +84,11 @@ class StreamInstance(ABC):
         return False
 
     def _read_all(self, now: int) -> None:
+        """Take in what is in the stream now: who else has its other end may write for ever."""
+        end_bytes = self.output.size_bytes + _unread_bytes(self._output_fd)
         while self._output_fd >= 0 and self._read_output(now):
-            pass
+            if self.output.size_bytes > end_bytes:
+                return
 
     def _end(self, exit_: Exit, now: int) -> None:
         """Note the workload's end. What it printed before belongs to it, and would be lost."""
@@ -95,8 +102,16 @@ class StreamInstance(ABC):
 
     def console_tail(self) -> str:
         """The last lines that were printed."""
-        lines = self.output.data.decode(errors="replace").splitlines()
+        lines = self.output.data[-_TAIL_BYTES:].decode(errors="replace").splitlines()
         return "\n".join(lines[-_TAIL_LINES:])
+
+
+def _unread_bytes(fd: int) -> int:
+    """How much can be read without waiting from a pipe or a socket; 0 without one."""
+    if fd < 0:
+        return 0
+    size = fcntl.ioctl(fd, termios.FIONREAD, bytes(4))
+    return int.from_bytes(size, sys.byteorder)
 
 
 def wait_readable(fd: int, timeout_ns: int) -> bool:

@@ -11,12 +11,12 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from harness.lab.output_search import OutputSearch
 from harness.model import Milestone, Readiness, ReadinessKind
 from harness.model.backend import Instance
 from harness.model.errors import HarnessError, ReadinessTimeoutError, UnexpectedExitError
@@ -69,39 +69,40 @@ def wait_ready(
 
 
 def _wait_for_exit(instance: Instance, readiness: Readiness, deadline_ns: int) -> ReadyEvent:
+    search = None if readiness.output is None else _search(instance, readiness.output)
     while instance.exit is None:
         _require_time(instance, deadline_ns, "it has not ended")
         instance.pump(deadline_ns)
     if instance.exit.code != readiness.exit_code:
         raise unexpected_exit(instance, f"it should end with code {readiness.exit_code}")
-    if readiness.output is not None and not _matches(instance.output.data, readiness.output):
-        raise unexpected_exit(instance, f"it should have printed /{readiness.output}/")
+    if search is not None:
+        search.finish()
+        if search.matched_at_ns is None:
+            raise unexpected_exit(instance, f"it should have printed /{readiness.output}/")
     return ReadyEvent(instance.exit.at_ns)
 
 
 def _wait_for_output(instance: Instance, readiness: Readiness, deadline_ns: int) -> ReadyEvent:
     pattern = readiness.output or ""
-    seen = 0
-    while True:
-        chunks = instance.output.chunks
-        if len(chunks) > seen:
-            if _matches(instance.output.data, pattern):
-                return ReadyEvent(_completing_stamp(chunks, seen, pattern))
-            seen = len(chunks)
+    search = _search(instance, pattern)
+    while search.matched_at_ns is None:
+        is_late = time.monotonic_ns() >= deadline_ns
+        if instance.exit is not None or is_late:
+            search.finish()
+            if search.matched_at_ns is not None:
+                break
         if instance.exit is not None:
             raise unexpected_exit(instance, f"it should have printed /{pattern}/")
-        _require_time(instance, deadline_ns, f"it has not printed /{pattern}/")
+        if is_late:
+            raise _timeout(instance, f"it has not printed /{pattern}/")
         instance.pump(deadline_ns)
+    return ReadyEvent(search.matched_at_ns)
 
 
-def _completing_stamp(chunks: list[tuple[int, bytes]], seen: int, pattern: str) -> int:
-    """Find when the piece came that completed the match; one pump may bring several."""
-    text = b"".join(data for _, data in chunks[:seen])
-    for at_ns, data in chunks[seen:]:
-        text += data
-        if _matches(text, pattern):
-            return at_ns
-    return chunks[-1][0]
+def _search(instance: Instance, pattern: str) -> OutputSearch:
+    search = OutputSearch(pattern)
+    instance.output.listen(search.feed)
+    return search
 
 
 def _wait_for_answer(
@@ -129,10 +130,6 @@ def _wait_for_answer(
 
 def _seen(probe: Probe, readiness: Readiness) -> str:
     return f"port {readiness.port} of {probe.endpoint[0]}: {probe.last_result}"
-
-
-def _matches(output: bytes, pattern: str) -> bool:
-    return re.search(pattern, output.decode(errors="replace"), re.MULTILINE) is not None
 
 
 def _require_time(

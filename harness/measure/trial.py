@@ -197,7 +197,7 @@ class OpenTrial:
         # Not among the readings, so that it cannot be missing by itself: a trial whose own files
         # cannot be read has failed.
         findings.disk = self.instance.disk_parts()
-        findings.output_sha256 = hashlib.sha256(self.instance.output.data).hexdigest()
+        findings.output_sha256 = self.instance.output.sha256
         if (
             self.scenario.readiness.kind is ReadinessKind.HTTP
             and findings.ready is not None

@@ -11,6 +11,7 @@ saw something stamps it, by absolute `time.monotonic_ns()`; the runner subtracts
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,21 +83,53 @@ class Accounting:
     owned: tuple[str, ...] = ()
 
 
+KEPT_OUTPUT_BYTES = 128 << 10
+"""How much of what a workload printed is kept at least: the end of it."""
+
+
 class Output:
-    """What the workload has printed so far: stdout and stderr in one stream."""
+    """What the workload prints: stdout and stderr in one stream. Only the end of it is kept.
+
+    Attributes:
+        size_bytes: How much came so far.
+    """
 
     def __init__(self) -> None:
-        self.chunks: list[tuple[int, bytes]] = []
-        """(arrival stamp in ns, bytes), in order."""
+        self.size_bytes = 0
+        self._kept = bytearray()
+        self._digest = hashlib.sha256()
+        """Of what is no longer kept."""
+        self._last_at_ns = 0
+        self._listener: Callable[[bytes, int], None] | None = None
 
     def append(self, data: bytes, at_ns: int) -> None:
         """Add what arrived at `at_ns`."""
-        self.chunks.append((at_ns, data))
+        if self._listener is not None:
+            self._listener(data, at_ns)
+        self.size_bytes += len(data)
+        self._last_at_ns = at_ns
+        self._kept += data
+        if len(self._kept) > 2 * KEPT_OUTPUT_BYTES:
+            self._digest.update(self._kept[:-KEPT_OUTPUT_BYTES])
+            del self._kept[:-KEPT_OUTPUT_BYTES]
+
+    def listen(self, listener: Callable[[bytes, int], None]) -> None:
+        """Have each further piece and its stamp passed on, and what has come before as one."""
+        if self._kept:
+            listener(bytes(self._kept), self._last_at_ns)
+        self._listener = listener
 
     @property
     def data(self) -> bytes:
-        """Join all chunks."""
-        return b"".join(chunk for _, chunk in self.chunks)
+        """The end of it: all, where that is not more than `KEPT_OUTPUT_BYTES`."""
+        return bytes(self._kept)
+
+    @property
+    def sha256(self) -> str:
+        """Hexadecimal digest of all that came, also of what is no longer kept."""
+        digest = self._digest.copy()
+        digest.update(self._kept)
+        return digest.hexdigest()
 
 
 @runtime_checkable
@@ -106,7 +139,7 @@ class Instance(Protocol):
     Attributes:
         milestones_ns: Absolute stamps; `requested` … `started` are there when `launch` returns
             (a VM's `kernel`, `userspace`, `started` may arrive later, while pumping).
-        output: What the workload printed.
+        output: What the workload prints.
         exit: How it ended, once it has.
         address: IPv4 address in the lab, when it has one.
         diagnostics: Warnings about this instance.

@@ -28,6 +28,7 @@ class Scripted:
         self.address = address
         self.diagnostics: list[Diagnostic] = []
         self.pumps = 0
+        self._pieces = 0
         self._steps = list(steps)
 
     def pump(self, deadline_ns: int, wake_fd: int | None = None) -> None:
@@ -41,7 +42,8 @@ class Scripted:
             self.exit = step
             return
         for data in step if isinstance(step, tuple) else (step,):
-            self.output.append(data, 1000 + len(self.output.chunks))
+            self.output.append(data, 1000 + self._pieces)
+            self._pieces += 1
 
     def disk_parts(self) -> tuple[DiskPart, ...]:
         return ()
