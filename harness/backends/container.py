@@ -65,6 +65,11 @@ class ContainerInstance(StreamInstance):
         self._lab = lab
         self._stamps = stamps
 
+    @property
+    def box_pid(self) -> int | None:
+        """The workload's first process, until it has ended."""
+        return None if self.exit is not None else self._container.pid
+
     def _register(self, poll: select.poll) -> None:
         if self.exit is None:
             poll.register(self._container.pidfd, select.POLLIN)

@@ -18,7 +18,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from harness.backends.preparation import image_spec, prepare_image, unknown_options
+from harness.backends.preparation import (
+    image_spec,
+    prepare_image,
+    refuse_inside,
+    unknown_options,
+)
 from harness.backends.stream_instance import StreamInstance, wait_readable
 from harness.model import Arm, DiskPart, Milestone, ReadinessKind, Scenario
 from harness.model.backend import Accounting, Availability, Exit, Progress
@@ -196,4 +201,5 @@ class NullBackend:
         del progress
         if problems := self.check_options(arm.options):
             raise PrepareError(f"arm {arm.name}: {'; '.join(problems)}")
+        refuse_inside(self.name, scenario, "there is no box")
         return _Arm(scenario, arm, lab)

@@ -39,6 +39,20 @@ def without_limits(scenario: Scenario, detail: str) -> tuple[Diagnostic, ...]:
     return (Diagnostic(DiagnosticCode.NOT_LIMITED, detail),)
 
 
+def refuse_inside(name: str, scenario: Scenario, why: str) -> None:
+    """Raise PrepareError if a scenario's readiness is asked for from inside the box.
+
+    `why` says what keeps the host from doing so.
+    """
+    readiness = scenario.readiness
+    if readiness.is_inside:
+        key = "address" if readiness.socket is None else "socket"
+        raise PrepareError(
+            f"readiness.{key} is not to be had with {name}: {why}; ask at a port of the box's "
+            "address, or leave the arm out"
+        )
+
+
 def join_lab(lab: Network) -> tuple[Lease, int]:
     """Take a place in the lab: its lease, and a descriptor of its network namespace."""
     lease = lab.lease()

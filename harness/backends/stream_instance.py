@@ -45,6 +45,11 @@ class StreamInstance(ABC):
         self.diagnostics: list[Diagnostic] = []
         self._output_fd = output_fd
 
+    @property
+    def box_pid(self) -> int | None:
+        """None: unless a kind of box says otherwise, no process of the host is in it."""
+        return None
+
     @abstractmethod
     def _register(self, poll: select.poll) -> None:
         """Register what to wait for besides the output."""

@@ -246,6 +246,10 @@ class Lab:
         """Begin probing; see `harness.lab.prober`."""
         return self._prober.probe(readiness, address, deadline_ns)
 
+    def probe_inside(self, readiness: Readiness, pid: int, deadline_ns: int) -> Probe:
+        """Begin probing from inside a box; see `harness.lab.prober`."""
+        return self._prober.probe_inside(readiness, pid, deadline_ns)
+
     def call(self, function: Callable[[], T]) -> T:
         """Run a function in the lab's namespace, on its thread, and return its result.
 

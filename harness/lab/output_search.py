@@ -88,14 +88,14 @@ class OutputSearch:
                 return
         self._keep_rest(text)
 
-    def finish(self) -> None:
-        """Take the end of what has come for the end of its last line: nothing more comes."""
+    def finish(self) -> int | None:
+        """Take the end of what has come for the end of its last line; returns `matched_at_ns`."""
         if self.matched_at_ns is None and self._find(self._text(b"", final=True)) is not None:
             self.matched_at_ns = self._last_at_ns
+        return self.matched_at_ns
 
     def _text(self, data: bytes, *, final: bool = False) -> str:
-        # typeshed has the decoder take text alone.
-        text = self._rest + self._decoder.decode(data, final=final)  # type: ignore[arg-type]
+        text = self._rest + self._decoder.decode(data, final=final)
         return _ESCAPES.sub("", text) if self._strips and "\x1b" in text else text
 
     def _find(self, text: str) -> re.Match[str] | None:

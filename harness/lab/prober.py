@@ -2,16 +2,9 @@
 
 It runs in a thread of its own inside the lab's network namespace, so that boxes are reached over
 the same bridge whether they are containers or machines. It never waits for one attempt to fail:
-
-    attempt 1  SYN ............................ (given up after 1 s)
-    attempt 2     SYN .........................
-    attempt 3        SYN  SYN-ACK -> connected: wins; the others are closed
-
-A new attempt is made every 1 % of the time waited so far, but at least every 20 ms and at most
-every 1 ms: a stamp is late by at most 1 % of itself or 1 ms. A box that does not exist yet drops
-the SYN, and TCP would repeat it only after a second (RFC 6298). An attempt costs 20 us when hot and
-200 us after a sleep, nearly all for waking up: 10 % of one core in the first tenth of a second, 1
-to 2 % from the second on.
+`harness.lab.attempts` has the schedule. An attempt costs 20 us when hot and 200 us after a sleep,
+nearly all for waking up: 10 % of one core in the first tenth of a second, 1 to 2 % from the second
+on.
 
 The caller makes the first attempt, on a socket that the thread keeps ready: a socket stays in the
 namespace it was made in, whichever thread uses it (network_namespaces(7)). So a box that answers at
@@ -24,8 +17,6 @@ status counts as not ready, and the next attempt follows.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import os
 import selectors
 import socket
@@ -36,20 +27,10 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
+from harness.lab import http
+from harness.lab.attempts import Attempts, begin_attempt
+from harness.lab.endpoints import Endpoint, NetworkEndpoint, inside, new_internet_socket
 from harness.model import Readiness, ReadinessKind
-
-SHORTEST_INTERVAL_NS = 1_000_000
-LONGEST_INTERVAL_NS = 20_000_000
-INTERVAL_SHARE = 100
-"""A new attempt every `elapsed / INTERVAL_SHARE`, within the two bounds above."""
-ATTEMPT_PATIENCE_NS = 1_000_000_000
-"""How long an attempt may stay without an answer: as long as TCP's first retransmission timer."""
-BODY_PATIENCE_NS = 5_000_000_000
-"""How long the body may take to arrive once the header has."""
-BODY_LIMIT_BYTES = 64 << 20
-HEADER_LIMIT_BYTES = 64 << 10
-_RECEIVE_BYTES = 256 << 10
-_HEADER_END = b"\r\n\r\n"
 
 
 @dataclass(eq=False, slots=True)
@@ -57,7 +38,7 @@ class Probe:
     """Asks the prober about one box, and holds its answer when there is one.
 
     Attributes:
-        endpoint: Address and port to connect to.
+        endpoint: What to connect to; closed with the probe.
         deadline_ns: Of the whole probe, on the monotonic clock.
         cancel: Called with the probe when it is closed.
         wake_fd: An eventfd(2) that becomes readable when the probe has finished.
@@ -68,7 +49,7 @@ class Probe:
     """
 
     readiness: Readiness
-    endpoint: tuple[str, int]
+    endpoint: Endpoint
     deadline_ns: int
     cancel: Callable[[Probe], None]
     wake_fd: int = field(default_factory=lambda: os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
@@ -94,219 +75,6 @@ class Probe:
             os.close(fd)
 
 
-@dataclass(eq=False, slots=True)
-class _Attempt:
-    """One connection on its way; refused at once, it is closed and `refusal` has the reason."""
-
-    connection: socket.socket
-    begun_ns: int
-    connected_at_ns: int | None = None
-    refusal: str | None = None
-    received: bytearray = field(default_factory=bytearray)
-
-
-class _Attempts:
-    """The attempts of one probe, on the prober's thread; the caller may have made the first."""
-
-    def __init__(
-        self, probe: Probe, selector: selectors.BaseSelector, first: _Attempt | None
-    ) -> None:
-        self.probe = probe
-        self._selector = selector
-        self._begun_ns = time.monotonic_ns() if first is None else first.begun_ns
-        self._attempts: list[_Attempt] = []
-        self._answer: _Answer | None = None
-        self.next_due_ns = self._begun_ns
-        if first is not None:
-            self._follow(first)
-            self.next_due_ns += SHORTEST_INTERVAL_NS
-
-    def advance(self, now_ns: int) -> None:
-        """Give up what is too old, begin what is due, and set `next_due_ns`."""
-        if self._answer is not None:
-            if now_ns >= self._answer.deadline_ns:
-                self.end("the body did not arrive in time")
-            self.next_due_ns = self._answer.deadline_ns
-            return
-        if now_ns >= self.probe.deadline_ns:
-            self.end(self.probe.last_result)
-            return
-        for attempt in [a for a in self._attempts if now_ns - a.begun_ns >= ATTEMPT_PATIENCE_NS]:
-            self._drop(attempt, "no answer")
-        if any(attempt.connected_at_ns for attempt in self._attempts):
-            # The server accepted and has a second to reply: more connections would only queue up
-            # behind it in a server that takes them one by one.
-            self.next_due_ns = now_ns + LONGEST_INTERVAL_NS
-            return
-        if now_ns >= self.next_due_ns:
-            self._follow(_begin_attempt(_new_socket(), self.probe.endpoint, now_ns))
-            interval = (now_ns - self._begun_ns) // INTERVAL_SHARE
-            self.next_due_ns = now_ns + min(
-                max(interval, SHORTEST_INTERVAL_NS), LONGEST_INTERVAL_NS
-            )
-
-    def end(self, result: str) -> None:
-        """Close every attempt and finish the probe. Idempotent."""
-        self.probe.last_result = result
-        for attempt in list(self._attempts):
-            self._drop(attempt, result)
-        if not self.probe.finished:
-            self.probe.finish()
-
-    def _follow(self, attempt: _Attempt) -> None:
-        if attempt.refusal is not None:
-            self.probe.last_result = attempt.refusal
-            return
-        self._attempts.append(attempt)
-        self._selector.register(
-            attempt.connection, selectors.EVENT_WRITE, lambda: self._writable(attempt)
-        )
-        if attempt.connected_at_ns is not None:
-            self._connected(attempt, attempt.connected_at_ns)
-
-    def _drop(self, attempt: _Attempt, result: str) -> None:
-        if attempt in self._attempts:
-            self._attempts.remove(attempt)
-            with contextlib.suppress(KeyError, ValueError):
-                self._selector.unregister(attempt.connection)
-            attempt.connection.close()
-            self.probe.last_result = result
-
-    def _writable(self, attempt: _Attempt) -> None:
-        now_ns = time.monotonic_ns()
-        if number := attempt.connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-            self._drop(attempt, os.strerror(number).lower())
-        elif _is_connected_to_itself(attempt.connection):
-            self._drop(attempt, "connection refused")
-        else:
-            self._connected(attempt, now_ns)
-
-    def _connected(self, attempt: _Attempt, now_ns: int) -> None:
-        attempt.connected_at_ns = now_ns
-        for other in [a for a in self._attempts if a.connected_at_ns is None]:
-            self._drop(other, "connected")
-        if self.probe.readiness.kind is ReadinessKind.TCP:
-            self.probe.ready_at_ns = now_ns
-            self.end("connected")
-            return
-        # HTTP/1.0, so that the body needs no decoding; the same bytes for every arm, so the
-        # address, which differs between instances, does not appear.
-        request = f"GET {self.probe.readiness.path} HTTP/1.0\r\nHost: localhost\r\n\r\n"
-        try:
-            attempt.connection.send(request.encode())
-        except OSError as error:
-            self._drop(attempt, (error.strerror or "send failed").lower())
-            return
-        self.probe.last_result = "connected, no answer yet"
-        self._selector.modify(
-            attempt.connection, selectors.EVENT_READ, lambda: self._readable(attempt)
-        )
-
-    def _readable(self, attempt: _Attempt) -> None:
-        try:
-            data = attempt.connection.recv(_RECEIVE_BYTES)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            result = (error.strerror or "receive failed").lower()
-            if self._answer is None:
-                self._drop(attempt, result)
-            else:
-                self.end(result)
-            return
-        now_ns = time.monotonic_ns()
-        attempt.received += data
-        answer = self._answer or self._take_header(attempt, now_ns)
-        if answer is None:
-            if not data:
-                self._drop(attempt, "closed without an answer")
-            elif len(attempt.received) > HEADER_LIMIT_BYTES:
-                self._drop(attempt, "an endless header")
-            return
-        body = attempt.received[answer.body_at :]
-        if answer.length is not None and len(body) >= answer.length:
-            self.probe.body = bytes(body[: answer.length])
-            self.end("answered")
-        elif not data:
-            if answer.length is None:
-                self.probe.body = bytes(body)
-            self.end("answered")
-        elif len(body) > BODY_LIMIT_BYTES:
-            self.end(f"the body is larger than {BODY_LIMIT_BYTES >> 20} MiB")
-
-    def _take_header(self, attempt: _Attempt, now_ns: int) -> _Answer | None:
-        """Judge the header once it is whole; None unless it has the wanted status."""
-        end = attempt.received.find(_HEADER_END)
-        if end < 0:
-            return None
-        status, length = parse_header(bytes(attempt.received[:end]))
-        if status != self.probe.readiness.status:
-            self._drop(attempt, f"HTTP status {status}" if status else "not an HTTP answer")
-            return None
-        self.probe.ready_at_ns = now_ns
-        self._answer = _Answer(end + len(_HEADER_END), length, now_ns + BODY_PATIENCE_NS)
-        self.next_due_ns = self._answer.deadline_ns
-        for other in [a for a in self._attempts if a is not attempt]:
-            self._drop(other, "answered")
-        return self._answer
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """The body of the winning answer: its offset, its length if known, and its deadline."""
-
-    body_at: int
-    length: int | None
-    deadline_ns: int
-
-
-def _new_socket() -> socket.socket:
-    return socket.socket(socket.AF_INET, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-
-
-def _begin_attempt(connection: socket.socket, endpoint: tuple[str, int], now_ns: int) -> _Attempt:
-    """Connect, and see at once whether there is an answer."""
-    number = connection.connect_ex(endpoint)
-    if number == errno.EINPROGRESS:
-        # On one machine the answer is there before connect(2) returns, and asking again is a
-        # quarter of the price of a turn through the selector.
-        number = connection.connect_ex(endpoint)
-    answered_at_ns = time.monotonic_ns()
-    attempt = _Attempt(connection, now_ns)
-    if number == errno.EALREADY:
-        return attempt
-    if number in (0, errno.EISCONN):
-        if not _is_connected_to_itself(connection):
-            attempt.connected_at_ns = answered_at_ns
-            return attempt
-        number = errno.ECONNREFUSED
-    connection.close()
-    attempt.refusal = os.strerror(number).lower()
-    return attempt
-
-
-def _is_connected_to_itself(connection: socket.socket) -> bool:
-    """Whether a socket met itself, on a port of the local range (RFC 9293 3.5): nobody listens."""
-    try:
-        return bool(connection.getsockname() == connection.getpeername())
-    except OSError:
-        return False  # it was reset already: what reads from it finds out
-
-
-def parse_header(header: bytes) -> tuple[int | None, int | None]:
-    """Parse status and Content-Length of an HTTP/1 response header (RFC 9112); None if absent."""
-    lines = header.split(b"\r\n")
-    words = lines[0].split(None, 2)
-    if len(words) < 2 or not words[0].startswith(b"HTTP/") or not words[1].isdigit():
-        return None, None
-    length = None
-    for line in lines[1:]:
-        name, _, value = line.partition(b":")
-        if name.strip().lower() == b"content-length" and value.strip().isdigit():
-            length = int(value)
-    return int(words[1]), length
-
-
 class Prober:
     """Runs the prober's thread.
 
@@ -316,12 +84,12 @@ class Prober:
 
     def __init__(self, enter: Callable[[], None]) -> None:
         self._enter = enter
-        self._commands: deque[Callable[[], None]] = deque()
+        self._commands: deque[Callable[[], object]] = deque()
         self._spares: deque[socket.socket] = deque()
         self._wake_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._closing = False
         self._started: Future[None] = Future()
-        self._running: list[_Attempts] = []
+        self._running: list[Attempts] = []
         self._thread = threading.Thread(target=self._run, name="prober", daemon=True)
         self._thread.start()
         try:
@@ -335,14 +103,26 @@ class Prober:
         """Begin to ask `address` until the readiness condition holds or the deadline is reached."""
         if not readiness.needs_network or readiness.port is None:
             raise ValueError(f"readiness {readiness.kind} is not seen over the network")
-        # Before all else: what comes after it is not in the time of a box that answers at once.
-        endpoint = address, readiness.port
-        try:
-            spare = self._spares.popleft()
-        except IndexError:
-            first = None  # no socket is ready: the thread makes the attempt
-        else:
-            first = _begin_attempt(spare, endpoint, time.monotonic_ns())
+        return self._ask(readiness, NetworkEndpoint(address, readiness.port), deadline_ns)
+
+    def probe_inside(self, readiness: Readiness, pid: int, deadline_ns: int) -> Probe:
+        """Begin to ask from inside the box of a process, as the host sees that one.
+
+        Raises:
+            OSError: The process is gone, or may not be looked at.
+        """
+        return self._ask(readiness, inside(readiness, pid), deadline_ns)
+
+    def _ask(self, readiness: Readiness, endpoint: Endpoint, deadline_ns: int) -> Probe:
+        first = None
+        if isinstance(endpoint, NetworkEndpoint) and self._spares:
+            # Before all else: what comes after it is not in the time of a box that answers at once.
+            try:
+                spare = self._spares.popleft()
+            except IndexError:
+                pass  # another thread took it: the prober's makes the attempt
+            else:
+                first = begin_attempt(spare, endpoint, time.monotonic_ns())
         probe = Probe(readiness, endpoint, deadline_ns, self._cancel)
         if first and first.connected_at_ns and readiness.kind is ReadinessKind.TCP:
             probe.ready_at_ns = first.connected_at_ns
@@ -350,7 +130,9 @@ class Prober:
             first.connection.close()
             probe.finish()
         else:
-            self._submit(lambda: self._running.append(_Attempts(probe, self._selector, first)))
+            self._submit(lambda: self._running.append(Attempts(probe, self._selector, first)))
+            if readiness.tls:
+                self._submit(http.tls_context)
         return probe
 
     def close(self) -> None:
@@ -366,7 +148,7 @@ class Prober:
         if not self._closing:
             self._submit(lambda: self._give_up(probe))
 
-    def _submit(self, command: Callable[[], None]) -> None:
+    def _submit(self, command: Callable[[], object]) -> None:
         """Have the thread run a command; it makes a new spare socket in the same turn."""
         self._commands.append(command)
         os.eventfd_write(self._wake_fd, 1)
@@ -383,10 +165,11 @@ class Prober:
             self._selector = selector
             while not self._closing:
                 if not self._spares:
-                    self._spares.append(_new_socket())
+                    self._spares.append(new_internet_socket())
                 self._turn(selector)
             for attempts in self._running:
                 attempts.end("the lab was closed")
+                attempts.probe.endpoint.close()
             while self._spares:
                 self._spares.pop().close()
 
@@ -403,6 +186,9 @@ class Prober:
         for attempts in self._running:
             if not attempts.probe.finished:
                 attempts.advance(now_ns)
+        for attempts in self._running:
+            if attempts.probe.finished:
+                attempts.probe.endpoint.close()
         self._running = [one for one in self._running if not one.probe.finished]
 
     def _take_commands(self) -> None:

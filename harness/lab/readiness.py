@@ -7,15 +7,19 @@
 | `output` | what it printed so far matches the pattern         | arrival of the last piece needed |
 | `tcp`    | the prober's connection is accepted                | the prober's                     |
 | `http`   | the prober has the header with the wanted status   | the prober's                     |
+
+Where `tcp` and `http` ask from inside the box, the prober begins once the workload has started.
 """
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from harness.lab.listeners import listeners, why_not_reached
 from harness.lab.output_search import OutputSearch
 from harness.model import Milestone, Readiness, ReadinessKind
 from harness.model.backend import Instance
@@ -26,6 +30,8 @@ if TYPE_CHECKING:
     from harness.lab.prober import Probe
 
 _BODY_STEP_NS = 10_000_000
+_PID_STEP_NS = 1_000_000
+_NOT_LET_IN = ("connection refused", "no answer", "no attempt yet")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,8 @@ def wait_ready(
         ready = _wait_for_answer(instance, readiness, lab, deadline_ns)
     elif readiness.kind is ReadinessKind.EXIT:
         ready = _wait_for_exit(instance, readiness, deadline_ns)
+    elif readiness.kind is ReadinessKind.COMMAND:
+        raise HarnessError("readiness 'command' is not to be had in this arm")
     else:
         ready = _wait_for_output(instance, readiness, deadline_ns)
     instance.milestones_ns[Milestone.READY] = ready.at_ns
@@ -75,28 +83,24 @@ def _wait_for_exit(instance: Instance, readiness: Readiness, deadline_ns: int) -
         instance.pump(deadline_ns)
     if instance.exit.code != readiness.exit_code:
         raise unexpected_exit(instance, f"it should end with code {readiness.exit_code}")
-    if search is not None:
-        search.finish()
-        if search.matched_at_ns is None:
-            raise unexpected_exit(instance, f"it should have printed /{readiness.output}/")
+    if search is not None and search.finish() is None:
+        raise unexpected_exit(instance, f"it should have printed /{readiness.output}/")
     return ReadyEvent(instance.exit.at_ns)
 
 
 def _wait_for_output(instance: Instance, readiness: Readiness, deadline_ns: int) -> ReadyEvent:
     pattern = readiness.output or ""
     search = _search(instance, pattern)
-    while search.matched_at_ns is None:
+    while (at_ns := search.matched_at_ns) is None:
         is_late = time.monotonic_ns() >= deadline_ns
         if instance.exit is not None or is_late:
-            search.finish()
-            if search.matched_at_ns is not None:
+            if (at_ns := search.finish()) is not None:
                 break
-        if instance.exit is not None:
-            raise unexpected_exit(instance, f"it should have printed /{pattern}/")
-        if is_late:
+            if instance.exit is not None:
+                raise unexpected_exit(instance, f"it should have printed /{pattern}/")
             raise _timeout(instance, f"it has not printed /{pattern}/")
         instance.pump(deadline_ns)
-    return ReadyEvent(search.matched_at_ns)
+    return ReadyEvent(at_ns)
 
 
 def _search(instance: Instance, pattern: str) -> OutputSearch:
@@ -112,31 +116,56 @@ def _wait_for_answer(
         raise HarnessError(
             f"readiness {readiness.kind} needs an address in the private network; it has none"
         )
-    probe = lab.probe(readiness, instance.address, deadline_ns)
+    if readiness.is_inside:
+        probe = _probe_inside(instance, readiness, lab, deadline_ns)
+    else:
+        probe = lab.probe(readiness, instance.address, deadline_ns)
     try:
         while not probe.finished:
             if instance.exit is not None and probe.ready_at_ns is None:
-                raise unexpected_exit(instance, f"it should serve port {readiness.port}")
+                raise unexpected_exit(instance, _should_serve(readiness))
             # After the deadline only the rest of an answer is waited for: in small steps.
             patience_ns = time.monotonic_ns() + _BODY_STEP_NS
             instance.pump(max(deadline_ns, patience_ns), probe.wake_fd)
-            _require_time(instance, deadline_ns, _seen(probe, readiness), probe)
+            if time.monotonic_ns() >= deadline_ns and probe.ready_at_ns is None:
+                break
         if probe.ready_at_ns is None:
-            raise _timeout(instance, _seen(probe, readiness))
+            raise _timeout(instance, _seen(probe, instance))
         return ReadyEvent(probe.ready_at_ns, probe.body)
     finally:
         probe.close()
 
 
-def _seen(probe: Probe, readiness: Readiness) -> str:
-    return f"port {readiness.port} of {probe.endpoint[0]}: {probe.last_result}"
+def _probe_inside(instance: Instance, readiness: Readiness, lab: Lab, deadline_ns: int) -> Probe:
+    """Begin to ask as soon as there is a process in the box."""
+    while True:
+        if instance.exit is not None:
+            raise unexpected_exit(instance, _should_serve(readiness))
+        if (pid := instance.box_pid) is not None:
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
+                return lab.probe_inside(readiness, pid, deadline_ns)
+        _require_time(instance, deadline_ns, "no process of the box is known")
+        instance.pump(min(deadline_ns, time.monotonic_ns() + _PID_STEP_NS))
 
 
-def _require_time(
-    instance: Instance, deadline_ns: int, state: str, probe: Probe | None = None
-) -> None:
-    """Raise when the deadline has passed; an answer that is there already still counts."""
-    if time.monotonic_ns() >= deadline_ns and (probe is None or probe.ready_at_ns is None):
+def _should_serve(readiness: Readiness) -> str:
+    place = f"port {readiness.port}" if readiness.socket is None else readiness.socket
+    return f"it should serve {place}"
+
+
+def _seen(probe: Probe, instance: Instance) -> str:
+    """Say what the prober met; where it was never let in, also where the box does listen."""
+    seen = f"{probe.endpoint}: {probe.last_result}"
+    port, pid = probe.readiness.port, instance.box_pid
+    if port is None or pid is None or probe.last_result not in _NOT_LET_IN:
+        return seen
+    why = why_not_reached(listeners(pid), port)
+    return f"{seen}; {why}" if why else seen
+
+
+def _require_time(instance: Instance, deadline_ns: int, state: str) -> None:
+    """Raise when the deadline has passed."""
+    if time.monotonic_ns() >= deadline_ns:
         raise _timeout(instance, state)
 
 

@@ -142,6 +142,8 @@ class Instance(Protocol):
         output: What the workload prints.
         exit: How it ended, once it has.
         address: IPv4 address in the lab, when it has one.
+        box_pid: On the host, a process that is in the box: its root and its network are the box's.
+            None: not known yet, no longer there, or the box has a kernel of its own.
         diagnostics: Warnings about this instance.
     """
 
@@ -150,6 +152,10 @@ class Instance(Protocol):
     exit: Exit | None
     address: str | None
     diagnostics: list[Diagnostic]
+
+    @property
+    def box_pid(self) -> int | None:
+        """Return the process through which the host can look into the box."""
 
     def pump(self, deadline_ns: int, wake_fd: int | None = None) -> None:
         """Wait until something happens or the deadline is reached, and take it in.

@@ -16,6 +16,13 @@ class ReadinessKind(StrEnum):
     OUTPUT = "output"
     TCP = "tcp"
     HTTP = "http"
+    COMMAND = "command"
+
+
+def _argv(command: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(command, str):
+        raise TypeError(f"a command is a list of words, like ['echo', 'hello'], not {command!r}")
+    return tuple(command)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,9 +34,15 @@ class Readiness:
         output: For `output`: a regular expression (on text, decoded as UTF-8) that must be in
             what the workload printed. For `exit`: if given, must also be found in the output.
         exit_code: For `exit`: the code the workload must end with.
-        port: For `tcp` and `http`.
+        port: For `tcp` and `http`, where `socket` is not given.
+        address: For `tcp` and `http`: a loopback address, asked from inside the box's network;
+            None: the box's address in the private network.
+        socket: For `tcp` and `http`: absolute path of a Unix socket in the box.
+        tls: For `http`: whether it is asked over TLS; no certificate is verified.
         path: For `http`: the path to GET.
         status: For `http`: the status that counts.
+        command: For `command`: argv of a program that is run inside the box, again and again; it
+            is ready when that ends with code 0.
     """
 
     kind: ReadinessKind
@@ -38,9 +51,14 @@ class Readiness:
     port: int | None = None
     path: str = "/"
     status: int = 200
+    address: str | None = None
+    socket: str | None = None
+    tls: bool = False
+    command: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Take the kind's name for the kind; a name that is none is refused where it is used."""
+        object.__setattr__(self, "command", _argv(self.command))
         if self.kind in tuple(ReadinessKind):
             object.__setattr__(self, "kind", ReadinessKind(self.kind))
 
@@ -49,11 +67,10 @@ class Readiness:
         """Whether the prober must reach the instance by IP."""
         return self.kind in (ReadinessKind.TCP, ReadinessKind.HTTP)
 
-
-def _argv(command: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(command, str):
-        raise TypeError(f"a command is a list of words, like ['echo', 'hello'], not {command!r}")
-    return tuple(command)
+    @property
+    def is_inside(self) -> bool:
+        """Whether the prober asks from inside the box: at its loopback address or a Unix socket."""
+        return self.address is not None or self.socket is not None
 
 
 @dataclass(frozen=True, slots=True)

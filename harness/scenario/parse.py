@@ -47,8 +47,12 @@ _ARM_KEYS = frozenset({"backend", *ARM_SETTINGS})
 _READINESS_KEYS: Mapping[ReadinessKind, tuple[frozenset[str], frozenset[str]]] = {
     ReadinessKind.EXIT: (frozenset({"exit_code", "output"}), frozenset()),
     ReadinessKind.OUTPUT: (frozenset({"output"}), frozenset({"output"})),
-    ReadinessKind.TCP: (frozenset({"port"}), frozenset({"port"})),
-    ReadinessKind.HTTP: (frozenset({"port", "path", "status"}), frozenset({"port"})),
+    ReadinessKind.TCP: (frozenset({"port", "address", "socket"}), frozenset({"port"})),
+    ReadinessKind.HTTP: (
+        frozenset({"port", "address", "socket", "path", "status", "tls"}),
+        frozenset({"port"}),
+    ),
+    ReadinessKind.COMMAND: (frozenset({"command"}), frozenset({"command"})),
 }
 
 
@@ -221,6 +225,10 @@ def _readiness_problems(table: Mapping[str, Any]) -> Iterator[_Problem]:
     if kind not in list(ReadinessKind):
         return
     meaningful, needed = _READINESS_KEYS[ReadinessKind(kind)]
+    if "socket" in table and "socket" in meaningful:
+        needed -= {"port"}
+        for key in sorted({"port", "address"} & table.keys()):
+            yield ("readiness", key), "does nothing beside 'socket'; take one of the two out"
     for key in sorted(needed - table.keys()):
         yield ("readiness", key), f"is missing; readiness {kind!r} needs it"
     everything = frozenset().union(*(keys for keys, _ in _READINESS_KEYS.values()))

@@ -5,6 +5,7 @@ Imported by `harness.scenario` when a file is read, and by nothing else: pydanti
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from enum import StrEnum
@@ -23,6 +24,7 @@ _TYPES = {
     "string_type": "a string",
     "int_type": "a whole number",
     "float_type": "a number",
+    "bool_type": "true or false",
     "list_type": "a list",
     "dict_type": "a table",
     "model_type": "a table",
@@ -49,6 +51,25 @@ def _without_space(value: str) -> str:
             f"{value!r} holds a space or a control character; write it as %20 and the like"
         )
     return value
+
+
+def _loopback(value: str) -> str:
+    try:
+        is_loopback = ipaddress.ip_address(value).is_loopback
+    except ValueError:
+        is_loopback = False
+    if not is_loopback:
+        raise ValueError(
+            f"{value!r} is no loopback address; write '127.0.0.1' or '::1', or take it out to ask "
+            "at the box's address"
+        )
+    return value
+
+
+def _socket_path(value: str) -> str:
+    if "\0" in value:
+        raise ValueError(f"{value!r} holds a NUL; take it out")
+    return _absolute(value)
 
 
 def _pattern(value: str) -> str:
@@ -115,6 +136,10 @@ class ReadinessTable(_Table):
     port: Annotated[int, Field(ge=1, le=65535)] | None = None
     path: Annotated[_AbsolutePath, AfterValidator(_without_space)] = "/"
     status: Annotated[int, Field(ge=100, le=599)] = 200
+    address: Annotated[str, AfterValidator(_loopback)] | None = None
+    socket: Annotated[str, AfterValidator(_socket_path)] | None = None
+    tls: bool = False
+    command: Annotated[list[_Text], Field(min_length=1)] = Field(default_factory=list)
 
 
 def _limit(name: str) -> AfterValidator:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -130,8 +131,18 @@ def _readiness_problems(readiness: Readiness) -> Iterator[str]:
     if kind not in tuple(ReadinessKind):
         yield f"readiness: {unknown('readiness', kind, tuple(ReadinessKind))}"
         return
-    if readiness.needs_network and not (isinstance(port, int) and 1 <= port <= 65_535):
-        yield f"readiness.port: is {port!r}; readiness {kind!r} needs one, 1 to 65535"
+    if readiness.needs_network and readiness.socket is None:
+        if not (isinstance(port, int) and 1 <= port <= 65_535):
+            yield f"readiness.port: is {port!r}; readiness {kind!r} needs one, 1 to 65535"
+    elif readiness.socket is not None and not readiness.socket.startswith("/"):
+        yield f"readiness.socket: {readiness.socket!r} is not an absolute path; begin it with /"
+    if readiness.address is not None and not _is_loopback(readiness.address):
+        yield (
+            f"readiness.address: {readiness.address!r} is no loopback address; give '127.0.0.1' "
+            "or '::1', or None to ask at the box's address"
+        )
+    if kind is ReadinessKind.COMMAND and not readiness.command:
+        yield "readiness.command: is empty; readiness 'command' needs one"
     if kind is ReadinessKind.OUTPUT and not readiness.output:
         yield "readiness.output: is missing; readiness 'output' needs it"
     if readiness.output is not None:
@@ -148,6 +159,13 @@ def _workload_problems(scenario: Scenario) -> Iterator[str]:
     for name, value in scenario.workload.environment.items():
         if problem := variable_problem(name, value):
             yield f"workload.environment: {problem}"
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False
 
 
 def _number_problems(scenario: Scenario) -> Iterator[str]:

@@ -86,6 +86,7 @@ O_NONBLOCK = 0o4000
 O_CLOEXEC = 0o2000000
 O_PATH = 0o10000000
 RESOLVE_NO_MAGICLINKS = 0x02
+RESOLVE_IN_ROOT = 0x10
 
 open_how = struct.Struct("@3Q")
 """struct open_how { flags, mode, resolve } — linux/openat2.h, openat2(2)."""

@@ -73,6 +73,21 @@ def umount(target: str, flags: int = 0) -> None:
     _check(_libc.umount2(os.fsencode(target), flags), "umount2", target)
 
 
+def open_in_root(root_fd: int, path: str, flags: int) -> int:
+    """Open a path as if `root_fd` were the root, links in it included (openat2(2)).
+
+    Links of /proc, which lead out of every root, are not followed.
+    """
+    resolve = abi.RESOLVE_IN_ROOT | abi.RESOLVE_NO_MAGICLINKS
+    how = abi.open_how.pack(flags, 0, resolve)
+    number = abi.SYSCALL_NUMBERS["openat2"]
+    result = _libc.syscall(
+        ctypes.c_long(number), ctypes.c_long(root_fd), ctypes.c_char_p(os.fsencode(path)),
+        ctypes.c_char_p(how), ctypes.c_size_t(len(how)),
+    )  # fmt: skip
+    return int(_check(result, "openat2", path))
+
+
 def set_dumpable(dumpable: bool) -> None:
     """PR_SET_DUMPABLE (prctl(2)): whether an ordinary ptrace may look into this process."""
     _check(_libc.prctl(abi.PR_SET_DUMPABLE, int(dumpable), 0, 0, 0), "prctl")

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -401,6 +401,33 @@ def test_it_is_reached_over_the_network(box: Box, lab: Lab | None, kind: Readine
         if box.tells_start:
             assert instance.milestones_ns[Milestone.STARTED] < answer.at_ns
         assert out_of_order(instance.milestones_ns) is None
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_a_loopback_address_is_asked_from_inside_or_refused(
+    box: Box, lab: Lab | None, address: str
+) -> None:
+    if lab is None:
+        pytest.skip("no private network can be made here")
+    need_network(box)
+    host = f"[{address}]" if ":" in address else address
+    serves = sh(SERVE.replace("-p 8000", f"-p {host}:8000"))
+    inside = Readiness(ReadinessKind.HTTP, port=8000, path="/index.html", address=address)
+    if box.is_fake or box.is_vm:
+        with pytest.raises(PrepareError, match=r"readiness\.address is not to be had with"):
+            box.prepare(serves, inside)
+        return
+    with closing(box.prepare(serves, inside)) as prepared:
+        instance = prepared.launch("loopback")
+        try:
+            answer = wait_ready(instance, inside, lab, box.deadline())
+            assert answer.body == b"hello\n"
+            outside = replace(inside, address=None)
+            soon_ns = time.monotonic_ns() + 50_000_000
+            with pytest.raises(ReadinessTimeoutError, match=r"refused; it listens on .* only"):
+                wait_ready(instance, outside, lab, soon_ns)
+        finally:
+            finish(instance)
 
 
 def test_a_server_that_ends_before_it_serves_is_told(box: Box, lab: Lab | None) -> None:

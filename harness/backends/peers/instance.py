@@ -96,6 +96,16 @@ class PeerInstance(StreamInstance):
         self._take_away = take_away
         self._needs_delete = arm.peer.is_engine
 
+    @property
+    def box_pid(self) -> int | None:
+        """The workload's first process; before its exec it may still be in the host's files."""
+        if self.exit is not None:
+            return None
+        engine = self._arm.engine
+        if engine is not None and not self._arm.peer.is_seen:
+            return engine.first_pid(self._start.identifier)
+        return self._watch.first_pid if Milestone.STARTED in self.milestones_ns else None
+
     def _register(self, poll: select.poll) -> None:
         if self._watch.fd is not None:
             poll.register(self._watch.fd, select.POLLIN)

@@ -18,11 +18,21 @@ def command(scenario: Scenario) -> str:
 def readiness(condition: Readiness) -> str:
     """Say in a sentence when the workload counts as ready."""
     asked = "asked from the host's side of a private network, by one prober for all arms."
+    place = f"port {condition.port}"
+    if condition.is_inside:
+        asked = "asked from inside the box."
+        if condition.socket is not None:
+            place = f"the socket {condition.socket}"
+        else:
+            place = f"port {condition.port} of {condition.address}"
     if condition.kind is ReadinessKind.HTTP:
-        request = f"GET {condition.path} on port {condition.port}"
+        request = f"GET {condition.path} on {place}{' over TLS' if condition.tls else ''}"
         return f"Ready when {request} first answers {condition.status}; {asked}"
     if condition.kind is ReadinessKind.TCP:
-        return f"Ready when port {condition.port} first accepts a connection; {asked}"
+        return f"Ready when {place} first accepts a connection; {asked}"
+    if condition.kind is ReadinessKind.COMMAND:
+        probe = shlex.join(condition.command)
+        return f"Ready when {probe!r}, run again and again inside the box, first ends with code 0."
     if condition.kind is ReadinessKind.OUTPUT:
         return f"Ready when its output first matches {condition.output!r}, as seen by the host."
     printed = f" and its output matches {condition.output!r}" if condition.output else ""

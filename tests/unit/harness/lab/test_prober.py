@@ -12,7 +12,8 @@ from contextlib import closing, contextmanager
 
 import pytest
 
-from harness.lab.prober import Probe, Prober, _is_connected_to_itself
+from harness.lab.attempts import is_connected_to_itself
+from harness.lab.prober import Probe, Prober
 from harness.model import Readiness, ReadinessKind
 
 ADDRESS = "127.0.0.1"
@@ -122,7 +123,7 @@ def test_a_connection_that_was_reset_is_none_to_itself() -> None:
             select.select([client], [], [], 10)
             with pytest.raises(OSError, match="not connected"):
                 client.getpeername()
-            assert not _is_connected_to_itself(client)
+            assert not is_connected_to_itself(client)
 
 
 def test_a_closed_port_is_refused_until_the_deadline(prober: Prober) -> None:

@@ -8,10 +8,12 @@ import time
 
 import pytest
 
-from harness.lab.prober import Probe, parse_header
+from harness.lab.endpoints import NetworkEndpoint
+from harness.lab.http import parse_header
+from harness.lab.prober import Probe
 from harness.lab.readiness import signal_name, wait_ready
 from harness.model import DiskPart, Milestone, Readiness, ReadinessKind
-from harness.model.backend import Exit, Output
+from harness.model.backend import Accounting, Exit, Output
 from harness.model.diagnostics import Diagnostic
 from harness.model.errors import HarnessError, ReadinessTimeoutError, UnexpectedExitError
 
@@ -26,6 +28,7 @@ class Scripted:
         self.output = Output()
         self.exit: Exit | None = None
         self.address = address
+        self.box_pid: int | None = None
         self.diagnostics: list[Diagnostic] = []
         self.pumps = 0
         self._pieces = 0
@@ -44,6 +47,9 @@ class Scripted:
         for data in step if isinstance(step, tuple) else (step,):
             self.output.append(data, 1000 + self._pieces)
             self._pieces += 1
+
+    def accounting(self) -> Accounting:
+        return Accounting((), "nothing", {})
 
     def disk_parts(self) -> tuple[DiskPart, ...]:
         return ()
@@ -128,7 +134,9 @@ def test_the_network_needs_an_address() -> None:
 
 def test_a_probe_finishes_once_and_closes_twice() -> None:
     cancelled: list[Probe] = []
-    probe = Probe(Readiness(ReadinessKind.TCP, port=1), ("10.0.0.1", 1), 0, cancelled.append)
+    probe = Probe(
+        Readiness(ReadinessKind.TCP, port=1), NetworkEndpoint("10.0.0.1", 1), 0, cancelled.append
+    )
     assert not select.select([probe.wake_fd], [], [], 0)[0]
     probe.finish()
     assert select.select([probe.wake_fd], [], [], 0)[0]
@@ -150,6 +158,8 @@ def test_a_probe_finishes_once_and_closes_twice() -> None:
         (b"HTTP/1.1 200 OK\r\nContent-Length: x", (200, None)),
         (b"SSH-2.0-OpenSSH_9.2", (None, None)),
         (b"", (None, None)),
+        (b"HTTP/1.1 200 OK\nContent-Length: 3", (200, 3)),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 3", (200, None)),
     ],
 )
 def test_headers(header: bytes, expected: tuple[int | None, int | None]) -> None:

@@ -117,6 +117,14 @@ def test_every_readiness_is_a_sentence(kind: ReadinessKind) -> None:
     assert told.endswith(".")
 
 
+def test_a_readiness_inside_the_box_says_where() -> None:
+    inside = Readiness(ReadinessKind.HTTP, port=80, address="::1", tls=True)
+    told = circumstances.readiness(inside)
+    assert "GET / on port 80 of ::1 over TLS first answers 200; asked from inside" in told
+    told = circumstances.readiness(Readiness(ReadinessKind.TCP, socket="/run/app.sock"))
+    assert "the socket /run/app.sock first accepts a connection; asked from inside" in told
+
+
 def test_limits_are_told() -> None:
     assert circumstances.limits(Limits()) == "no limits"
     assert circumstances.limits(Limits(256 << 20, 1.0, 1)) == (
