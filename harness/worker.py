@@ -87,7 +87,8 @@ class _Worker:
         return self._lab
 
     def _take(self, asked: Mapping[str, Any]) -> object:
-        slot = Slot(asked["scenario"], asked["arm"], asked["block"], asked["position"])
+        place = (asked["block"], asked["position"], asked.get("repetition", 0))
+        slot = Slot(asked["scenario"], asked["arm"], *place)
         with without_collection():
             return encode(self._arms[slot.scenario, slot.arm].take(slot), "")
 

@@ -166,7 +166,8 @@ class BarListener(PlainListener):
             case events.BlockStarted():
                 expected = max(event.expected or event.blocks, event.block + 1)
                 assert self._info is not None
-                total = (expected + self._info.warmup_blocks) * event.trials
+                # A block of warm-up has fewer trials than those after it.
+                total = self._all_done + (expected - event.block) * event.trials
                 self._progress.update(self._task, total=total)
             case events.TrialStarted():
                 self._preparing(_place(event))
@@ -193,7 +194,8 @@ def _intention(info: RunInfo, taken: int) -> str:
     many = units.count(info.blocks, "block")
     if info.time_limit_ns is not None:
         limit = format_duration(info.time_limit_ns)
-        many = f"as many blocks as fit {limit} (at most {info.blocks}; --blocks sets the number)"
+        span = f"{info.fewest_blocks} to {info.blocks}"
+        many = f"as many blocks as fit {limit} ({span}; --blocks sets the number)"
     if info.until:
         many += f", until {_widths(info.until, 'within')}"
     if info.resumed_at:

@@ -58,8 +58,9 @@ _HOOKS = ("setup", "prepare", "conclude", "cleanup")
 @click.option(
     "--time-limit",
     metavar="DURATION",
-    help="What the trials may take in all, like 90s or 10m. Default: "
-    f"{schedule.DEFAULT_TIME_LIMIT_NS // 10**9}s without --blocks, none with it.",
+    help="What the trials may take in all, like 90s or 10m; 3 blocks are taken whatever they take. "
+    f"Default: {schedule.DEFAULT_TIME_LIMIT_NS // 10**9}s without --blocks, and at least 6 blocks; "
+    "none with it.",
 )
 @click.option(
     "--aa/--no-aa",

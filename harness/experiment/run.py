@@ -26,7 +26,7 @@ from harness.experiment.assessment import assess, without_assessment
 from harness.measure import schedule
 from harness.measure.request import Request
 from harness.measure.resume import Resumption, refuse_unless_resumable
-from harness.model import NoiseFloor, RunInfo, Scenario
+from harness.model import FEWEST_BLOCKS, NoiseFloor, RunInfo, Scenario
 from harness.model.comparability import host_class
 from harness.model.errors import PrepareError, ScenarioError
 from harness.model.version import VERSION
@@ -127,8 +127,8 @@ def run(
         blocks: Trials of every arm, from 1; None: as many as fit the time limit.
         until: Metric -> relative half-width of the 95 % interval of every median (0.02 is 2 %): the
             run ends when all are that narrow.
-        time_limit_ns: What the trials may take in all; None: no limit if `blocks` is given, else
-            200 s.
+        time_limit_ns: What the trials may take in all, from three blocks on; None: no limit if
+            `blocks` is given, else 200 s, and six blocks in any case.
         warmup_blocks: Blocks before those, recorded and not counted.
         seed: Of the order of trials; None: drawn.
         repeat: Whether each scenario takes an arm twice, to show the noise of this host; None: only
@@ -164,8 +164,10 @@ def run(
         asked = tuple(select_arms(scenario, sequence_of(arms)) for scenario in asked)
         if problems := [each for scenario in asked for each in impossible_growth(scenario)]:
             raise ScenarioError(tuple(problems))
+    fewest = FEWEST_BLOCKS
     if time_limit_ns is None and blocks is None:
-        time_limit_ns = schedule.DEFAULT_TIME_LIMIT_NS
+        # Nobody has set a limit: fewer would have no interval of the level that is reported.
+        time_limit_ns, fewest = schedule.DEFAULT_TIME_LIMIT_NS, stats.FEWEST_FOR_LEVEL
     has_anchor = any(arm.anchors for scenario in asked for arm in scenario.arms)
     most = schedule.ANCHORED_MOST_BLOCKS if has_anchor else schedule.DEFAULT_MOST_BLOCKS
     most = schedule.UNTIL_MOST_BLOCKS if until else most
@@ -177,6 +179,7 @@ def run(
         warmup_blocks=warmup_blocks,
         seed=drawn(seed),
         time_limit_ns=time_limit_ns,
+        fewest_blocks=fewest,
         required_arms=frozenset(names if (bool(arms) if required is None else required) else ()),
         command=tuple(command),
         run_id=run_id_for(directory),
@@ -211,6 +214,7 @@ def resume(directory: Path | str, *, listener: Listener = unheard) -> Run:
             warmup_blocks=info.warmup_blocks,
             seed=info.seed,
             time_limit_ns=info.time_limit_ns,
+            fewest_blocks=info.fewest_blocks,
             required_arms=frozenset(),
             command=info.command,
             run_id=info.run_id,

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from harness.environment import Environment
 from harness.measure.resume import Resumption
 from harness.model import (
+    FEWEST_BLOCKS,
     SCHEMA_VERSION,
     NoiseFloor,
     Pair,
@@ -29,6 +30,7 @@ class Request:
         warmup_blocks: How many are taken before, recorded, and not counted.
         seed: Of the order of trials.
         time_limit_ns: What all blocks together may take; None is no limit.
+        fewest_blocks: How many it does not cut the run below.
         required_arms: Names of arms that the user asked for: if one cannot run, that is an error.
         command: argv, for the records.
         run_id: Identifier of the run.
@@ -54,6 +56,7 @@ class Request:
     resumption: Resumption | None = None
     pairs: tuple[Pair, ...] = ()
     asked: PairedQuestions | None = None
+    fewest_blocks: int = FEWEST_BLOCKS
 
 
 def begun(request: Request, environment: Environment) -> RunInfo:
@@ -84,6 +87,7 @@ def begun(request: Request, environment: Environment) -> RunInfo:
         paired=bool(request.pairs),
         pairs=request.pairs,
         asked=request.asked,
+        fewest_blocks=request.fewest_blocks,
     )
 
 

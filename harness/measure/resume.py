@@ -58,7 +58,8 @@ class Resumption:
         return tuple(
             trial
             for trial in self.run.trials
-            if (trial.scenario, trial.arm, trial.block) == (slot.scenario, slot.arm, slot.block)
+            if (trial.scenario, trial.arm, trial.block, trial.repetition)
+            == (slot.scenario, slot.arm, slot.block, slot.repetition)
         )
 
     @property

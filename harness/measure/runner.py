@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -26,7 +27,7 @@ from harness.measure.request import Request, begun, now
 from harness.measure.resume import refuse_another_arm, refuse_another_host
 from harness.measure.stopping import Outlook, StoppingRule, Taken
 from harness.measure.trial import without_collection
-from harness.model import Arm, RunInfo, Scenario, Slot, Trial, events
+from harness.model import Arm, Repetitions, RunInfo, Scenario, Slot, Trial, events
 from harness.model.backend import Availability
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.model.errors import BackendUnavailableError, HarnessError, PrepareError
@@ -85,6 +86,7 @@ class Runner:
         self._trials: list[Trial] = list(resumption.run.trials) if resumption else []
         self._times_ns: list[int] = resumption.block_times_ns() if resumption else []
         self._done = 0
+        self._often: dict[str, Repetitions] = {}
         self._widths: Mapping[str, float] = {}
         # A resumed run's records are touched only once it is certain that it can go on.
         self._may_record = resumption is None
@@ -203,12 +205,35 @@ class Runner:
         self._done = max(first, 0)
         # What preparing left in memory stays; collecting before each trial need not look at it.
         gc.freeze()
-        for slots in schedule.blocks(arms, first, request.seed):
-            taken = Taken(slots[0].block, self._times_ns, self._trials, self._info.arms)
+        # How often arms are taken is decided by the warm-up; without one, by the first block.
+        settled = max(1 - request.warmup_blocks, 0)
+        for block in itertools.count(first):
+            taken = Taken(block, self._times_ns, self._trials, self._info.arms)
             outlook = self._rule.look(taken)
             if outlook.is_over:
                 break
-            self._take_block(slots, outlook)
+            if block == max(first, settled):
+                self._decide_repetitions(arms, settled)
+            self._take_block(schedule.block(arms, block, request.seed, self._often), outlook)
+
+    def _decide_repetitions(self, arms: Mapping[str, Sequence[str]], settled: int) -> None:
+        """Decide by the blocks below `settled` how often arms are taken in each further one.
+
+        Recorded trials alone decide, so that a resumed run goes on as it began. Arms that are held
+        against each other have one trial a block each. What the user's own commands around a trial
+        take is not known, so that they are not run more often either.
+        """
+        early = [trial for trial in self._trials if trial.block < settled]
+        compared = {pair.scenario for pair in self._request.pairs}
+        for name, scenario in self._scenarios.items():
+            hooks = scenario.hooks
+            is_alone = scenario.scale is None and not hooks.prepare and not hooks.conclude
+            if name in arms and is_alone and name not in compared:
+                often = schedule.repetitions(name, arms[name], early)
+                if often.heavy:
+                    self._often[name] = often
+        self._info = replace(self._info, repetitions=tuple(self._often.values()))
+        self._record()
 
     def _take_block(self, slots: Sequence[Slot], outlook: Outlook) -> None:
         block = slots[0].block

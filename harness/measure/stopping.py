@@ -24,8 +24,6 @@ from harness.model.metrics import block_value, trial_value
 if TYPE_CHECKING:
     from harness.measure.request import Request
 
-FEWEST_BLOCKS = 3
-"""A time limit does not cut a run below these."""
 CHECKPOINT_GROWTH = 4 / 3
 """From one look at the intervals to the next: ten looks from 6 blocks to 80."""
 NO_BOUND = sys.maxsize
@@ -98,9 +96,14 @@ class TimeLimit:
     """Ends a run when another block would not fit, by the median time of those so far.
 
     It looks at the time that blocks took and never at what they measured.
+
+    Attributes:
+        limit_ns: What all blocks may take, warm-up included.
+        fewest: Blocks that are taken whatever they take.
     """
 
     limit_ns: int
+    fewest: int
 
     def look(self, taken: Taken) -> Outlook:
         """See `StoppingRule.look`."""
@@ -110,8 +113,8 @@ class TimeLimit:
         typical_ns = statistics.median(times_ns)
         left_ns = self.limit_ns - sum(times_ns)
         fitting = taken.block + int(left_ns // max(typical_ns, 1))
-        is_over = taken.counted >= FEWEST_BLOCKS and typical_ns > left_ns
-        return Outlook(is_over, max(fitting, FEWEST_BLOCKS))
+        is_over = taken.counted >= self.fewest and typical_ns > left_ns
+        return Outlook(is_over, max(fitting, self.fewest))
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +173,7 @@ def rule_of(request: Request, *more: StoppingRule) -> StoppingRule:
     """Combine all rules that a request implies, and those of the caller, in this order."""
     rules: list[StoppingRule] = [FixedBlocks(request.blocks)]
     if request.time_limit_ns is not None:
-        rules.append(TimeLimit(request.time_limit_ns))
+        rules.append(TimeLimit(request.time_limit_ns, request.fewest_blocks))
     if request.until:
         rules.append(UntilNarrow(request.until))
     return AnyOf((*rules, *more))

@@ -285,6 +285,7 @@ class OpenTrial:
             readings=findings.readings,
             alive=self.alive,
             together=self.burst,
+            repetition=slot.repetition,
         )
 
     def _account(self) -> Accounting | None:
@@ -346,4 +347,6 @@ def out_of_order(milestones_ns: Mapping[Milestone, int]) -> str | None:
 def instance_name(slot: Slot, *more: str) -> str:
     """Name an instance, unique in a run and short: folders, cgroups and processes have it too."""
     block = f"w{-slot.block}" if slot.block < 0 else f"{slot.block}"
+    if slot.repetition:
+        block += f"r{slot.repetition}" if slot.repetition > 0 else f"d{-slot.repetition}"
     return "-".join((slot.scenario, slot.arm, block, *more))

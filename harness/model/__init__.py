@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 from harness.model.run import (
+    FEWEST_BLOCKS as FEWEST_BLOCKS,
     SCHEMA_VERSION as SCHEMA_VERSION,
     ArmRecord as ArmRecord,
     NoiseFloor as NoiseFloor,
     Pair as Pair,
     PairedLimit as PairedLimit,
     PairedQuestions as PairedQuestions,
+    Repetitions as Repetitions,
     RunInfo as RunInfo,
 )
 from harness.model.scenario import (

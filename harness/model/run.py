@@ -15,6 +15,10 @@ SCHEMA_VERSION = 2
 """Version of what `records.py` writes; raised whenever an old reader could misread a new record."""
 
 
+FEWEST_BLOCKS = 3
+"""A time limit does not cut a run below these where nobody asks for more."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pair:
     """Two arms of a run that are held against each other.
@@ -69,6 +73,22 @@ class PairedQuestions:
     candidate: str
     limits: tuple[PairedLimit, ...]
     cautions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Repetitions:
+    """How often the arms of a scenario are taken in each block that counts.
+
+    Attributes:
+        scenario: Scenario name.
+        count: Counted trials of each light arm; a heavy one has one.
+        heavy: Names of the arms whose trials take so much longer than the others' that the light
+            ones stand around them, and that one of these is taken after each and not counted.
+    """
+
+    scenario: str
+    count: int = 1
+    heavy: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +178,8 @@ class RunInfo:
             they are sides of a comparison, and no point of a history.
         pairs: Which arms those are; empty in older records, where arms stand behind each other.
         asked: What a paired run is to find out; None in older records, and of other runs.
+        repetitions: Of the scenarios in which light arms stand beside heavy ones.
+        fewest_blocks: How many the time limit did not cut it below.
     """
 
     schema: int
@@ -183,6 +205,8 @@ class RunInfo:
     paired: bool = False
     pairs: tuple[Pair, ...] = ()
     asked: PairedQuestions | None = None
+    repetitions: tuple[Repetitions, ...] = ()
+    fewest_blocks: int = FEWEST_BLOCKS
 
     @property
     def asked_blocks(self) -> int:

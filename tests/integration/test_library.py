@@ -14,6 +14,7 @@ import pytest
 
 import harness
 import runtime
+from harness.measure import schedule
 from harness.model.events import Event, RunFinished, RunStarted, TrialFinished
 
 QUICK = {"isolated_ms": 0.1, "started_ms": 0.2, "work_ms": 0.1, "stop_ms": 0.0, "remove_ms": 0.0}
@@ -73,6 +74,25 @@ def test_a_run_without_a_folder_goes_to_results(
     run = harness.run(question(), arms="two", blocks=1, warmup_blocks=0)
     assert harness.find_runs(Path("results")) == [run.directory]
     assert [(trial.arm, trial.block) for trial in run.trials] == [("two", 0)]
+
+
+def test_a_run_that_nobody_limits_has_blocks_enough_for_an_interval(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A limit that is typed is kept, and the one that is ours gives way."""
+    monkeypatch.setattr(schedule, "DEFAULT_TIME_LIMIT_NS", 1)
+    run = harness.run(question(), directory=tmp_path / "default")
+    assert (run.info.blocks, run.info.fewest_blocks, run.info.time_limit_ns) == (6, 6, 1)
+    typed = harness.run(question(), time_limit_ns=1, directory=tmp_path / "typed")
+    assert (typed.info.blocks, typed.info.fewest_blocks) == (3, 3)
+
+    def stop(event: Event) -> None:
+        if isinstance(event, TrialFinished) and event.trial.block == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(KeyboardInterrupt):
+        harness.run(question(), directory=tmp_path / "broken", listener=stop)
+    assert harness.resume(tmp_path / "broken").info.blocks == 6
 
 
 def test_budgets_decide_the_exit_code(tmp_path: Path) -> None:

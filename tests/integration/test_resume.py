@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -69,10 +68,8 @@ def test_a_run_that_was_broken_off_is_completed(
     assert after.trials[: len(before.trials)] == before.trials
     order = [
         (slot.arm, slot.block, slot.position)
-        for block in islice(
-            schedule.blocks({"sample": ["process", "container"]}, -1, seed=11), BLOCKS + 1
-        )
-        for slot in block
+        for block in range(-1, BLOCKS)
+        for slot in schedule.block({"sample": ["process", "container"]}, block, seed=11)
     ]
     assert [(t.arm, t.block, t.position) for t in after.trials] == order
     assert all(trial.outcome is Outcome.OK for trial in after.trials)

@@ -61,9 +61,22 @@ def how_often(info: RunInfo, table: ScenarioTable) -> str:
     warmup = f", after {units.count(info.warmup_blocks, 'warm-up block')} (in no figure)"
     return (
         f"{units.count(table.trials, 'trial')} of {units.count(arms, 'arm')}: "
-        f"{units.count(table.blocks, 'block')} {asked}, each with one trial of every arm in an "
+        f"{units.count(table.blocks, 'block')} {asked}, each with {_of_each(info, table)} in an "
         f"order drawn with seed {info.seed}{warmup if info.warmup_blocks else ''}."
     )
+
+
+def _of_each(info: RunInfo, table: ScenarioTable) -> str:
+    """Say how many trials of each arm a block has."""
+    for often in info.repetitions:
+        if often.scenario == table.scenario.name:
+            heavy = wording.listed(list(often.heavy))
+            light = f"{often.count} of every other arm" if often.count > 1 else "of every other arm"
+            return (
+                f"one trial of {heavy} and {light} (their median counts; one more, right after a "
+                "long one, does not)"
+            )
+    return "one trial of every arm"
 
 
 def repeat_command(info: RunInfo) -> str:

@@ -13,10 +13,12 @@ from typing import Any
 
 import pytest
 
+from harness.analysis.summary import summarise
 from harness.backends import get_backend
 from harness.backends.fake import FakeArm, FakeBackend, FakeInstance
 from harness.environment import Environment
 from harness.experiment.assessment import assess, without_assessment
+from harness.measure import schedule
 from harness.measure.hooks import HookFailedError
 from harness.measure.interruption import Interrupted, Interruption
 from harness.measure.prepare import EnsureImage, LocalArms
@@ -32,8 +34,10 @@ from harness.model import (
     Milestone,
     NoiseFloor,
     Outcome,
+    Pair,
     Readiness,
     ReadinessKind,
+    Repetitions,
     RunInfo,
     Scale,
     Scenario,
@@ -717,6 +721,63 @@ def test_a_resumed_run_has_the_trials_of_one_that_was_never_interrupted(
     assert result.info.started_at == broken.info.started_at
     assert result.info.arms == broken.info.arms
     assert result.info.diagnostics == whole.info.diagnostics
+
+
+def mixed(**changes: Any) -> Scenario:
+    """Two light arms beside one that says it takes 2 s, and one that has nothing to do with it."""
+    arms = (
+        fake("a", work_ms=16.0, waits=False),
+        fake("b", work_ms=16.0, waits=False),
+        fake("vm", work_ms=2000.0, waits=False),
+    )
+    return replace(scenario(*arms), **changes)
+
+
+def places(found: Run) -> list[tuple[str, int, int, int]]:
+    return [(t.arm, t.block, t.position, t.repetition) for t in found.trials]
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 2])
+def test_light_arms_are_taken_several_times_around_a_heavy_one(tmp_path: Path, warmup: int) -> None:
+    result, _ = run(tmp_path / "run", request(mixed(), blocks=3, warmup_blocks=warmup))
+    often = Repetitions("sample", 5, ("vm",))  # a tenth of 2 s for rounds of 33 ms
+    assert result.info.repetitions == (often,)
+    settled = 0 if warmup else 1
+    expected = [
+        (slot.arm, slot.block, slot.position, slot.repetition)
+        for block in range(-warmup, 3)
+        for slot in schedule.block(
+            {"sample": ["a", "b", "vm"]}, block, 5, {"sample": often} if block >= settled else {}
+        )
+    ]
+    assert places(result) == expected
+    assert sum(trial.is_counted for trial in result.trials) == 11 * 3 - (0 if warmup else 8)
+    assert sum(trial.repetition < 0 for trial in result.trials) == 3 - settled
+    (again,) = [f for f in summarise(result).tables[0].rows if f.arm == "a"]
+    assert again.metrics["ready"].count == 3
+
+
+def test_arms_that_are_held_against_each_other_have_one_trial_a_block(tmp_path: Path) -> None:
+    paired = request(mixed(), pairs=(Pair("sample", "a", "b"),))
+    result, _ = run(tmp_path / "pairs", paired)
+    assert (len(result.trials), result.info.repetitions) == (4 * 3, ())
+    hooked, _ = run(tmp_path / "hooks", request(mixed(hooks=Hooks(prepare="true"))))
+    assert (len(hooked.trials), hooked.info.repetitions) == (4 * 3, ())
+    grown, _ = run(tmp_path / "scale", request(mixed(scale=Scale((1, 2))), blocks=2))
+    assert grown.info.repetitions == ()
+    assert {trial.repetition for trial in grown.trials} == {0}
+
+
+@pytest.mark.parametrize(("after", "warmup"), [(2, 1), (3, 1), (4, 1), (17, 1), (5, 0), (40, 1)])
+def test_a_resumed_run_repeats_light_arms_as_it_began(
+    tmp_path: Path, after: int, warmup: int
+) -> None:
+    asked = request(mixed(), blocks=4, warmup_blocks=warmup)
+    whole, _ = run(tmp_path / "whole", asked)
+    interrupted_run(tmp_path / "run", after, asked)
+    result, _ = run(tmp_path / "run", resumed(tmp_path / "run", warmup_blocks=warmup))
+    assert places(result) == places(whole)
+    assert result.info.repetitions == whole.info.repetitions
 
 
 def test_a_run_can_be_interrupted_and_resumed_again_and_again(tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from harness.measure.request import Request
 from harness.measure.stopping import (
-    FEWEST_BLOCKS,
     NO_BOUND,
     AnyOf,
     Decided,
@@ -49,27 +48,29 @@ def test_a_number_of_blocks_is_taken_exactly_and_warm_up_is_none_of_them(warmup:
 
 @given(st.lists(st.integers(1, 10**10), min_size=4, max_size=20), st.integers(1, 10**11))
 def test_a_block_that_is_let_through_fits_by_what_is_known(times: list[int], limit: int) -> None:
-    if not TimeLimit(limit).look(Taken(len(times), times)).is_over:
+    if not TimeLimit(limit, 3).look(Taken(len(times), times)).is_over:
         assert sum(times) < limit
 
 
 def test_the_fewest_blocks_are_taken_whatever_they_take() -> None:
-    assert not TimeLimit(1).look(Taken(2, [10**12] * 3)).is_over
-    assert TimeLimit(1).look(Taken(3, [10**12] * 4)).is_over
-    assert blocks_of(TimeLimit(1), block_ns=10**12) == FEWEST_BLOCKS
+    assert not TimeLimit(1, 3).look(Taken(2, [10**12] * 3)).is_over
+    assert TimeLimit(1, 3).look(Taken(3, [10**12] * 4)).is_over
+    assert blocks_of(TimeLimit(1, 3), block_ns=10**12) == 3
+    assert blocks_of(TimeLimit(1, 6), block_ns=10**12) == 6
 
 
 def test_a_time_limit_is_met_by_the_typical_block_and_not_by_the_slowest() -> None:
     times_ns = [100, 100, 100, 600]
-    assert not TimeLimit(1000).look(Taken(4, times_ns)).is_over  # 900 and a block of 100
-    assert TimeLimit(999).look(Taken(4, times_ns)).is_over
+    assert not TimeLimit(1000, 3).look(Taken(4, times_ns)).is_over  # 900 and a block of 100
+    assert TimeLimit(999, 3).look(Taken(4, times_ns)).is_over
 
 
 def test_the_expected_number_of_blocks_is_what_the_rule_lets_through() -> None:
-    rule = TimeLimit(10_000)
+    rule = TimeLimit(10_000, 3)
     assert rule.look(Taken(1, [700, 700])).expected == blocks_of(rule, block_ns=700)
     assert rule.look(Taken(-1)).expected is None
-    assert rule.look(Taken(0, [10**9])).expected == FEWEST_BLOCKS
+    assert rule.look(Taken(0, [10**9])).expected == 3
+    assert TimeLimit(10_000, 6).look(Taken(0, [10**9])).expected == 6
     most = AnyOf((FixedBlocks(30), rule))
     assert most.look(Taken(0, [1])).expected == 30
     assert most.look(Taken(-1)).expected is None

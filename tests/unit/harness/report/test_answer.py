@@ -12,6 +12,7 @@ from harness.analysis.summary import ScenarioTable, Summary, summarise
 from harness.model import (
     Milestone,
     Outcome,
+    Repetitions,
     Trial,
 )
 from harness.records import Run
@@ -261,6 +262,20 @@ def test_a_run_that_ended_early_says_how_long_it_could_have_been() -> None:
     info = dataclasses.replace(run.info, wanted_blocks=1000)
     table, _, _ = hello(Run(info, run.trials))
     assert "9 blocks (it could have gone on to 1000), each" in how_often(info, table)
+
+
+def test_how_often_each_arm_was_taken_in_a_block_is_said() -> None:
+    run = synthetic_run(blocks=9, scenarios=("hello",))
+    table, _, _ = hello(run)
+    assert "each with one trial of every arm in an order" in how_often(run.info, table)
+    other, own = Repetitions("other", 7, ("x",)), Repetitions("hello", 5, ("vm-micro",))
+    info = dataclasses.replace(run.info, repetitions=(other, own))
+    assert (
+        "each with one trial of vm-micro and 5 of every other arm (their median counts; one more, "
+        "right after a long one, does not) in an order"
+    ) in how_often(info, table)
+    once = dataclasses.replace(run.info, repetitions=(Repetitions("hello", 1, ("a", "b")),))
+    assert "one trial of a and b and of every other arm (" in how_often(once, table)
 
 
 def test_what_has_no_files_of_its_own_has_no_growth_and_the_share_that_is_read_is_told() -> None:
