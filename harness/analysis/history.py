@@ -1,7 +1,7 @@
 """Orders runs by time: one series for each scenario, arm, metric and setting. Pure.
 
 A point of a series is the median of one run. Absolute times compare only where the circumstances
-are the same, so the setting (class of host, accelerator, launcher, state of the page cache) is part
+are the same, so the setting (class of host, accelerator, launcher, page cache, company) is part
 of what a series is: another host begins another series, and never looks like a change.
 
 Arms that repeat another one (A/A) are left out: they are the same arm under another name.
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from harness import stats
 from harness.model import ArmRecord, CacheState, RunInfo
-from harness.model.comparability import ARM_CLASS_FACTS, host_class
+from harness.model.comparability import ARM_CLASS_FACTS, company, host_class
 from harness.model.errors import RecordError
 from harness.model.metrics import METRICS, Metric, static_value
 from harness.stats.changes import SHORTEST
@@ -43,7 +43,8 @@ class SeriesId:
     Attributes:
         metric: A key of `harness.model.metrics.METRICS`.
         setting: Class of host (`host_class` of `harness.model.comparability`), accelerator,
-            launcher, `cold`: joined by hyphens, as far as the arm has them.
+            launcher, `cold`, `beside-vm` (`company`): joined by hyphens, as far as the arm has
+            them.
     """
 
     scenario: str
@@ -254,7 +255,8 @@ def _rows_of(counted: pd.DataFrame, record: ArmRecord) -> pd.DataFrame:
 def _setting(info: RunInfo, record: ArmRecord) -> str:
     facts = (record.facts.get(name) for name in ARM_CLASS_FACTS)
     cold = "cold" if record.arm.cache is CacheState.COLD else None
-    return "-".join(filter(None, (host_class(info.environment), *facts, cold)))
+    beside = company(info.arms_in(record.scenario), record.arm)
+    return "-".join(filter(None, (host_class(info.environment), *facts, cold, beside)))
 
 
 def _commit(info: RunInfo, record: ArmRecord, fact: str) -> str | None:

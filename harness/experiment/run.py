@@ -27,7 +27,7 @@ from harness.measure import schedule
 from harness.measure.request import Request
 from harness.measure.resume import Resumption, refuse_unless_resumable
 from harness.model import FEWEST_BLOCKS, NoiseFloor, RunInfo, Scenario
-from harness.model.comparability import host_class
+from harness.model.comparability import company, host_class
 from harness.model.errors import PrepareError, ScenarioError
 from harness.model.version import VERSION
 from harness.records import (
@@ -241,8 +241,9 @@ def _take_noted(
         request = with_noise(request, repeat, folder, captured)
     info = take(request, writer, listener, LocalArms(get_backend), captured=captured)
     measured = tuple(floor for floor in info.noise if floor.run_id == info.run_id)
-    if measured:
-        noise.remember(folder, host_class(info.environment), measured)
+    for scenario in request.scenarios:
+        if floors := [floor for floor in measured if floor.scenario == scenario.name]:
+            noise.remember(folder, noise_host(info.environment, scenario), floors)
 
 
 def take(
@@ -310,10 +311,10 @@ def with_noise(
         folder: Where noise floors are kept.
         environment: This host.
     """
-    host = host_class(environment.facts)
     known: list[NoiseFloor] = []
     scenarios = []
     for scenario in request.scenarios:
+        host = noise_host(environment.facts, scenario)
         floors = noise.look_up(folder, host, scenario.name).floors
         known += floors
         pairs = max((floor.blocks for floor in floors), default=0)
@@ -328,6 +329,14 @@ def with_noise(
             with_twin(scenario) if (is_due if repeat is None else repeat) else scenario
         )
     return replace(request, scenarios=tuple(scenarios), noise=tuple(known))
+
+
+def noise_host(facts: Mapping[str, object], scenario: Scenario) -> str:
+    """Name what a noise floor holds for: a class of hosts, and the company of the light arms.
+
+    Beside machines a light arm is taken several times a block, so that it differs less from itself.
+    """
+    return "-".join(filter(None, (host_class(facts), company(scenario.arms))))
 
 
 @contextlib.contextmanager

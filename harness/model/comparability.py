@@ -7,7 +7,9 @@ Hosts of one class share a noise floor, and times and memory of their runs may b
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+
+from harness.model.scenario import Arm
 
 HOST_CLASS_FACTS = ("cpu_model", "cpus", "kernel", "hypervisor")
 """Facts of the environment that, with the memory, make the class of a host."""
@@ -66,6 +68,27 @@ def host_class(facts: Mapping[str, object]) -> str:
     known = [str(facts.get(name)) for name in HOST_CLASS_FACTS]
     known.append(str(round(memory / _GIB)) if isinstance(memory, int) else "None")
     return hashlib.sha256("\n".join(known).encode(errors="surrogateescape")).hexdigest()[:12]
+
+
+def company(arms: Iterable[Arm], of: Arm | None = None) -> str:
+    """Name what the arms of a scenario leave behind for its light ones: `beside-vm`, or nothing.
+
+    Seconds of a machine cool the caches that a container finds, so that its times beside machines
+    are not those without. How many machines there are, of which kind, and which other light arms
+    (repeated ones and anchors among them) stand beside it makes no difference that was measured.
+
+    Args:
+        arms: Those of the scenario.
+        of: The arm in question; a machine's own times are the same in any company. None: a light
+            arm.
+    """
+    if of is not None and _is_machine(of):
+        return ""
+    return "beside-vm" if any(map(_is_machine, arms)) else ""
+
+
+def _is_machine(arm: Arm) -> bool:
+    return arm.backend.startswith("vm")
 
 
 def same_memory(first_bytes: object, second_bytes: object) -> bool:

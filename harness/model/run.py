@@ -208,6 +208,10 @@ class RunInfo:
     repetitions: tuple[Repetitions, ...] = ()
     fewest_blocks: int = FEWEST_BLOCKS
 
+    def arms_in(self, scenario: str) -> list[Arm]:
+        """List the arms of a scenario that were prepared."""
+        return [record.arm for record in self.arms if record.scenario == scenario]
+
     @property
     def asked_blocks(self) -> int:
         """Blocks that it was to have: those that it has, unless it was cut short."""

@@ -17,7 +17,7 @@ from statistics import fmean
 from harness import stats
 from harness.analysis.baseline import rules
 from harness.analysis.baseline.case import Case, disturbance, pairs_them
-from harness.analysis.baseline.match import Pin, anchor_of, comparability, pin_of, same_company
+from harness.analysis.baseline.match import Pin, anchor_of, comparability, pin_of
 from harness.analysis.baseline.rules import Level
 from harness.analysis.baseline.values import RunValues, Values
 from harness.model import Budget
@@ -96,9 +96,7 @@ class Earlier:
         levels = {
             run: level
             for run, values in theirs.items()
-            if (level := _level(values)) is not None
-            and math.isfinite(level.error)
-            and same_company(ours.info, run.info, scenario)
+            if (level := _level(values)) is not None and math.isfinite(level.error)
         }
         runs = list(levels)[-MOST_RUNS:]
         earlier = tuple(levels[run] for run in runs)

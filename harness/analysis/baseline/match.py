@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.model import ArmRecord, RunInfo, Scenario
-from harness.model.comparability import ARM_CLASS_FACTS, host_class
+from harness.model.comparability import ARM_CLASS_FACTS, company, host_class
 
 IMAGE_FACT = "image"
 """Of `ArmRecord.facts`: the digest of the image that ran."""
@@ -53,12 +53,7 @@ def anchor_of(info: RunInfo, scenario: str, arm: str) -> ArmRecord | None:
     )
 
 
-def same_company(run: RunInfo, other: RunInfo, scenario: str) -> bool:
-    """Whether both took kinds of arms alike: a start right after a VM's is slower than others."""
-    kinds, others = (
-        {one.arm.backend for one in info.arms if one.scenario == scenario} for info in (run, other)
-    )
-    return kinds == others
+_BESIDE = {"": "without machines", "beside-vm": "with machines"}
 
 
 def comparability(run: RunInfo, baseline: RunInfo, scenario: str, arm: str) -> str | None:
@@ -82,6 +77,13 @@ def comparability(run: RunInfo, baseline: RunInfo, scenario: str, arm: str) -> s
         *((fact, before.facts.get(fact), now.facts.get(fact)) for fact in ARM_CLASS_FACTS),
         ("backend", before.arm.backend, now.arm.backend),
         ("page cache", before.arm.cache, now.arm.cache),
+        (
+            "set of arms",
+            *(
+                _BESIDE[company(info.arms_in(scenario), record.arm)]
+                for info, record in ((baseline, before), (run, now))
+            ),
+        ),
         *_of_scenario(scenario_of(baseline, scenario), scenario_of(run, scenario)),
     ]
     for condition, old, new in conditions:

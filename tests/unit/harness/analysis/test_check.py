@@ -241,6 +241,22 @@ def test_refused_cold_against_warm(run: Run) -> None:
     assert "page cache was warm in the baseline and is cold now" in text
 
 
+def test_refused_light_arms_beside_machines_against_those_without(run: Run) -> None:
+    arms = tuple(r for r in run.info.arms if not r.arm.backend.startswith("vm"))
+    light = replace(run, info=replace(run.info, arms=arms))
+    text = comparability(light.info, run.info, "hello", "container")
+    assert text is not None
+    assert "the set of arms was with machines in the baseline and is without machines now" in text
+    # One machine more or less, an arm that is repeated, or an anchor makes no other company.
+    fewer = tuple(r for r in run.info.arms if r.arm.name != "vm-classic")
+    one = next(r for r in run.info.arms if r.arm.name == "container")
+    again = replace(one, arm=replace(one.arm, name="again", repeats="container"))
+    anchor = replace(one, arm=replace(one.arm, name="pinned", anchors="container"))
+    other = replace(run, info=replace(run.info, arms=(*fewer, again, anchor)))
+    assert comparability(other.info, run.info, "hello", "container") is None
+    assert comparability(other.info, run.info, "hello", "vm-micro") is None
+
+
 def test_refused_an_arm_that_one_side_lacks(run: Run) -> None:
     arms = tuple(r for r in run.info.arms if r.arm.name != "container")
     without = replace(run, info=replace(run.info, arms=arms))

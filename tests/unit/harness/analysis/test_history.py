@@ -103,7 +103,10 @@ def test_a_series_for_each_arm_metric_and_setting_in_the_order_of_time(tmp_path:
         for arm in ("container", "vm-micro")
         for metric in ("disk-shared", "ready")
     ]
-    assert {series.id.setting.rpartition("-")[2] for series in found.series} == {"native", "tcg"}
+    assert {series.id.setting.partition("-")[2] for series in found.series} == {
+        "native-beside-vm",
+        "tcg",
+    }
     for series in found.series:
         assert [point.commit for point in series.points] == [commit(n) for n in range(4)]
         assert all(point.count == 8 for point in series.points)
@@ -132,6 +135,18 @@ def test_hosts_accelerators_and_cold_starts_are_series_of_their_own(tmp_path: Pa
     settings = [series.id.setting for series in gather([tmp_path], ("ready",)).series]
     assert len(set(settings)) == 3
     assert sum(setting.endswith("-cold") for setting in settings) == 1
+
+
+def test_light_arms_beside_machines_are_series_of_their_own(tmp_path: Path) -> None:
+    write_run(one_run(0, arms=("container", "vm-micro")), tmp_path / "a")
+    write_run(one_run(1, arms=("container",)), tmp_path / "b")
+    write_run(one_run(2, arms=("vm-micro",)), tmp_path / "c")
+    found = {
+        (series.id.arm, series.id.setting.endswith("-beside-vm")): len(series.points)
+        for series in gather([tmp_path], ("ready",)).series
+    }
+    # A machine's own times are the same in any company.
+    assert found == {("container", True): 1, ("container", False): 1, ("vm-micro", False): 2}
 
 
 def test_the_commit_can_be_any_fact_of_host_or_arm(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from harness.analysis import noise
 from harness.environment import Environment
-from harness.experiment.run import new_directory, run_id_for, with_noise
+from harness.experiment.run import new_directory, noise_host, run_id_for, with_noise
 from harness.measure.request import Request
 from harness.model import Arm, NoiseFloor, comparability
 from tests.support import scenarios as samples
@@ -53,6 +53,20 @@ def test_a_noise_floor_of_few_pairs_is_measured_anew_by_more_blocks(
     found = with_noise(asked, None, tmp_path, host)
     assert found.noise == (floor,)
     assert len(found.scenarios[0].arms) == 1 + is_anew
+
+
+def test_a_noise_floor_holds_for_the_company_that_it_was_measured_in(tmp_path: Path) -> None:
+    host = Environment({"cpus": 2}, {})
+    light = samples.scenario(Arm("a", "container"))
+    mixed = samples.scenario(Arm("a", "container"), Arm("vm-micro"))
+    floor = NoiseFloor("sample", "a", "ready", 30, 0.2, 0.1, "earlier")
+    noise.remember(tmp_path, noise_host(host.facts, mixed), [floor])
+    for scenario, known in ((mixed, (floor,)), (light, ())):
+        asked = Request(
+            scenarios=(scenario,), blocks=30, warmup_blocks=1, seed=1, time_limit_ns=None,
+            required_arms=frozenset(), command=(), run_id="x", steelyard="0",
+        )  # fmt: skip
+        assert with_noise(asked, False, tmp_path, host).noise == known
 
 
 def test_a_folder_that_a_user_named_is_no_identifier() -> None:
