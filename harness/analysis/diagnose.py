@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import chain
 
 from harness import stats
-from harness.model import Arm, ArmRecord, CacheState, Outcome, RunInfo, Scenario, Trial
+from harness.model import Arm, ArmRecord, CacheState, Outcome, RunInfo, Scenario, Trial, latest
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.model.metrics import block_value, trial_value
 from harness.model.units import count
@@ -65,7 +65,7 @@ def run_diagnostics(info: RunInfo, trials: Collection[Trial]) -> list[Diagnostic
     found = [*_few_blocks(info, trials)]
     for scenario in info.scenarios:
         by_arm: dict[str, list[Trial]] = {}
-        for trial in trials:
+        for trial in latest(trials):
             if trial.scenario == scenario.name and trial.is_counted:
                 by_arm.setdefault(trial.arm, []).append(trial)
         records = tuple(record for record in info.arms if record.scenario == scenario.name)

@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 
 from harness import stats
-from harness.model import NoiseFloor, Trial
+from harness.model import NoiseFloor, Trial, latest
 from harness.model.errors import RecordError
 from harness.model.metrics import METRICS, block_value, trial_value
 from harness.records import Run, write_atomically
@@ -66,7 +66,7 @@ def noise_floors(run: Run) -> tuple[NoiseFloor, ...]:
         original = record.arm.repeats
         if original is None or (scenario, original) not in records:
             continue
-        pairs = _pairs(run.trials, scenario, original, name)
+        pairs = _pairs(latest(run.trials), scenario, original, name)
         for metric in METRICS.values():
             if metric.is_static:
                 continue

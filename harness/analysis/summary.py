@@ -348,11 +348,12 @@ def _occurrence(detail: str, places: Mapping[str, int]) -> str:
 
 def _record_problems(data: RunData) -> tuple[Diagnostic, ...]:
     """Check that the records are whole: no trial is missing, or there twice."""
-    sentences = [*data.problems, *_repeated(data.frame), *_lost(data)]
+    sentences = [*data.problems, *_repeated(data), *_lost(data)]
     return tuple(Diagnostic(DiagnosticCode.RECORDS, sentence) for sentence in sentences)
 
 
-def _repeated(frame: pd.DataFrame) -> Iterator[str]:
+def _repeated(data: RunData) -> Iterator[str]:
+    frame = data.frame[~data.frame["block"].isin(data.info.retaken)]
     # Instances that start in one burst share everything but their times.
     key = ["scenario", "arm", "block", "repetition"]
     if (frame["together"] > 1).any() or (frame["alive"] > 0).any():
@@ -360,8 +361,8 @@ def _repeated(frame: pd.DataFrame) -> Iterator[str]:
     number = int(frame.duplicated(key).sum())
     if number:
         yield (
-            f"{number} of {len(frame)} trials are there more than once; the last version of each "
-            "counts"
+            f"{number} of {len(data.frame)} trials are there more than once; the last version of "
+            "each counts"
         )
 
 

@@ -127,5 +127,28 @@ def parse_time_limit(text: str | None) -> int | None:
         raise _bad("--time-limit", str(error)) from error
 
 
+def parse_quiet(text: str | None) -> float | None:
+    """Read `--quiet=X%` as a share, None where it was not given, or raise click.BadParameter."""
+    if text is None:
+        return None
+    value = parse_percent(text, "--quiet")
+    if not 0 < value <= 1:
+        raise _bad("--quiet", f"{text!r} is no part of the CPUs; write it like 10%")
+    return value
+
+
+def parse_cpuset(text: str | None) -> tuple[int, ...]:
+    """Read `--cpuset`, empty where it was not given, or raise click.BadParameter."""
+    from harness.measure.capacity import refuse_cpus
+    from harness.model.units import parse_cpu_list
+
+    try:
+        cpus = () if text is None else parse_cpu_list(text)
+        refuse_cpus(cpus)
+    except ValueError as error:
+        raise _bad("--cpuset", str(error)) from error
+    return cpus
+
+
 def _bad(option: str, message: str) -> click.BadParameter:
     return click.BadParameter(message, param_hint=option)

@@ -107,6 +107,11 @@ class PlainListener:
             case events.ArmSkipped(scenario, arm, availability):
                 remedy = f"; {availability.remedy}" if availability.remedy else ""
                 self._say(f"{scenario}: {arm} left out: {availability.reason}{remedy}")
+            case events.HostBusy(block, others, most):
+                self._say(
+                    f"{_block_name(block)} waits: others use {share(others)} of the CPUs, "
+                    f"and may use {share(most)}"
+                )
 
     def _preparing(self, line: str) -> None:
         if line != self._last_message:

@@ -24,7 +24,14 @@ if TYPE_CHECKING:
 _HOOKS = ("setup", "prepare", "conclude", "cleanup")
 
 
-@click.command()
+class _Run(click.Command):
+    """Takes what follows `--quiet` for a scenario; its value stands behind an equals sign."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, ["--quiet=10%" if a == "--quiet" else a for a in args])
+
+
+@click.command(cls=_Run)
 @click.argument("scenarios", nargs=-1, metavar="[SCENARIO]…")
 @click.option(
     "--arm",
@@ -61,6 +68,18 @@ _HOOKS = ("setup", "prepare", "conclude", "cleanup")
     help="What the trials may take in all, like 90s or 10m; 3 blocks are taken whatever they take. "
     f"Default: {schedule.DEFAULT_TIME_LIMIT_NS // 10**9}s without --blocks, and at least 6 blocks; "
     "none with it.",
+)
+@click.option(
+    "--quiet",
+    metavar="[=X%]",
+    help="Before each block wait, up to a minute, until other processes use less than X percent of "
+    "all CPUs, and take a block in which they used more again, at most twice. Default of X: 10.",
+)
+@click.option(
+    "--cpuset",
+    metavar="LIST",
+    help="Keep Steelyard and all boxes that it starts to these CPUs, like 2-3 or 0,2. A container "
+    "engine's daemon starts boxes elsewhere.",
 )
 @click.option(
     "--aa/--no-aa",
@@ -165,6 +184,7 @@ def _prepared(typed: Mapping[str, Any]) -> Callable[[Path, Listener], Run]:
         return lambda directory, listener: resume(directory, listener=listener)
     time_limit_ns = options.parse_time_limit(typed["time_limit"])
     until = options.parse_until(typed["until"])
+    quiet, cpuset = options.parse_quiet(typed["quiet"]), options.parse_cpuset(typed["cpuset"])
     overrides = Overrides(
         arms=typed["arms"],
         cache=typed["cache"],
@@ -188,6 +208,8 @@ def _prepared(typed: Mapping[str, Any]) -> Callable[[Path, Listener], Run]:
         seed=typed["seed"],
         repeat=typed["aa"],
         required=bool(typed["arms"]),
+        quiet=quiet,
+        cpuset=cpuset,
         directory=directory,
         listener=listener,
         command=options.typed_command(),

@@ -11,6 +11,7 @@ import timeit
 import psutil
 
 from harness.environment.registry import MissingError, cpuinfo, fact, meminfo, place, text
+from harness.model.units import cpu_list
 
 _CPUS = "/sys/devices/system/cpu"
 
@@ -35,6 +36,8 @@ fact("cpu_model", str)(lambda: cpuinfo("model name"))
 
 # CPUs that this process may use, which is what a measurement has.
 fact("cpus", int)(lambda: len(os.sched_getaffinity(0)))
+# Which they are, as `taskset -c` has it; all, or those that this process was pinned to.
+fact("cpus_allowed", str)(lambda: cpu_list(os.sched_getaffinity(0)))
 # Not `os.cpu_count`, which from Python 3.13 on says what PYTHON_CPU_COUNT says.
 fact("cpus_online", int)(lambda: psutil.cpu_count() or len(os.sched_getaffinity(0)))
 

@@ -24,11 +24,12 @@ from harness import stats
 from harness.analysis import noise
 from harness.experiment.assessment import assess, without_assessment
 from harness.measure import schedule
+from harness.measure.capacity import pinned_to, refuse_cpus
 from harness.measure.request import Request
 from harness.measure.resume import Resumption, refuse_unless_resumable
 from harness.model import FEWEST_BLOCKS, NoiseFloor, RunInfo, Scenario
 from harness.model.comparability import company, host_class
-from harness.model.errors import PrepareError, ScenarioError
+from harness.model.errors import PrepareError, RecordError, ScenarioError
 from harness.model.version import VERSION
 from harness.records import (
     HOOKS_FILE,
@@ -115,6 +116,8 @@ def run(
     seed: int | None = None,
     repeat: bool | None = None,
     required: bool | None = None,
+    quiet: float | None = None,
+    cpuset: Sequence[int] = (),
     directory: Path | str | None = None,
     listener: Listener = unheard,
     command: Sequence[str] = (),
@@ -135,6 +138,10 @@ def run(
             where that is not known well enough.
         required: Whether an arm that cannot run here is an error; otherwise it is left out, with a
             reason in the events. None: only arms named by `arms` are required.
+        quiet: Before each block, wait up to a minute until other processes use less than this part
+            of all CPUs (0.1 is 10 %), and take a block again, at most twice, in which they used
+            more; None: wait for nothing.
+        cpuset: Numbers of the CPUs that the run and its boxes are kept to; none: all.
         directory: Folder of the run, new or empty; None: one in `results/` of the current folder.
         listener: Called with each event as it happens, see `harness.model.events`.
         command: argv that the records name as what took the run.
@@ -144,7 +151,8 @@ def run(
 
     Raises:
         ScenarioError: An arm or a scenario is wrong; `problems` holds all that is.
-        ValueError: A number is out of its range, or `until` names no metric.
+        ValueError: A number is out of its range, `until` names no metric, or `cpuset` a CPU that
+            this process may not use.
         BackendUnavailableError: A required arm cannot run here.
         PrepareError: A required arm, or an image, cannot be prepared.
         HookFailedError: A command of the scenario failed; after one of `cleanup` all trials are in
@@ -155,6 +163,9 @@ def run(
     """
     refuse_numbers(blocks=blocks, time_limit_ns=time_limit_ns, warmup_blocks=warmup_blocks)
     require_metrics(tuple(until), of_trials=True)
+    refuse_cpus(cpuset)
+    if quiet is not None and not 0 < quiet <= 1:
+        raise ValueError(f"quiet is {quiet}; give a share up to 1, like 0.1 for 10 %")
     for metric, width in until.items():
         if not 0 < width < 1:
             raise ValueError(f"until: {metric} is {width}; give a share between 0 and 1, like 0.02")
@@ -180,13 +191,15 @@ def run(
         seed=drawn(seed),
         time_limit_ns=time_limit_ns,
         fewest_blocks=fewest,
+        cpuset=tuple(sorted(cpuset)),
+        quiet=quiet,
         required_arms=frozenset(names if (bool(arms) if required is None else required) else ()),
         command=tuple(command),
         run_id=run_id_for(directory),
         steelyard=VERSION,
         until=until,
     )
-    with recording(directory) as writer:
+    with recording(directory) as writer, pinned_to(cpuset):
         _take_noted(request, writer, listener, repeat)
     return read_run(directory)
 
@@ -215,6 +228,8 @@ def resume(directory: Path | str, *, listener: Listener = unheard) -> Run:
             seed=info.seed,
             time_limit_ns=info.time_limit_ns,
             fewest_blocks=info.fewest_blocks,
+            cpuset=info.cpuset,
+            quiet=info.quiet,
             required_arms=frozenset(),
             command=info.command,
             run_id=info.run_id,
@@ -223,8 +238,17 @@ def resume(directory: Path | str, *, listener: Listener = unheard) -> Run:
             noise=info.noise,
             resumption=resumption,
         )
-        _take_noted(request, writer, listener, repeat=False)
+        _refuse_cpus_of(resumption)
+        with pinned_to(info.cpuset):
+            _take_noted(request, writer, listener, repeat=False)
     return read_run(directory)
+
+
+def _refuse_cpus_of(resumption: Resumption) -> None:
+    try:
+        refuse_cpus(resumption.run.info.cpuset)
+    except ValueError as error:
+        raise RecordError(f"{resumption.directory} cannot go on: {error}") from None
 
 
 def _take_noted(

@@ -1,4 +1,4 @@
-"""Provides what many instances need of the host at once: open files, processes, memory."""
+"""Provides what instances need of the host: open files, processes, memory, CPUs of their own."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import errno
 import math
 import os
 import resource
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from harness.meters import memory
 from harness.model.errors import HarnessError, LaunchFailedError
+from harness.model.units import cpu_list
 
 SPARE_SHARE = 0.05
 """Part of the host's memory that instances are not given: beyond it the kernel kills at random."""
@@ -47,6 +48,36 @@ def enough_descriptors(instances: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def refuse_cpus(cpus: Collection[int]) -> None:
+    """Refuse to be pinned where this process may not run.
+
+    Raises:
+        ValueError: Names the CPUs that it may not use, and those that it may.
+    """
+    allowed = os.sched_getaffinity(0)
+    if missing := set(cpus) - allowed:
+        raise ValueError(
+            f"there is no CPU {cpu_list(missing)} here that Steelyard may use; "
+            f"it may use {cpu_list(allowed)}"
+        )
+
+
+@contextlib.contextmanager
+def pinned_to(cpus: Collection[int]) -> Iterator[None]:
+    """Keep this thread, and every process that it starts, to some CPUs; to none: where it may be.
+
+    Processes inherit where they may run (sched_setaffinity(2)): instances of every kind that this
+    process starts itself, and not those that the daemon of a container engine starts.
+    """
+    before = os.sched_getaffinity(0)
+    if cpus:
+        os.sched_setaffinity(0, cpus)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def with_remedy(error: HarnessError | OSError) -> HarnessError | OSError:

@@ -31,6 +31,9 @@ class Request:
         seed: Of the order of trials.
         time_limit_ns: What all blocks together may take; None is no limit.
         fewest_blocks: How many it does not cut the run below.
+        cpuset: CPUs that the run is kept to, by its caller; for the records.
+        quiet: The part of all CPUs that others may use when a block begins and while it is taken;
+            None: whatever they use.
         required_arms: Names of arms that the user asked for: if one cannot run, that is an error.
         command: argv, for the records.
         run_id: Identifier of the run.
@@ -57,6 +60,8 @@ class Request:
     pairs: tuple[Pair, ...] = ()
     asked: PairedQuestions | None = None
     fewest_blocks: int = FEWEST_BLOCKS
+    cpuset: tuple[int, ...] = ()
+    quiet: float | None = None
 
 
 def begun(request: Request, environment: Environment) -> RunInfo:
@@ -88,6 +93,8 @@ def begun(request: Request, environment: Environment) -> RunInfo:
         pairs=request.pairs,
         asked=request.asked,
         fewest_blocks=request.fewest_blocks,
+        cpuset=request.cpuset,
+        quiet=request.quiet,
     )
 
 

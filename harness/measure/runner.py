@@ -15,6 +15,7 @@ import itertools
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from time import monotonic_ns
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from harness.measure import schedule
 from harness.measure.hooks import HookRunner
 from harness.measure.interruption import Interrupted, Interruption
 from harness.measure.prepare import ArmSource, EnsureImage, Preparer, ReadyArm
+from harness.measure.quiet import MOST_RETAKES, QuietHost
 from harness.measure.request import Request, begun, now
 from harness.measure.resume import refuse_another_arm, refuse_another_host
 from harness.measure.stopping import Outlook, StoppingRule, Taken
@@ -87,6 +89,8 @@ class Runner:
         self._times_ns: list[int] = resumption.block_times_ns() if resumption else []
         self._done = 0
         self._often: dict[str, Repetitions] = {}
+        quiet = request.quiet
+        self._quiet = None if quiet is None else QuietHost(quiet, self._interruption)
         self._widths: Mapping[str, float] = {}
         # A resumed run's records are touched only once it is certain that it can go on.
         self._may_record = resumption is None
@@ -214,7 +218,12 @@ class Runner:
                 break
             if block == max(first, settled):
                 self._decide_repetitions(arms, settled)
-            self._take_block(schedule.block(arms, block, request.seed, self._often), outlook)
+            slots = schedule.block(arms, block, request.seed, self._often)
+            if self._quiet is None:
+                self._take_block(slots, outlook)
+            else:
+                self._take_quietly(slots, outlook, self._quiet)
+            self._done += block >= 0
 
     def _decide_repetitions(self, arms: Mapping[str, Sequence[str]], settled: int) -> None:
         """Decide by the blocks below `settled` how often arms are taken in each further one.
@@ -235,7 +244,42 @@ class Runner:
         self._info = replace(self._info, repetitions=tuple(self._often.values()))
         self._record()
 
-    def _take_block(self, slots: Sequence[Slot], outlook: Outlook) -> None:
+    def _take_quietly(self, slots: Sequence[Slot], outlook: Outlook, quiet: QuietHost) -> None:
+        """Take a block once the host is quiet; again, under the same number, if it did not stay so.
+
+        What was disturbed stays in the records, and of each trial the last version counts. Warm-up
+        is not taken again, nor are instances that live side by side.
+        """
+        block = slots[0].block
+        is_alone = all(self._scenarios[slot.scenario].scale is None for slot in slots)
+        retakes = MOST_RETAKES if block >= 0 and is_alone else 0
+        for left in range(retakes, -1, -1):
+            busy = quiet.wait(partial(self._report_busy, block))
+            if busy is not None:
+                self._warn_of_others(f"began although others used {_percent(busy)}", block)
+            self._take_block(slots, outlook, again=block in self._info.retaken)
+            disturbed = quiet.disturbed()
+            if block < 0 or disturbed is None:
+                return
+            used = f"others used {_percent(disturbed)}"
+            if left:
+                self._info = replace(self._info, retaken=(*self._info.retaken, block))
+                self._warn_of_others(f"was taken again: {used}", block)
+            else:
+                self._warn_of_others(f"counts although {used}", block)
+
+    def _report_busy(self, block: int, others: float) -> None:
+        assert self._request.quiet is not None
+        self._emit(events.HostBusy(block, others, self._request.quiet))
+
+    def _warn_of_others(self, what: str, block: int) -> None:
+        name = f"block {block + 1}" if block >= 0 else "warm-up"
+        found = Diagnostic(DiagnosticCode.LOADED_HOST, f"{name} {what} of the CPUs")
+        diagnostics = tuple(dict.fromkeys((*self._info.diagnostics, found)))
+        self._info = replace(self._info, diagnostics=diagnostics)
+        self._record()
+
+    def _take_block(self, slots: Sequence[Slot], outlook: Outlook, *, again: bool = False) -> None:
         block = slots[0].block
         asked = [self._stages(slot) for slot in slots]
         self._widths = outlook.widths or self._widths
@@ -250,10 +294,9 @@ class Runner:
         )
         begun_ns = monotonic_ns()
         for slot in slots:
-            self._take(slot)
+            self._take(slot, again=again)
         took_ns = monotonic_ns() - begun_ns
         self._times_ns.append(took_ns)
-        self._done += block >= 0
         self._emit(events.BlockFinished(block, took_ns))
 
     def _stages(self, slot: Slot) -> Stages:
@@ -263,12 +306,12 @@ class Runner:
             return Stages((1,), ())
         return stages(scale, slot.arm, warmup=slot.block < 0)
 
-    def _take(self, slot: Slot) -> None:
-        """Take the trials of a slot that the records do not hold already."""
+    def _take(self, slot: Slot, *, again: bool) -> None:
+        """Take the trials of a slot: those that the records do not hold yet, or `again` all."""
         self._interruption.check()
         scenario = self._scenarios[slot.scenario]
         resumption = self._request.resumption
-        taken = resumption.taken(slot) if resumption is not None else ()
+        taken = resumption.taken(slot) if resumption is not None and not again else ()
         if {1, *self._stages(slot).together} <= {trial.together for trial in taken}:
             return
         self._emit(events.TrialStarted(slot.scenario, slot.arm, slot.block, slot.position))
@@ -307,3 +350,7 @@ class Runner:
     def _record(self) -> None:
         if self._may_record:
             self._writer.write_info(self._info)
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.0f} %"

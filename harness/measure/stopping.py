@@ -18,7 +18,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 from harness import stats
-from harness.model import ArmRecord, Trial
+from harness.model import ArmRecord, Trial, latest
 from harness.model.metrics import block_value, trial_value
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ def samples_of(
     samples: dict[tuple[str, str, str], dict[int, list[float]]] = {
         (*arm, metric): {} for arm in by_arm for metric in metrics
     }
-    for trial in trials:
+    for trial in latest(trials):
         if not trial.is_counted or trial.alive or trial.together > 1:
             continue
         for metric in metrics:

@@ -223,25 +223,42 @@ class Watch:
         return disturbances(self.before, replace(after, apart_ns=apart_ns))
 
 
+def share_of_others(before: Snapshot, after: Snapshot) -> float | None:
+    """The part of all CPUs that others used between two readings; None where nothing says so."""
+    others_ns = _others_ns(_growth(before, after))
+    took_ns = after.at_ns - before.at_ns
+    cpus = os.sysconf("SC_NPROCESSORS_ONLN")
+    return None if others_ns is None else max(others_ns, 0) / (took_ns * cpus)
+
+
 def disturbances(before: Snapshot, after: Snapshot) -> tuple[Diagnostic, ...]:
     """Warn of what happened between two readings and makes what was timed between them unsure.
 
     Numbers in the details are rounded hard, so that a report can gather trials of a kind.
     """
+    growth = _growth(before, after)
+    return (*_others(growth), *_disks(growth), *_limits_and_events(growth))
+
+
+def _growth(before: Snapshot, after: Snapshot) -> Snapshot:
     grown: dict[str, Any] = {
         field.name: _grown(getattr(before, field.name), getattr(after, field.name))
         for field in fields(Snapshot)
     }
-    growth = Snapshot(**(grown | {"busy_step_ns": after.busy_step_ns}))
-    return (*_others(growth), *_disks(growth), *_limits_and_events(growth))
+    return Snapshot(**(grown | {"busy_step_ns": after.busy_step_ns}))
+
+
+def _others_ns(growth: Snapshot) -> int | None:
+    if growth.busy_ns is None:
+        return None
+    below_ns = max(growth.children_ns + growth.apart_ns, growth.group_ns)
+    return growth.busy_ns - growth.self_ns - below_ns
 
 
 def _others(growth: Snapshot) -> Iterator[Diagnostic]:
-    if growth.busy_ns is None:
+    if (others_ns := _others_ns(growth)) is None:
         return
     took_ns = growth.at_ns
-    below_ns = max(growth.children_ns + growth.apart_ns, growth.group_ns)
-    others_ns = growth.busy_ns - growth.self_ns - below_ns
     allowed_ns = max(OTHERS_SHARE * took_ns, min(OTHERS_SHORT_SHARE * took_ns, OTHERS_NS))
     if others_ns > max(allowed_ns, TICKS * growth.busy_step_ns):
         detail = f"other processes used {_percent(others_ns / took_ns)} of one CPU meanwhile"

@@ -40,4 +40,5 @@ from harness.model.trial import (
     Sharing as Sharing,
     Slot as Slot,
     Trial as Trial,
+    latest as latest,
 )

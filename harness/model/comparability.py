@@ -17,6 +17,7 @@ HOST_FACTS = (
     *HOST_CLASS_FACTS,
     "kernel_version",
     "architecture",
+    "cpus_allowed",
     "cpus_online",
     "smt",
     "cpu_governor",
@@ -61,12 +62,15 @@ def host_class(facts: Mapping[str, object]) -> str:
     """Name the class of hosts whose runs may be compared: 12 hexadecimal digits.
 
     Args:
-        facts: Of `harness.environment`: `HOST_CLASS_FACTS`, and the memory, which is rounded
-            to GiB as kernels reserve a little more or less of it.
+        facts: Of `harness.environment`: `HOST_CLASS_FACTS`; the memory, which is rounded to GiB
+            as kernels reserve a little more or less of it; and where a run was kept to some of the
+            CPUs, which.
     """
     memory = facts.get("memory_bytes")
     known = [str(facts.get(name)) for name in HOST_CLASS_FACTS]
     known.append(str(round(memory / _GIB)) if isinstance(memory, int) else "None")
+    if facts.get("cpus_allowed") and facts.get("cpus") != facts.get("cpus_online"):
+        known.append(str(facts["cpus_allowed"]))
     return hashlib.sha256("\n".join(known).encode(errors="surrogateescape")).hexdigest()[:12]
 
 

@@ -76,6 +76,21 @@ class ArmSkipped:
 
 
 @dataclass(frozen=True, slots=True)
+class HostBusy:
+    """A block waits, since others use too much of the CPUs.
+
+    Attributes:
+        block: Its number; negative for warm-up.
+        others: The part of all CPUs that others use.
+        most: The part that they may use.
+    """
+
+    block: int
+    others: float
+    most: float
+
+
+@dataclass(frozen=True, slots=True)
 class BlockStarted:
     """A block begins.
 
@@ -145,6 +160,7 @@ Event = (
     | ImagePrepared
     | ArmPrepared
     | ArmSkipped
+    | HostBusy
     | BlockStarted
     | BlockFinished
     | TrialStarted

@@ -180,6 +180,11 @@ class RunInfo:
         asked: What a paired run is to find out; None in older records, and of other runs.
         repetitions: Of the scenarios in which light arms stand beside heavy ones.
         fewest_blocks: How many the time limit did not cut it below.
+        cpuset: The CPUs that it and its instances were kept to; empty: all that it may use.
+        quiet: A part of all CPUs: a block waited until others used less, and was taken again when
+            they used more meanwhile; None: no block waited.
+        retaken: Blocks that were taken again, as often as they were; of such a block the last
+            version of each trial counts.
     """
 
     schema: int
@@ -207,6 +212,9 @@ class RunInfo:
     asked: PairedQuestions | None = None
     repetitions: tuple[Repetitions, ...] = ()
     fewest_blocks: int = FEWEST_BLOCKS
+    cpuset: tuple[int, ...] = ()
+    quiet: float | None = None
+    retaken: tuple[int, ...] = ()
 
     def arms_in(self, scenario: str) -> list[Arm]:
         """List the arms of a scenario that were prepared."""

@@ -5,7 +5,7 @@ Milestones count from t0 on the host's `CLOCK_MONOTONIC` (clock_gettime(2)), nev
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -197,6 +197,21 @@ class Trial:
     def is_counted(self) -> bool:
         """Whether it is part of the result: no warm-up, and not discarded."""
         return self.block >= 0 and self.repetition >= 0
+
+
+def latest(trials: Iterable[Trial]) -> list[Trial]:
+    """Leave out the earlier versions of trials that were taken again, or are there twice.
+
+    Of instances that live side by side several share a place, and all of them stay.
+    """
+    found: dict[tuple[object, ...], Trial] = {}
+    for number, trial in enumerate(trials):
+        place: tuple[object, ...] = (trial.scenario, trial.arm, trial.block, trial.repetition)
+        if trial.alive or trial.together > 1:
+            place = (number,)
+        found.pop(place, None)
+        found[place] = trial
+    return list(found.values())
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 
 from harness.model.metrics import Unit
@@ -24,6 +24,9 @@ _DURATION_NS = {
     "min": 60_000_000_000,
     "h": 3_600_000_000_000,
 }
+
+MOST_CPUS = 8191
+"""The highest number of a CPU that any kernel is built for (CONFIG_NR_CPUS)."""
 
 
 def parse_duration(text: str) -> int:
@@ -107,6 +110,33 @@ def digits(value: float, measure: float, *, whole: bool = False) -> str:
     else:
         decimals = min(max(2 - math.floor(math.log10(abs(measure) * 1.0005)), 0), 4)
     return f"{value:.{decimals}f}"
+
+
+def cpu_list(cpus: Iterable[int]) -> str:
+    """Spell numbers of CPUs as the kernel does (cpuset(7), "List format"): `0-3,8`."""
+    rising = sorted(set(cpus))
+    starts = [cpu for cpu in rising if cpu - 1 not in rising]
+    ends = [cpu for cpu in rising if cpu + 1 not in rising]
+    return ",".join(
+        f"{start}-{end}" if end > start else f"{start}"
+        for start, end in zip(starts, ends, strict=True)
+    )
+
+
+def parse_cpu_list(text: str) -> tuple[int, ...]:
+    """Read numbers of CPUs as the kernel's list format has them; raises ValueError."""
+    found: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or len(part) > 20:
+            raise ValueError(f"{text!r} is no list of CPUs; write it like 0-3,8")
+        low, high = int(first), int(last or first)
+        if high < low or high > MOST_CPUS:
+            raise ValueError(
+                f"{part.strip()} is no range of CPUs; they rise, up to {MOST_CPUS}, like 0-3"
+            )
+        found.update(range(low, high + 1))
+    return tuple(sorted(found))
 
 
 def count(number: int, noun: str) -> str:

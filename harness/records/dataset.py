@@ -106,7 +106,7 @@ def trials_frame(run: Run | RunData) -> pd.DataFrame:
 
         - `scenario`, `arm`, `outcome`, `error`: categories of strings, `error` missing without one;
         - `block`, `position`, `alive`, `together`, `repetition`: integers; `counted`: False for
-          warm-up and for what was discarded;
+          warm-up, for what was discarded, and for what was taken again;
         - one `<milestone>_ns` for each milestone: nanoseconds since t0 as float64 (exact up to 104
           days), NaN where it did not happen or the record does not have it;
         - every metric of a trial (`harness.model.metrics`) under its column's name, NaN where the
@@ -212,7 +212,12 @@ def _frame(packed: PackedColumns, info: RunInfo, parts: _Parts) -> pd.DataFrame:
     found |= {f"{milestone}_ns": source.at(milestone) for milestone in Milestone}
     found |= {metric.column: metric.of(source) for metric in MEASURED}
     found["form"] = form_of_row
-    return pd.DataFrame({name: found[name] for name in COLUMNS}, copy=False)
+    frame = pd.DataFrame({name: found[name] for name in COLUMNS}, copy=False)
+    if info.retaken:
+        again = frame[frame["block"].isin(info.retaken)]
+        earlier = again.duplicated(["scenario", "arm", "block", "repetition"], keep="last")
+        frame.loc[earlier[earlier].index, "counted"] = False
+    return frame
 
 
 class _OfColumns:

@@ -93,6 +93,11 @@ def test_the_version() -> None:
         (["run", "hello", "hello"], "is named already"),
         (["run", "hello", "--arm", "a=container,x=1"], "x: unknown option 'x'"),
         (["run", "hello", "--cache", "hot"], "'hot' is not one of"),
+        (["run", "--quiet=much", "hello"], "--quiet: 'much' is no percentage; write it like 5%"),
+        (["run", "--quiet=0%", "hello"], "'0%' is no part of the CPUs; write it like 10%"),
+        (["run", "--quiet", "hallo"], "hallo"),  # what follows is a scenario
+        (["run", "hello", "--cpuset", "0,"], "'0,' is no list of CPUs; write it like 0-3,8"),
+        (["run", "hello", "--cpuset", "8000"], "no CPU 8000 here that Steelyard may use; it may"),
         (["run", "hello", "--until", "2"], "'2' is no width of an interval; write it like 2%"),
         (["run", "hello", "--until", "ready=0%"], "'0%' is no width of an interval"),
         (["run", "hello", "--until", "redy=2%"], "no metric is called 'redy'; did you mean 'rea"),

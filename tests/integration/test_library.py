@@ -95,6 +95,50 @@ def test_a_run_that_nobody_limits_has_blocks_enough_for_an_interval(
     assert harness.resume(tmp_path / "broken").info.blocks == 6
 
 
+def test_a_run_and_its_boxes_are_kept_to_the_cpus_that_are_named(tmp_path: Path) -> None:
+    before = os.sched_getaffinity(0)
+    cpu = max(before)
+    asked = harness.Scenario(
+        name="pinned",
+        image="busybox",
+        workload=harness.Workload(["nproc"]),  # it counts those that it may run on
+        readiness=harness.Readiness("exit", output=r"^1\n"),
+        arms=[harness.Arm("process"), harness.Arm("container")],
+    )
+    run = harness.run(asked, blocks=1, cpuset=[cpu], repeat=False, directory=tmp_path / "out")
+    assert [trial.error for trial in run.trials] == [None] * 4
+    assert (run.info.cpuset, run.info.environment["cpus_allowed"]) == ((cpu,), str(cpu))
+    assert run.info.environment["cpus"] == 1
+    assert os.sched_getaffinity(0) == before
+    others = question(harness.Arm("one", "fake", QUICK))
+    assert harness.run(others, blocks=1, directory=tmp_path / "all").info.cpuset == ()
+
+
+def test_a_resumed_run_is_kept_to_the_same_cpus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cpu = max(os.sched_getaffinity(0))
+    used: list[set[int]] = []
+
+    def stop(event: Event) -> None:
+        if isinstance(event, TrialFinished):
+            used.append(os.sched_getaffinity(0))
+            if len(used) == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    conduct: dict[str, Any] = {"blocks": 1, "cpuset": [cpu], "directory": tmp_path / "out"}
+    with pytest.raises(KeyboardInterrupt):
+        harness.run(question(), listener=stop, **conduct)
+    run = harness.resume(tmp_path / "out", listener=stop)
+    assert used == [{cpu}] * 4
+    assert run.info.cpuset == (cpu,)
+    others = os.sched_getaffinity(0) - {cpu}
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: others)
+    with pytest.raises(ValueError, match=f"there is no CPU {cpu} here that Steelyard may use"):
+        harness.run(question(), cpuset=[cpu], directory=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
 def test_budgets_decide_the_exit_code(tmp_path: Path) -> None:
     budgets = (harness.Budget("one", "ready", 60e9), harness.Budget("two", "ready", 1.0))
     run = harness.run(question(budgets=budgets), blocks=8, directory=tmp_path / "out")
@@ -214,6 +258,8 @@ def test_a_file_that_is_wrong_says_so_with_lines(tmp_path: Path) -> None:
         ({"blocks": 0}, "blocks is 0; take at least 1"),
         ({"blocks": 1, "warmup_blocks": -1}, "warmup_blocks is -1"),
         ({"time_limit_ns": 0}, "time_limit_ns is 0"),
+        ({"quiet": 0.0}, "quiet is 0.0; give a share up to 1, like 0.1 for 10 %"),
+        ({"quiet": 10.0}, "quiet is 10.0"),
         ({"until": {"redy": 0.02}}, "no metric is called 'redy'; did you mean 'ready'"),
         ({"until": {"disk-shared": 0.02}}, "no metric is called 'disk-shared'"),
     ],

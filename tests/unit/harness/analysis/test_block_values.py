@@ -18,7 +18,7 @@ from harness.analysis.noise import noise_floors
 from harness.analysis.pairs import TrialValues
 from harness.analysis.summary import summarise
 from harness.measure.stopping import samples_of
-from harness.model import Arm, ArmRecord, Milestone, Outcome, Pair, Trial
+from harness.model import Arm, ArmRecord, Milestone, Outcome, Pair, Trial, latest
 from harness.model.diagnostics import DiagnosticCode
 from harness.model.metrics import METRICS, block_value
 from harness.records import Run
@@ -122,6 +122,28 @@ def test_trials_of_a_block_that_is_there_twice_count_once_in_their_last_version(
     assert found[DiagnosticCode.RECORDS] == (
         "2 of 10 trials are there more than once; the last version of each counts",
     )
+
+
+def test_of_a_block_that_was_taken_again_the_last_version_counts_everywhere() -> None:
+    run = repeated([[LOST, 2.0, 3.0], *([float(n)] * 3 for n in range(4, 10))])
+    again = [with_time(trial, 30.0, trial.repetition) for trial in run.trials[:4]]
+    run = Run(replace(run.info, retaken=(0,)), (*run.trials, *again))
+    expected = [30e6, 4e6, 5e6, 6e6, 7e6, 8e6, 9e6]
+    assert latest(run.trials) == [*run.trials[4:28], *again]
+    named = samples_of(run.trials, run.info.arms, ["ready"])["hello", "container", "ready"]
+    assert sorted(named) == sorted(expected)
+    seen = TrialValues(run.trials, run.info.arms).values("hello", "container", METRICS["ready"])
+    assert seen == dict(enumerate(expected))
+    summary = summarise(run)
+    (row,) = summary.tables[0].rows
+    assert row.metrics["ready"] == stats.estimate(expected)
+    assert (row.trials, row.timeouts) == (21, 0)
+    assert DiagnosticCode.RECORDS not in {each.code for each in summary.diagnostics}
+    codes = {each.code for each in run_diagnostics(run.info, run.trials)}
+    assert DiagnosticCode.FAILED_TRIALS not in codes
+    # Instances that live side by side share a place, and none of them is another's version.
+    crowd = [replace(run.trials[1], together=3)] * 3 + [replace(run.trials[1], alive=2)] * 2
+    assert latest(crowd) == crowd
 
 
 def test_trials_are_counted_as_trials_and_intervals_as_blocks() -> None:

@@ -10,7 +10,7 @@ from harness.analysis import noise
 from harness.environment import Environment
 from harness.experiment.run import new_directory, noise_host, run_id_for, with_noise
 from harness.measure.request import Request
-from harness.model import Arm, NoiseFloor, comparability
+from harness.model import Arm, NoiseFloor, comparability, units
 from tests.support import scenarios as samples
 
 
@@ -73,3 +73,33 @@ def test_a_folder_that_a_user_named_is_no_identifier() -> None:
     ours = new_directory()
     assert run_id_for(ours) == ours.name
     assert run_id_for(Path("results/ci")) != run_id_for(Path("results/ci")) != "ci"
+
+
+@pytest.mark.parametrize(
+    ("text", "cpus", "spelled"),
+    [
+        ("0", (0,), "0"),
+        ("3,1-2,9", (1, 2, 3, 9), "1-3,9"),
+        ("0-1, 4-6", (0, 1, 4, 5, 6), "0-1,4-6"),
+    ],
+)
+def test_cpus_are_read_and_spelled_as_the_kernel_does(
+    text: str, cpus: tuple[int, ...], spelled: str
+) -> None:
+    assert units.parse_cpu_list(text) == cpus
+    assert units.cpu_list(cpus) == spelled
+
+
+@pytest.mark.parametrize("text", ["", ",", "a", "1-", "-1", "2-1", "0-8192", "9" * 30, "1--2", "½"])
+def test_what_is_no_list_of_cpus_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"write it like 0-3,8|they rise, up to 8191"):
+        units.parse_cpu_list(text)
+
+
+def test_a_run_that_is_kept_to_some_cpus_is_of_a_class_of_its_own() -> None:
+    whole = {"cpus": 4, "cpus_online": 4, "cpu_model": "x"}
+    assert comparability.host_class({**whole, "cpus_allowed": "0-3"}) == (
+        comparability.host_class(whole)  # as of a run before this was recorded
+    )
+    some = [{**whole, "cpus": 2, "cpus_allowed": cpus} for cpus in ("0-1", "2-3")]
+    assert len({*map(comparability.host_class, [whole, *some])}) == 3

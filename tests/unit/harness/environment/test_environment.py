@@ -83,6 +83,8 @@ def test_facts_by_way_of_psutil_are_those_of_the_kernel() -> None:
     facts = capture().facts
     assert facts["memory_bytes"] == int(meminfo["MemTotal"].split()[0]) * 1024
     assert facts["cpus_online"] == os.sysconf("SC_NPROCESSORS_ONLN")
+    status = Path("/proc/self/status").read_text()
+    assert f"Cpus_allowed_list:\t{facts['cpus_allowed']}\n" in status
     available, cores, processes = (
         REGISTRY[name].read() for name in ("memory_available_bytes", "cpu_cores", "processes")
     )

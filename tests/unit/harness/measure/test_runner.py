@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
+from harness import stats
 from harness.analysis.summary import summarise
 from harness.backends import get_backend
 from harness.backends.fake import FakeArm, FakeBackend, FakeInstance
 from harness.environment import Environment
 from harness.experiment.assessment import assess, without_assessment
-from harness.measure import schedule
+from harness.measure import runner, schedule
 from harness.measure.hooks import HookFailedError
 from harness.measure.interruption import Interrupted, Interruption
 from harness.measure.prepare import EnsureImage, LocalArms
@@ -54,6 +55,7 @@ from harness.model.events import (
     BlockStarted,
     Event,
     HookStarted,
+    HostBusy,
     ImagePrepared,
     InstancesAlive,
     RunFinished,
@@ -778,6 +780,82 @@ def test_a_resumed_run_repeats_light_arms_as_it_began(
     result, _ = run(tmp_path / "run", resumed(tmp_path / "run", warmup_blocks=warmup))
     assert places(result) == places(whole)
     assert result.info.repetitions == whole.info.repetitions
+
+
+class Unquiet:
+    """In place of a `QuietHost`: what others use while each block is taken, one after the other."""
+
+    shares: tuple[float | None, ...] = ()
+    busy: float | None = None
+
+    def __init__(self, most: float, _: Interruption) -> None:
+        self.left = list(self.shares)
+
+    def wait(self, on_busy: Callable[[float], None]) -> float | None:
+        if self.busy is not None:
+            on_busy(self.busy)
+        return self.busy
+
+    def disturbed(self) -> float | None:
+        return self.left.pop(0)
+
+
+def unquiet(patch: pytest.MonkeyPatch, *shares: float | None, busy: float | None = None) -> None:
+    patch.setattr(Unquiet, "shares", shares)
+    patch.setattr(Unquiet, "busy", busy)
+    patch.setattr(runner, "QuietHost", Unquiet)
+
+
+def test_a_disturbed_block_is_taken_again_and_its_last_version_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The warm-up, block 0, block 1 three times, block 2.
+    unquiet(monkeypatch, 0.9, None, 0.5, 0.4, 0.3, None)
+    result, events = run(tmp_path / "run", request(scenario(fake("a"), fake("b")), quiet=0.1))
+    assert [e.block for e in events if isinstance(e, BlockStarted)] == [-1, 0, 1, 1, 1, 2]
+    assert (result.info.quiet, result.info.retaken, result.info.blocks) == (0.1, (1, 1), 3)
+    assert len(result.trials) == 2 * 6
+    details = [d.detail for d in result.info.diagnostics if d.code is DiagnosticCode.LOADED_HOST]
+    assert details == [
+        "block 2 was taken again: others used 50 % of the CPUs",
+        "block 2 was taken again: others used 40 % of the CPUs",
+        "block 2 counts although others used 30 % of the CPUs",
+    ]
+    summary = summarise(result)
+    for row in summary.tables[0].rows:
+        last = [t for t in result.trials if t.arm == row.arm and t.block == 1][-1]
+        times = {t.block: t for t in result.trials if t.arm == row.arm and t.block >= 0}
+        assert times[1] is last
+        ready = [float(t.milestones_ns[Milestone.READY]) for t in times.values()]
+        assert row.metrics["ready"] == stats.estimate(ready)
+        assert row.trials == 3
+    assert [d.code for d in summary.diagnostics if d.code is DiagnosticCode.RECORDS] == []
+    assert result.frame()["counted"].sum() == 6
+
+
+def test_a_block_that_is_disturbed_on_a_host_that_is_busy_throughout_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unquiet(monkeypatch, None, None, busy=0.42)
+    asked = request(scenario(fake("a")), blocks=1, quiet=0.1)
+    result, events = run(tmp_path / "run", asked)
+    assert [e for e in events if isinstance(e, HostBusy)] == [
+        HostBusy(-1, 0.42, 0.1), HostBusy(0, 0.42, 0.1),
+    ]  # fmt: skip
+    details = [d.detail for d in result.info.diagnostics if d.code is DiagnosticCode.LOADED_HOST]
+    assert details == [
+        f"{block} began although others used 42 % of the CPUs" for block in ("warm-up", "block 1")
+    ]
+
+
+def test_instances_that_live_side_by_side_are_not_taken_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unquiet(monkeypatch, None, 0.9)
+    grows = replace(scenario(fake("a")), scale=Scale((1, 2)))
+    result, _ = run(tmp_path / "run", request(grows, blocks=1, quiet=0.1))
+    assert result.info.retaken == ()
+    assert any("counts although" in d.detail for d in result.info.diagnostics)
 
 
 def test_a_run_can_be_interrupted_and_resumed_again_and_again(tmp_path: Path) -> None:
