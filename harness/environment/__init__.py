@@ -12,13 +12,27 @@ from types import MappingProxyType
 
 import psutil
 
-from harness.environment import hardware, settings, software  # noqa: F401 - they register facts
+from harness.environment import (  # noqa: F401 - they register facts
+    hardware,
+    settings,
+    software,
+    storage,
+)
 from harness.environment.diagnose import host_diagnostics
 from harness.environment.registry import REGISTRY, Fact, MissingError, Value
-from harness.environment.software import filesystem_of
+from harness.environment.storage import filesystem_of, median_mkdir_ns
 from harness.model.diagnostics import Diagnostic
 
-__all__ = ["REGISTRY", "Environment", "Fact", "MissingError", "Value", "capture", "filesystem_of"]
+__all__ = [
+    "REGISTRY",
+    "Environment",
+    "Fact",
+    "MissingError",
+    "Value",
+    "capture",
+    "filesystem_of",
+    "median_mkdir_ns",
+]
 
 
 @dataclass(frozen=True, slots=True)

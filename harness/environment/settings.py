@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from harness.environment.registry import MissingError, fact, place, text, unescape
 
 _CPUS = "/sys/devices/system/cpu"
+_RCU_PARAMETERS = ("rcupdate.", "rcutree.", "rcu_nocbs")
 
 
 fact("smt", bool)(lambda: text(f"{_CPUS}/smt/active") == "1")
@@ -61,6 +62,35 @@ def _cpu_quota() -> str:
     """The tightest CPU quota of the cgroups that Steelyard itself runs in: `1.5 CPUs` or `none`."""
     quotas = limited_cgroups().values()
     return f"{min(quotas):.4g} CPUs" if quotas else "none"
+
+
+@fact("cgroup_favordynmods", bool)
+def _cgroup_favordynmods() -> bool:
+    """Whether moving processes between cgroups is made cheap, and their forks and exits dearer.
+
+    A mount option of Linux 6.0 and later (kernel: Documentation/admin-guide/cgroup-v2.rst).
+    """
+    hierarchies = [
+        line.partition(" - ")[2].split()
+        for line in text("/proc/self/mountinfo").splitlines()
+        if line.partition(" - ")[2].startswith("cgroup")
+    ]
+    if not hierarchies:
+        raise MissingError("no cgroup hierarchy is mounted")
+    return any("favordynmods" in fields[-1].split(",") for fields in hierarchies)
+
+
+# The kernel waits for RCU grace periods when namespaces, cgroups and mounts go, for milliseconds
+# each unless they are expedited (kernel: Documentation/admin-guide/kernel-parameters.txt).
+fact("rcu_expedited", bool)(lambda: text("/sys/kernel/rcu_expedited") != "0")
+fact("rcu_normal", bool)(lambda: text("/sys/kernel/rcu_normal") != "0")
+
+
+@fact("rcu_boot_parameters", str)
+def _rcu_boot_parameters() -> str:
+    """Those of the kernel's command line that set RCU; `none` without."""
+    words = text("/proc/cmdline").split()
+    return " ".join(word for word in words if word.startswith(_RCU_PARAMETERS)) or "none"
 
 
 def limited_cgroups() -> dict[str, float]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 
-from harness.environment.registry import MissingError, fact, output, place, procfs
+from harness.environment.registry import MissingError, fact, output
 
 fact("kernel", str)(platform.release)
 fact("kernel_version", str)(platform.version)
@@ -48,13 +48,6 @@ def _cgroup_layout() -> str:
     return str(find_layout().name)
 
 
-@fact("data_home_filesystem", str)
-def _data_home_filesystem() -> str:
-    from runtime import data_home
-
-    return filesystem_of(data_home())
-
-
 fact("python", str)(lambda: f"{platform.python_implementation()} {platform.python_version()}")
 
 
@@ -81,20 +74,3 @@ def _container_launcher() -> str:
     from runtime import default_launcher
 
     return str(default_launcher())
-
-
-def filesystem_of(path: Path) -> str:
-    """Find the type of the filesystem that holds `path`, or will once it is made.
-
-    Raises:
-        MissingError: No mount that this process sees holds it, as in a chroot.
-    """
-    # For "/proc" as such psutil reads /etc/mtab, which is out of date on some hosts.
-    with procfs(f"{place('/proc')}/."):
-        kinds = {mount.mountpoint: mount.fstype for mount in psutil.disk_partitions(all=True)}
-    path = path.resolve()
-    for folder in (path, *path.parents):
-        # Only what is a mount now: one that lies below a later mount is listed as well.
-        if os.path.ismount(folder) and (kind := kinds.get(str(folder))):
-            return kind
-    raise MissingError(f"no mount holds {path}")

@@ -25,12 +25,21 @@ HOST_FACTS = (
     "clock_source",
     "user",
     "cgroup_layout",
+    "cgroup_favordynmods",
+    "rcu_expedited",
+    "rcu_normal",
+    "rcu_boot_parameters",
     "data_home_filesystem",
+    "data_home_journal",
+    "data_home_discard",
     "python",
     "qemu",
     "container_launcher",
 )
-"""About the host, to go on with a run. Its memory is compared too, but not to the byte."""
+"""About the host, to go on with a run. Its memory is compared too, but not to the byte.
+
+The filesystem, its journal and RCU change times, but are not of the host's class: what they cost is
+in every trial's readings, and runs from before they were recorded stay comparable."""
 
 ARM_CLASS_FACTS = ("accelerator", "launcher")
 """Of `ArmRecord.facts`: arms that differ in them are different things to measure."""

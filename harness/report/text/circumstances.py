@@ -131,7 +131,7 @@ def _stamp(at: str) -> str:
 
 def _label(name: str) -> str:
     words = name.removesuffix("_bytes").removesuffix("_ns").replace("_", " ").replace(".", " ")
-    acronyms = {word: word.upper() for word in ("cpu", "qemu", "kvm", "ksm", "smt")}
+    acronyms = {word: word.upper() for word in ("cpu", "qemu", "kvm", "ksm", "smt", "rcu")}
     acronyms["cpus"] = "CPUs"
     words = " ".join(acronyms.get(word, word) for word in words.split(" "))
     return words[:1].upper() + words[1:]

@@ -11,7 +11,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from harness.environment import REGISTRY, Fact, MissingError, capture, filesystem_of, registry
+from harness.environment import (
+    REGISTRY,
+    Fact,
+    MissingError,
+    capture,
+    filesystem_of,
+    median_mkdir_ns,
+    registry,
+)
 from harness.environment.settings import cgroup_mountpoint, limited_cgroups
 from harness.model.diagnostics import DiagnosticCode
 
@@ -138,6 +146,11 @@ SwapFree: 20 kB
 V2 = "22 1 0:20 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n"
 
 
+def mounted(kind: str, options: str) -> str:
+    """The mounts of a host with one filesystem."""
+    return f"/dev/sdz / {kind} {options} 0 0\n"
+
+
 def heat(cpu: int, package: int, core_events: int, package_events: int) -> dict[str, str]:
     folder = f"{CPUS}/cpu{cpu}"
     return {
@@ -205,6 +218,26 @@ def frequency(file: str, *values: str) -> dict[str, str]:
         ("pressure_stall_information", {"proc/pressure/cpu": "some avg10=0.00 total=1\n"}, True),
         ("pressure_stall_information", {}, False),
         ("cpu_quota", {"proc/self/cgroup": "0::/\n", "proc/self/mountinfo": V2}, "none"),
+        ("cgroup_favordynmods", {"proc/self/mountinfo": V2}, False),
+        (
+            "cgroup_favordynmods",
+            {"proc/self/mountinfo": V2.replace("rw\n", "rw,nsdelegate,favordynmods\n")},
+            True,
+        ),
+        ("rcu_expedited", {"sys/kernel/rcu_expedited": "0\n"}, False),
+        ("rcu_expedited", {"sys/kernel/rcu_expedited": "1\n"}, True),
+        ("rcu_normal", {"sys/kernel/rcu_normal": "1\n"}, True),
+        ("rcu_boot_parameters", {"proc/cmdline": "root=/dev/vda rcu_x=1 quiet\n"}, "none"),
+        (
+            "rcu_boot_parameters",
+            {"proc/cmdline": "ro rcupdate.rcu_expedited=1 rcu_nocbs=0-3 quiet\n"},
+            "rcupdate.rcu_expedited=1 rcu_nocbs=0-3",
+        ),
+        ("data_home_filesystem", {"proc/self/mounts": mounted("xfs", "rw")}, "xfs"),
+        ("data_home_journal", {"proc/self/mounts": mounted("xfs", "rw")}, "not applicable: xfs"),
+        ("data_home_discard", {"proc/self/mounts": mounted("ext4", "rw,discard")}, True),
+        ("data_home_discard", {"proc/self/mounts": mounted("btrfs", "rw,discard=async")}, True),
+        ("data_home_discard", {"proc/self/mounts": mounted("ext4", "rw,nodiscard")}, False),
         (
             "cpu_quota",
             {
@@ -248,6 +281,12 @@ def put(root: Path, files: dict[str, str]) -> None:
         ("booted_at", {}, "/proc/stat: no such file or directory"),
         ("memory_bytes", {"proc/meminfo": "MemFree: 1 kB\n"}, "unexpected content: b'MemTotal:'"),
         ("smt", {}, f"/{CPUS}/smt/active: no such file or directory"),
+        ("cgroup_favordynmods", {"proc/self/mountinfo": ""}, "no cgroup hierarchy is mounted"),
+        (
+            "data_home_journal",
+            {"proc/self/mounts": mounted("ext4", "rw")},
+            "/sys/fs/ext4 has no journal_task of its device",
+        ),
         (
             "transparent_huge_pages",
             {"sys/kernel/mm/transparent_hugepage/enabled": "never\n"},
@@ -293,6 +332,30 @@ def test_a_mount_point_is_spelled_as_its_folder(
     put(tmp_path, {"proc/self/mountinfo": mounts})
     monkeypatch.setattr(registry, "ROOT", tmp_path)
     assert cgroup_mountpoint("cgroup2") == "/sys/fs/größe zwei"
+
+
+@pytest.mark.parametrize(("task", "journal"), [("<none>\n", "none"), ("77\n", "yes")])
+def test_a_journal_is_that_of_the_data_homes_device(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, task: str, journal: str
+) -> None:
+    number = tmp_path.stat().st_dev
+    blocks = tmp_path / "sys/dev/block"
+    blocks.mkdir(parents=True)
+    (blocks / f"{os.major(number)}:{os.minor(number)}").symlink_to("../../devices/sdz")
+    put(
+        tmp_path,
+        {"proc/self/mounts": mounted("ext4", "rw"), "sys/fs/ext4/sdz/journal_task": task},
+    )
+    monkeypatch.setattr(registry, "ROOT", tmp_path)
+    monkeypatch.setenv("STEELYARD_HOME", str(tmp_path / "not/made/yet"))
+    assert REGISTRY["data_home_journal"].read() == journal
+
+
+def test_a_new_folder_costs_something_and_nothing_is_left(tmp_path: Path) -> None:
+    assert median_mkdir_ns(tmp_path) > 0
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(FileNotFoundError):
+        median_mkdir_ns(tmp_path / "absent")
 
 
 def test_reading_the_clock_has_a_price() -> None:
