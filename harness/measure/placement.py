@@ -12,11 +12,47 @@ import time
 from dataclasses import dataclass
 
 import runtime
+from harness.environment import median_mkdir_ns
 from harness.model import Slot
+from harness.model.diagnostics import Diagnostic, DiagnosticCode
+from runtime.linux.ext4 import SOUND_MKDIR_NS
 
 _LONGEST_NS = 5_000_000_000
 _MOST_TRIALS = 8
 """At most 80 deleted inodes: 0.1 ms of a start that takes 2 ms."""
+
+
+MKDIR_BEGIN, MKDIR_END = "mkdir_begin_ns", "mkdir_end_ns"
+"""Facts of a run: what a new folder costs where its instances are, before its first trial and after
+its last."""
+
+
+def probe(*, move: bool) -> int | None:
+    """Measure what a new folder costs where instances are made, in nanoseconds.
+
+    Args:
+        move: Where that is more than `SOUND_MKDIR_NS`, look for another folder for them first.
+
+    Returns:
+        None in a process without instances that have files, and where no folder can be made.
+    """
+    if (session := runtime.Session.existing()) is None:
+        return None
+    try:
+        cost_ns = median_mkdir_ns(session.place)
+        if move and cost_ns > SOUND_MKDIR_NS and session.renew_place():
+            cost_ns = median_mkdir_ns(session.place)
+    except OSError:
+        return None
+    return cost_ns
+
+
+def slow_folders(cost_ns: int, when: str) -> Diagnostic | None:
+    """Warn of folders that cost more than `SOUND_MKDIR_NS`; `when` ends the sentence."""
+    if cost_ns <= SOUND_MKDIR_NS:
+        return None
+    detail = f"a new folder took {cost_ns / 1e3:.0f} us {when}, where 18 to 25 are sound"
+    return Diagnostic(DiagnosticCode.SLOW_FOLDERS, detail)
 
 
 @dataclass(slots=True)

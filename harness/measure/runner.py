@@ -17,10 +17,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from time import monotonic_ns
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from harness.environment import Environment
-from harness.measure import schedule
+from harness.measure import placement, schedule
 from harness.measure.hooks import HookRunner
 from harness.measure.interruption import Interrupted, Interruption
 from harness.measure.prepare import ArmSource, EnsureImage, Preparer, ReadyArm
@@ -117,6 +118,7 @@ class Runner:
             stack.callback(self._finish)
             try:
                 self._prepare_all(stack)
+                self._probe(placement.MKDIR_BEGIN, "before the first trial", move=True)
                 self._take_blocks()
             except BaseException:
                 self._info = replace(self._info, interrupted=True)
@@ -339,9 +341,21 @@ class Runner:
         self._trials.append(trial)
         self._emit(events.TrialFinished(trial))
 
+    def _probe(self, fact: str, when: str, *, move: bool = False) -> None:
+        """Record what a new folder costs now where the run's instances are made."""
+        cost_ns = placement.probe(move=move)
+        if cost_ns is None:
+            return
+        environment = MappingProxyType({**self._info.environment, fact: cost_ns})
+        slow = placement.slow_folders(cost_ns, when)
+        # A run that is taken up again may have said so already.
+        found = dict.fromkeys((*self._info.diagnostics, *(() if slow is None else (slow,))))
+        self._info = replace(self._info, environment=environment, diagnostics=tuple(found))
+
     def _finish(self) -> None:
         if not self._may_record:
             return
+        self._probe(placement.MKDIR_END, "after the last trial")
         info = self._assess(replace(self._info, blocks=self._done), self._trials)
         self._info = replace(info, ended_at=now())
         self._record()

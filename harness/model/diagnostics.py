@@ -50,6 +50,7 @@ class DiagnosticCode(StrEnum):
     CGROUP_THROTTLED = "cgroup-throttled"
     MEMORY_PRESSURE = "memory-pressure"
     SWAPPING = "swapping"
+    SLOW_FOLDERS = "slow-folders"
     THERMAL = "thermal-throttling"
     SUSPENDED = "host-suspended"
     # How the host is set.
@@ -132,6 +133,11 @@ REMEDIES: Mapping[DiagnosticCode, str] = MappingProxyType(
         "or raise the scenario's memory limit if the instance was what ran short",
         DiagnosticCode.SWAPPING: "memory went to or came from swap: free memory, or turn swap off "
         "(swapoff -a), and repeat",
+        DiagnosticCode.SLOW_FOLDERS: "new folders are slow where instances are kept: a container "
+        "makes about ten files and folders and carries the whole factor, `process` none of it and "
+        "a VM little, so container/process is too large by it, and container/VM too; wait a minute "
+        "in which nobody deletes many files there, or point STEELYARD_HOME to ext4 with a journal "
+        "or to a tmpfs, and repeat",
         DiagnosticCode.THERMAL: "the CPU slowed itself down because of heat: improve the cooling "
         "or take fewer blocks at a time, and repeat",
         DiagnosticCode.SUSPENDED: "the host was suspended in the middle of the trial: repeat with "

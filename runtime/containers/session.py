@@ -24,13 +24,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from runtime.launch import cgroups
-from runtime.linux.ext4 import spread_subfolders
+from runtime.linux.ext4 import SOUND_MKDIR_NS, mkdir_times_ns, spread_subfolders
 from runtime.linux.files import remove_tree
 from runtime.paths import data_home
 
 _LOCK_NAME = ".lock"
 _MAKING_NS = 60_000_000_000
 """A session is under its hidden name for microseconds; one older than this was never finished."""
+_MOST_PLACES = 8
+_ROUNDS = 3
 _current: Session | None = None
 
 
@@ -109,31 +111,35 @@ class Session:
     def renew_place(self) -> bool:
         """Make the next instances in a new folder, in a block group with few deleted inodes.
 
-        Where that serves (`spread_subfolders`): elsewhere nothing is done. Takes 0.5 to 1 ms, and
-        as long again for a folder that it removes: those of before, once they are empty.
+        Where that serves (`spread_subfolders`): elsewhere nothing is done. Takes 0.5 to 1 ms, up to
+        eight times that where the disk is full of deleted inodes, and as long again to remove the
+        folders of before, once they are empty.
 
         Returns:
             Whether `place` is another one now; not either if the disk is full.
         """
         if not spread_subfolders(self.directory):
             return False
-        # Hidden, so that an instance may be called 1.
-        place = self.directory / f".{self._places + 1}"
+        # ext4 chooses the block groups with the fewest folders, which on a small disk may be one
+        # that was left just now. What was tried stays meanwhile, so that it chooses another.
+        tried: list[tuple[int, Path]] = []
         try:
-            os.mkdir(place, 0o700)
+            while len(tried) < _MOST_PLACES and not any(ns <= SOUND_MKDIR_NS for ns, _ in tried):
+                # Hidden, so that an instance may be called 1.
+                place = self.directory / f".{self._places + 1}"
+                os.mkdir(place, 0o700)
+                self._places += 1
+                tried.append((min(mkdir_times_ns(place, _ROUNDS)), place))
         except OSError:
+            pass
+        if not tried:
             return False
-        self._places += 1
+        self._earlier_places += [place for _, place in tried]
         if self.place != self.directory:
             self._earlier_places.append(self.place)
-        self.place = place
-        still_used = []
-        for earlier in self._earlier_places:
-            try:
-                os.rmdir(earlier)
-            except OSError:
-                still_used.append(earlier)
-        self._earlier_places = still_used
+        self.place = min(tried)[1]
+        self._earlier_places.remove(self.place)
+        self._earlier_places = [place for place in self._earlier_places if not _is_gone(place)]
         return True
 
     def close(self) -> None:
@@ -163,6 +169,15 @@ class Session:
         self._sign_of_life.close()
         os.close(self._lock_fd)
         self._lock_fd = -1
+
+
+def _is_gone(place: Path) -> bool:
+    """Remove a folder if it is empty."""
+    try:
+        os.rmdir(place)
+    except OSError:
+        return False
+    return True
 
 
 def _socket_name(identifier: str) -> str:

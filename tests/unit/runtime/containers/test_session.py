@@ -223,6 +223,7 @@ def test_places_are_renewed_and_those_before_removed_once_they_are_empty(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runtime.containers.session.spread_subfolders", lambda _: True)
+    monkeypatch.setattr("runtime.containers.session.mkdir_times_ns", lambda *_: [1])
     first = session.new_instance_directory("one")
     assert first == session.directory / "one"
     assert session.renew_place()
@@ -240,6 +241,34 @@ def test_places_are_renewed_and_those_before_removed_once_they_are_empty(
     assert not session.directory.exists()
 
 
+@pytest.mark.parametrize(
+    ("costs_us", "chosen"),
+    [
+        ((22,), ".1"),
+        ((300, 22), ".2"),
+        ((300, 22, 5), ".2"),  # the first that is sound
+        ((300, 200, 100, 90, 80, 90, 100, 200), ".5"),  # none is: the best of eight
+    ],
+)
+def test_a_slow_place_is_not_taken_if_there_is_a_better_one(
+    session: Session, monkeypatch: pytest.MonkeyPatch, costs_us: tuple[int, ...], chosen: str
+) -> None:
+    costs = iter(costs_us)
+    seen: list[int] = []
+
+    def measure(place: Path, rounds: int) -> list[int]:
+        # What was tried before is still there, so that the kernel chooses another block group.
+        seen.append(len([path for path in session.directory.iterdir() if path.is_dir()]))
+        return [10**9, next(costs) * 1000]
+
+    monkeypatch.setattr("runtime.containers.session.spread_subfolders", lambda _: True)
+    monkeypatch.setattr("runtime.containers.session.mkdir_times_ns", measure)
+    assert session.renew_place()
+    assert session.place == session.directory / chosen
+    assert {path.name for path in session.directory.iterdir()} == {".lock", chosen}
+    assert seen == list(range(1, len(seen) + 1))
+
+
 def test_a_place_is_not_renewed_where_that_serves_nothing_or_fails(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,6 +276,7 @@ def test_a_place_is_not_renewed_where_that_serves_nothing_or_fails(
     assert not session.renew_place()
     assert session.place == session.directory
     monkeypatch.setattr("runtime.containers.session.spread_subfolders", lambda _: True)
+    monkeypatch.setattr("runtime.containers.session.mkdir_times_ns", lambda *_: [1])
     (session.directory / ".1").touch()
     assert not session.renew_place()
     assert session.new_instance_directory("one").parent == session.directory
