@@ -17,7 +17,7 @@ from harness.backends import preparation
 from harness.backends.kernel_stamps import kernel_stamps
 from harness.backends.stream_instance import StreamInstance
 from harness.meters.disk import measure
-from harness.model import Arm, DiskPart, Milestone, Scenario, Sharing
+from harness.model import Arm, DiskPart, Meter, Milestone, Reading, Scenario, Sharing
 from harness.model.backend import Accounting, Availability, Exit, Instance, PreparedArm, Progress
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.model.errors import LaunchFailedError, PrepareError
@@ -117,8 +117,15 @@ class ContainerInstance(StreamInstance):
             scope="workload",
             cgroups={} if container.cgroup is None else container.cgroup.accounting_folders(),
             ended_cpu_ns=(0, 0) if ended is None else (ended.user_ns, ended.system_ns),
+            readings=self._file_system(),
             owned=() if container.directory is None else (container.directory,),
         )
+
+    def _file_system(self) -> tuple[Reading, ...]:
+        if self._container.directory is None:
+            return ()
+        spent_ns = self._container.layer_ns + self._container.overlay_mount_ns
+        return (Reading(Meter.FILE_SYSTEM_NS, spent_ns, "writable layer"),)
 
     def stop(self, timeout_ns: int) -> None:
         """SIGKILL to the whole pid namespace: nothing of a measured box needs to end in order."""

@@ -70,7 +70,8 @@ def read(accounting: Accounting, before: Before) -> tuple[Reading, ...]:
         _image_total(before.image),
     )
     own = {reading.meter: reading for reading in accounting.readings}
-    return tuple(own.get(reading.meter, reading) for reading in readings)
+    metered = {reading.meter: reading for reading in readings}
+    return tuple((metered | own).values())
 
 
 def _image_read(accounting: Accounting, before: Before) -> Reading:

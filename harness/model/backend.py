@@ -70,7 +70,8 @@ class Accounting:
         ended_cpu_ns: CPU time (user, system) of processes that have been waited for already.
         image_read_bytes: What a guest has read of its root disk (QMP `query-blockstats`); None
             where nothing counts that.
-        readings: What the instance counts by itself: each replaces what a meter would have said.
+        readings: What the instance counts by itself: each replaces what a meter would have said, or
+            adds what no meter reads.
         owned: Folders and files that are this instance's alone and must be gone after `remove`.
     """
 

@@ -115,6 +115,7 @@ _ALL = (
     Metric("userspace", _NS, "time until the guest's init", Milestone.USERSPACE),
     Metric("started", _NS, "time until started", Milestone.STARTED),
     Metric("ready", _NS, "time until ready", Milestone.READY),
+    Metric("file-system", _NS, "of ready: file system", Meter.FILE_SYSTEM_NS),
     Metric("stop", _NS, "time to stop", lambda s: s.at(Milestone.STOPPED) - s.stop_asked_ns()),
     Metric(
         "remove",

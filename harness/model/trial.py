@@ -98,6 +98,9 @@ class Meter(StrEnum):
     """Bytes of the image that were read until ready."""
     IMAGE_TOTAL_BYTES = "image_total_bytes"
     """Bytes of the image that could have been read: what makes a share of the former."""
+    FILE_SYSTEM_NS = "file_system_ns"
+    """Of the time until ready: making the writable layer's folders and mounting the overlay. Shows
+    how much a level owes to the filesystem; it is never taken off anything."""
     LEFT_BEHIND = "left_behind"
     """Things of the instance that were still on the host after `removed`."""
 

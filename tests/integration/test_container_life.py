@@ -123,6 +123,14 @@ def test_remove_can_be_called_at_any_time_and_again(
     assert container.exit_status.signal == signal.SIGKILL
 
 
+def test_what_the_writable_layer_took_is_part_of_the_start(run: Run, launcher: Launcher) -> None:
+    container = run("true", launcher=launcher).container
+    until_isolated_ns = container.launched.isolated_ns - container.requested_ns
+    assert container.layer_ns > 0
+    assert container.overlay_mount_ns > 0
+    assert container.layer_ns + container.overlay_mount_ns < until_isolated_ns
+
+
 def test_stamps_are_in_order(run: Run, launcher: Launcher) -> None:
     container = run("true", launcher=launcher).container
     launched, status = container.launched, container.exit_status

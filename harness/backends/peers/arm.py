@@ -129,6 +129,7 @@ class PeerArm:
             undo.callback(os.close, null_fd)
             requested_ns = time.monotonic_ns()
             directory = os.fspath(session.new_instance_directory(name))
+            file_system_ns = time.monotonic_ns() - requested_ns
             place: _Place | None = None
             identifier = f"{session.identifier}-{name}"
             with contextlib.ExitStack() as half_made:
@@ -137,6 +138,7 @@ class PeerArm:
                 # A path by which another process can open what our descriptor is open on.
                 network = None if place is None else f"/proc/{os.getpid()}/fd/{place[1]}"
                 start = self.start_of(identifier, directory, network)
+                file_system_ns += self.make_rootfs(start)
                 command = self._run(start, place, null_fd, write_fd)
                 half_made.pop_all()
         peer = self.peer
@@ -157,12 +159,13 @@ class PeerArm:
             None if place is None else place[0].address,
             lambda: self._take_away(identifier, directory, place),
         )
+        if not peer.is_engine:
+            instance.file_system_ns = file_system_ns
         session.on_close.add(instance.remove)
         return instance
 
     def _run(self, start: Start, place: _Place | None, null_fd: int, write_fd: int) -> PeerProcess:
-        """Make what the peer needs of us, and start it."""
-        self.make_rootfs(start)
+        """Start the peer."""
         info = None
         if self.peer.workload_is_child:
             info = (INFO_FD, start.pid_file)
@@ -172,14 +175,21 @@ class PeerArm:
         argv = run_argv(self.peer, start)
         return PeerProcess(argv, self.tool.environment, (null_fd, write_fd), info)
 
-    def make_rootfs(self, start: Start) -> None:
-        """Mount the overlay and write the bundle, for a peer that does not do so itself."""
+    def make_rootfs(self, start: Start) -> int:
+        """Mount the overlay and write the bundle, for a peer that does not do so itself.
+
+        Returns:
+            What the writable layer and its mount took, in nanoseconds.
+        """
+        begun_ns = time.monotonic_ns()
         if not self.peer.is_engine:
             lowerdirs = tuple(map(os.fspath, self.image.lowerdirs))
             runtime.mount_rootfs(start.directory, lowerdirs)
+        took_ns = time.monotonic_ns() - begun_ns
         if self.peer.has_bundle:
             with open(f"{start.directory}/config.json", "w", encoding="utf-8") as file:
                 json.dump(oci_config(start), file)
+        return took_ns
 
     def _take_away(self, identifier: str, directory: str, place: _Place | None) -> None:
         """Remove what we made for an instance; in its thread."""

@@ -95,6 +95,8 @@ class PeerInstance(StreamInstance):
         self._thread = thread
         self._take_away = take_away
         self._needs_delete = arm.peer.is_engine
+        self.file_system_ns: int | None = None
+        """What its folder and its overlay took, where they are made by us."""
 
     @property
     def box_pid(self) -> int | None:
@@ -205,6 +207,8 @@ class PeerInstance(StreamInstance):
         if "memory" not in cgroups:
             reason = _why_no_group(peer)
             readings += [Reading(meter, None, scope, reason) for meter in _CHARGED]
+        if self.file_system_ns is not None:
+            readings.append(Reading(Meter.FILE_SYSTEM_NS, self.file_system_ns, "writable layer"))
         return Accounting(
             pids=family(*running, *self._box_processes()),
             scope=scope,

@@ -104,8 +104,9 @@ def memory_grid(table: ScenarioTable) -> Grid:
 
 
 def effort_grid(table: ScenarioTable) -> Grid:
-    """Lay out CPU time until ready, teardown, and what was left behind."""
+    """Lay out what of ready is the file system's, CPU time, teardown, and what was left behind."""
     heads = {
+        "file-system": "of ready: file system",
         "cpu": "CPU",
         "cpu-user": "user",
         "cpu-system": "system",
