@@ -30,6 +30,7 @@ from harness.meters.host_activity import gauges
 from harness.model import (
     Arm,
     Limits,
+    Meter,
     Milestone,
     Outcome,
     Readiness,
@@ -513,6 +514,27 @@ def test_its_use_can_be_read_while_it_lives_and_is_its_own(box: Box) -> None:
             finish(instance)
         assert not any(lives(pid) for pid in account.pids)
         assert not any(os.path.exists(path) for path in account.owned)
+
+
+def test_what_the_file_system_takes_is_a_part_of_the_start(box: Box) -> None:
+    """Read where the layer and its mount are made by us: nobody else says what they took."""
+    ready = Readiness(ReadinessKind.OUTPUT, output="^waiting$")
+    with closing(box.prepare(WAITS, ready)) as prepared:
+        instance = prepared.launch("files")
+        try:
+            wait_ready(instance, ready, None, box.deadline())
+            readings = {reading.meter: reading for reading in instance.accounting().readings}
+            took_ns = instance.milestones_ns[Milestone.READY]
+            took_ns -= instance.milestones_ns[Milestone.REQUESTED]
+        finally:
+            finish(instance)
+    is_ours = box.peer is not None and not box.peer.is_engine
+    if box.backend.name == "container" or is_ours:
+        value = readings[Meter.FILE_SYSTEM_NS].value
+        assert value is not None
+        assert 0 < value < took_ns
+    else:
+        assert Meter.FILE_SYSTEM_NS not in readings
 
 
 def test_several_threads_can_launch_at_once(box: Box) -> None:

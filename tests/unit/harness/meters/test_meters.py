@@ -279,9 +279,20 @@ def test_readings_of_the_instances_own_go_before_those_of_the_meters() -> None:
     own = Reading(Meter.PSS_BYTES, 42, "itself")
     readings = instance.read(accounting(os.getpid(), readings=(own,)), before)
     assert [reading for reading in readings if reading.meter is Meter.PSS_BYTES] == [own]
-    # Every meter speaks once, with a value or with a reason.
-    assert len({reading.meter for reading in readings}) == len(readings) == len(Meter) - 1
+    # Every meter speaks once, with a value or with a reason, but for the one that looks for what is
+    # left and the one that only some instances have.
+    assert len({reading.meter for reading in readings}) == len(readings) == len(Meter) - 2
     assert all((r.value is None) == (r.missing is not None) for r in readings)
+
+
+def test_what_no_meter_reads_is_added_to_the_readings() -> None:
+    own = Reading(Meter.FILE_SYSTEM_NS, 700_000, "writable layer")
+    before = instance.look_before((), cold=False)
+    without = instance.read(accounting(), before)
+    assert Meter.FILE_SYSTEM_NS not in values(without)
+    found = instance.read(accounting(readings=(own,)), before)
+    assert found[-1] is own
+    assert [reading.meter for reading in found[:-1]] == [reading.meter for reading in without]
 
 
 def test_a_warm_image_says_why_nothing_was_counted(tmp_path: Path) -> None:
