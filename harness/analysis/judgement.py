@@ -8,11 +8,11 @@ neither a pass nor a failure, and it always says what would be needed for one.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import IntEnum, StrEnum
 from types import MappingProxyType
 
-from harness.model.metrics import METRICS, Metric
+from harness.model.metrics import METRICS, Metric, Unit
 from harness.stats import Interval
 
 
@@ -58,6 +58,8 @@ class Finding:
         source: `scenarios/hello.toml:12` of the budget, for annotations; empty if none.
         same: What SAME is called: `within` of a budget that is not about an earlier value, where
             the value is the same as nothing.
+        is_ratio: Whether `value` and `reference` are multiples of an anchor's value, and not in the
+            metric's unit.
     """
 
     scenario: str
@@ -74,6 +76,7 @@ class Finding:
     blocks: int = 0
     source: str = ""
     same: str = Verdict.SAME.value
+    is_ratio: bool = False
 
     @property
     def word(self) -> str:
@@ -83,7 +86,8 @@ class Finding:
     @property
     def quantity(self) -> Metric:
         """Its metric with unit and title."""
-        return METRICS[self.metric]
+        metric = METRICS[self.metric]
+        return replace(metric, unit=Unit.RATIO) if self.is_ratio else metric
 
 
 @dataclass(frozen=True, slots=True)

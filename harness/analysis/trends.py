@@ -1,28 +1,32 @@
 """Finds where the series of a history changed, which of that is new, and judges it. Pure.
 
-Series that are exact change wherever their value does. All others are judged as one family by
+Series that are exact change wherever their value does. All others are judged as one family: by
 `harness.stats.changes`, so that the chance of any false change among all of them stays at 1 % each
-time one looks.
+time one looks, and their newest points by `harness.stats.newest`, before the scan can see a change.
+Newest points that have moved are a change like any other; when the scan finds it, it is the same
+one. A single newest point that stands above all chance is a question, which another run answers.
+One below is better, as a check asks for changes for the worse.
 
 A change for the worse is open until it is acknowledged, or until a later change takes at least
 half of it back.
+
+Of a series and the one of its ratios to an anchor, one is judged: the ratios, or the arm's own
+values while the ratios are too few.
 """
 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import pairwise
 
-from harness.analysis.acknowledged import FILE, Acknowledgement, stale
+from harness.analysis.acknowledged import Acknowledgement, stale
 from harness.analysis.history import History, Point, RunRef, Series, SeriesId
-from harness.analysis.judgement import Finding, Judgement, Verdict
-from harness.model import units
-from harness.model.units import spell
+from harness.analysis.judgement import Verdict
 from harness.stats.changes import ALPHA, SHORTEST, ChangePoint, changes_of_many, fewest_points
+from harness.stats.newest import FEWEST_EARLIER, Newest, Standing, newest
 
 DEFAULT_WITHIN = 0.01
 """A smaller change is shown and does not fail a check, if it is not of an exact metric."""
@@ -51,6 +55,7 @@ class SeriesChange:
         first: The first point of the new level: where it began.
         last: The point before it.
         reason: Why it is meant, if it is acknowledged.
+        is_recent: Whether it rests on the newest points alone: the scan does not see it yet.
     """
 
     found: ChangePoint
@@ -58,6 +63,7 @@ class SeriesChange:
     last: Point
     state: State
     reason: str = ""
+    is_recent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +73,53 @@ class Trend:
     Attributes:
         wanted: Points that it needs before a change can be seen in it at all.
         is_current: Whether the newest run of its scenario has a point of it.
+        newest: Where its newest points stand; None if it is exact, too short, or not judged.
+        accepted: Why a newest point that stands apart is meant, if it is acknowledged.
+        instead: The series that is judged in its place, which is then without changes.
     """
 
     series: Series
     changes: tuple[SeriesChange, ...]
     wanted: int
     is_current: bool
+    newest: Newest | None = None
+    accepted: str = ""
+    instead: SeriesId | None = None
 
     @property
     def is_judged(self) -> bool:
-        """Whether it has enough points."""
-        return len(self.series.points) >= self.wanted
+        """Whether it has enough points, and no other series is judged in its place."""
+        return self.instead is None and len(self.series.points) >= self.wanted
+
+    @property
+    def is_asked_about(self) -> bool:
+        """Whether a check judges it.
+
+        A series that is not current (another host, an arm that is gone) is not asked about unless
+        a change in it is open: it will not get longer.
+        """
+        return self.instead is None and (self.is_current or bool(self.open))
+
+    @property
+    def apart(self) -> Newest | None:
+        """Its newest point, if it stands apart and is not acknowledged."""
+        is_apart = self.newest is not None and self.newest.standing is Standing.APART
+        return self.newest if is_apart and not self.accepted else None
+
+    @property
+    def is_question(self) -> bool:
+        """Whether its newest point is so high that another run has to say what it is."""
+        return self.apart is not None and self.apart.is_upward
+
+    @property
+    def verdict(self) -> Verdict:
+        """What a check says of it."""
+        if self.open:
+            return Verdict.WORSE
+        if not self.is_judged or self.is_question:
+            return Verdict.CANNOT_TELL
+        has_improved = self.changes and self.changes[-1].state is State.BETTER
+        return Verdict.BETTER if has_improved or self.apart else Verdict.SAME
 
     @property
     def open(self) -> tuple[SeriesChange, ...]:
@@ -102,6 +144,13 @@ class Trends:
     trends: tuple[Trend, ...]
     stale: tuple[str, ...] = ()
 
+    @property
+    def verdict(self) -> Verdict:
+        """The gravest of all series that are asked about; cannot tell where there is none."""
+        verdicts = {trend.verdict for trend in self.trends if trend.is_asked_about}
+        grave = (Verdict.WORSE, Verdict.CANNOT_TELL, Verdict.SAME, Verdict.BETTER)
+        return next((one for one in grave if one in verdicts), Verdict.CANNOT_TELL)
+
     def by_setting(self) -> list[list[Trend]]:
         """Group the trends by scenario and setting, in their order."""
         groups: dict[tuple[str, str], list[Trend]] = {}
@@ -122,30 +171,103 @@ def trends_of(
     Changes for the worse of a relative size below `within` do not matter. `alpha` is the chance of
     any false change in all of it.
     """
-    noisy = {
-        str(series.id): series.values
-        for series in history.series
-        if not series.is_exact and len(series.points) >= 2 * SHORTEST
-    }
-    found = changes_of_many(noisy, alpha=alpha)
-    newest: dict[str, RunRef] = {}
+    judged = _judged(history, alpha)
+    noisy = {str(one.id): one.values for one in judged.values() if not one.is_exact}
+    found = changes_of_many(
+        {name: values for name, values in noisy.items() if len(values) >= 2 * SHORTEST}, alpha=alpha
+    )
+    family = max(sum(len(values) > FEWEST_EARLIER for values in noisy.values()), 1)
+    last_runs: dict[str, RunRef] = {}
     for series in history.series:
         last = series.points[-1].run
-        if last.at > newest.setdefault(series.id.scenario, last).at:
-            newest[series.id.scenario] = last
+        if last.at > last_runs.setdefault(series.id.scenario, last).at:
+            last_runs[series.id.scenario] = last
     trends = []
     for series in history.series:
-        places = exact_changes(series.values) if series.is_exact else found.get(str(series.id), ())
-        trends.append(
-            Trend(
-                series,
-                _with_states(series, places, acknowledged, within),
-                FEWEST_EXACT if series.is_exact else fewest_points(max(len(noisy), 1), alpha),
-                series.points[-1].run == newest[series.id.scenario],
-            )
+        trend = Trend(
+            series,
+            (),
+            FEWEST_EXACT if series.is_exact else _fewest(len(noisy), alpha),
+            series.points[-1].run == last_runs[series.id.scenario],
+            instead=_instead(series, judged),
         )
-    begun = [(one.series, tuple(change.found.index for change in one.changes)) for one in trends]
-    return Trends(history, tuple(trends), tuple(stale(acknowledged, begun)))
+        if trend.instead is None and series.is_exact:
+            places = exact_changes(series.values)
+            trend = replace(trend, changes=_with_states(series, places, acknowledged, within))
+        elif trend.instead is None:
+            trend = _judged_noisy(
+                trend, found.get(str(series.id), ()), family, acknowledged, within
+            )
+        trends.append(trend)
+    begun = [(one.series, _begun(one)) for one in trends if one.instead is None]
+    shown = [one.series for one in trends if one.instead is not None]
+    asked = [entry for entry in acknowledged if not any(map(entry.is_of, shown))]
+    return Trends(history, tuple(trends), tuple(stale(asked, begun)))
+
+
+def _fewest(family: int, alpha: float) -> int:
+    """Points that a series of so many needs to be judged: by the scan, and by its newest point."""
+    return max(fewest_points(max(family, 1), alpha), FEWEST_EARLIER + 1)
+
+
+def _judged(history: History, alpha: float) -> dict[SeriesId, Series]:
+    """Choose which series are judged, by the name of the arm's own: one of each arm and metric."""
+    alike: dict[SeriesId, list[Series]] = {}
+    for series in history.series:
+        alike.setdefault(series.id.own, []).append(series)
+    wanted = _fewest(sum(not those[0].is_exact for those in alike.values()), alpha)
+    judged = {}
+    for own, those in alike.items():
+        first = judged[own] = those[0]  # the arm's own, by the order of names
+        newest_ratios = max(those[1:], key=lambda one: one.points[-1].run.at, default=first)
+        is_current = newest_ratios.points[-1].run == first.points[-1].run
+        if is_current and (len(newest_ratios.points) >= wanted or len(first.points) < wanted):
+            judged[own] = newest_ratios
+    return judged
+
+
+def _instead(series: Series, judged: Mapping[SeriesId, Series]) -> SeriesId | None:
+    name = judged[series.id.own].id
+    return None if name == series.id else name
+
+
+def _judged_noisy(
+    trend: Trend,
+    scanned: Sequence[ChangePoint],
+    family: int,
+    acknowledged: Sequence[Acknowledgement],
+    within: float,
+) -> Trend:
+    """Find the changes of a series with noise, and where its newest points stand."""
+    series = trend.series
+    found = newest(series.values, [one.index for one in scanned], family=family)
+    places = list(scanned)
+    if found is not None and found.standing is Standing.MOVED:
+        begin = len(series.points) - found.runs
+        places.append(ChangePoint(begin, found.level, found.value, found.error))
+    changes = _with_states(series, places, acknowledged, within)
+    if len(places) > len(scanned):
+        changes = (*changes[:-1], replace(changes[-1], is_recent=True))
+    accepted = ""
+    if found is not None and found.standing is Standing.APART:
+        entry = _entry_at(series, len(series.points) - 1, acknowledged)
+        accepted = entry.reason if entry else ""
+        if abs(found.ratio - 1) < within:
+            found = replace(found, standing=Standing.EXTREME)
+    return replace(trend, changes=changes, newest=found, accepted=accepted)
+
+
+def _begun(trend: Trend) -> tuple[int, ...]:
+    """Where its changes begin, and its newest point if that stands apart."""
+    places = tuple(change.found.index for change in trend.changes)
+    is_apart = trend.newest is not None and trend.newest.standing is Standing.APART
+    return (*places, len(trend.series.points) - 1) if is_apart else places
+
+
+def _entry_at(
+    series: Series, index: int, acknowledged: Sequence[Acknowledgement]
+) -> Acknowledgement | None:
+    return next((one for one in acknowledged if one.covers(series, index)), None)
 
 
 def exact_changes(values: Sequence[float]) -> tuple[ChangePoint, ...]:
@@ -165,7 +287,7 @@ def _with_states(
 ) -> tuple[SeriesChange, ...]:
     changes = []
     for number, found in enumerate(places):
-        entry = next((one for one in acknowledged if one.covers(series, found.index)), None)
+        entry = _entry_at(series, found.index, acknowledged)
         later = [other.after for other in places[number + 1 :]]
         if found.after <= found.before:
             state = State.BETTER
@@ -188,106 +310,3 @@ def _halfway(found: ChangePoint) -> float:
     if math.isinf(found.after):
         return max(found.before, math.nextafter(math.inf, 0))
     return (found.before + found.after) / 2
-
-
-def judge(trends: Trends, question: str) -> Judgement:
-    """Judge a history: one finding for each series that is current or has an open change.
-
-    A series that is not current (another host, an arm that is gone) and too short is not asked
-    about: it will not get longer.
-    """
-    judged = [trend for trend in trends.trends if trend.is_current or trend.open]
-    settings = Counter(_without_setting(trend) for trend in judged)
-    findings = [_finding(trend, settings) for trend in judged]
-    left = len(trends.trends) - len(judged)
-    facts = {
-        "runs": str(len(trends.history.runs)),
-        "series": str(len(trends.trends)),
-        "chance of any false change": f"{ALPHA:.0%}".replace("%", " %"),
-    }
-    if left:
-        facts["not asked about"] = f"{left} series that the newest run of their scenario lacks"
-    if trends.history.problems:
-        facts["passed over"] = "; ".join(trends.history.problems)
-    if trends.stale:
-        facts["acknowledged in vain"] = "; ".join(trends.stale)
-    refusals = () if findings else ("no run has a value of these metrics; name others by --metric",)
-    return Judgement(question, tuple(findings), refusals, facts)
-
-
-def _without_setting(trend: Trend) -> SeriesId:
-    return replace(trend.series.id, setting="")
-
-
-def _finding(trend: Trend, settings: Mapping[SeriesId, int]) -> Finding:
-    name, points = trend.series.id, trend.series.points
-    # The change that decides: the first that is open, or else the last.
-    change = next(iter(trend.open), trend.changes[-1] if trend.changes else None)
-    several = settings[_without_setting(trend)] > 1
-    return Finding(
-        name.scenario,
-        f"{name.arm} on {name.setting}" if several else name.arm,
-        name.metric,
-        _verdict(trend, change),
-        _sentence(trend, change),
-        value=change.found.after if change else points[-1].value,
-        reference=change.found.before if change else None,
-        ratio=1 + change.found.relative if change and change.found.before else None,
-        blocks=len(points),
-    )
-
-
-def _verdict(trend: Trend, change: SeriesChange | None) -> Verdict:
-    if trend.open:
-        return Verdict.WORSE
-    if not trend.is_judged:
-        return Verdict.CANNOT_TELL
-    return Verdict.BETTER if change and change.state is State.BETTER else Verdict.SAME
-
-
-def _sentence(trend: Trend, change: SeriesChange | None) -> str:
-    series, count = trend.series, len(trend.series.points)
-    if not trend.is_judged and not trend.open:
-        more = trend.wanted - count
-        return (
-            f"{units.count(count, 'point')} of {series.id}: a change can be seen from "
-            f"{trend.wanted} on; take {units.count(more, 'more run')} on this host"
-        )
-    if change is None:
-        level = spell(series.id.quantity.unit, series.points[-1].value)
-        return f"no change in {count} points of {series.id}; the newest is {level}"
-    ending = {
-        State.OPEN: f"; if that is meant, acknowledge it in {FILE}, or else repair it",
-        State.ACKNOWLEDGED: f"; acknowledged: {change.reason}",
-        State.UNDONE: "; taken back since",
-        State.SMALL: "; too small to matter",
-    }
-    return describe(series, change) + ending.get(change.state, "")
-
-
-def describe(series: Series, change: SeriesChange) -> str:
-    """Word a change without its end: how much, and where it began."""
-    unit, found = series.id.quantity.unit, change.found
-    levels = f"from {spell(unit, found.before)} to {spell(unit, found.after)}"
-    return (
-        f"{size_of(series, change)}, {levels}, began with {change.first.label} "
-        f"(run {change.first.run.run_id}; the one before was {change.last.label})"
-    )
-
-
-def change_in_words(trend: Trend) -> str:
-    """Word the last change of a series: `+5.1 %, open`."""
-    if trend.changes:
-        change = trend.changes[-1]
-        return f"{size_of(trend.series, change)}, {change.state}"
-    return "none" if trend.is_judged else f"too few points: {trend.wanted} are needed"
-
-
-def size_of(series: Series, change: SeriesChange) -> str:
-    """Word the size of a change: `+5.1 %`; in words without a ratio, in units if it is exact."""
-    found = change.found
-    if series.is_exact and math.isfinite(found.after - found.before):
-        return f"{found.after - found.before:+,.0f} {series.id.quantity.unit}"
-    if math.isfinite(found.relative):
-        return f"{found.relative * 100:+.1f} %"
-    return "no longer reached" if math.isinf(found.after) else "from zero"

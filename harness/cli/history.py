@@ -78,11 +78,13 @@ def history(places: tuple[Path, ...], formats: tuple[tuple[str, str], ...], **ty
     DIR is a run, a folder that holds runs at any depth, or a Parquet table; by default results/.
     A series is a scenario, an arm, a metric and a class of host: other hosts have series of their
     own. With --check, exit code: 0 no change for the worse is open, 1 one is, 2 the question was
-    wrong, 3 there are too few points to tell.
+    wrong, 3 it cannot be told: a series has too few points, or its newest one is so high that
+    another run has to say whether that is a change.
     """
     from harness.analysis.acknowledged import read_acknowledged
     from harness.analysis.gather import export_runs, gather
-    from harness.analysis.trends import judge, trends_of
+    from harness.analysis.trend_words import judge
+    from harness.analysis.trends import trends_of
 
     if formats and not typed["check"]:
         raise click.UsageError("--format is a form of the verdict: give --check too")
@@ -149,7 +151,7 @@ def _write(found: Trends, site: Path | None, charts: Path | None) -> None:
 def lines_of(found: Trends) -> Iterator[str]:
     """Write the history as text: a table for each scenario and setting, then the changes."""
     from harness.analysis.acknowledged import entry_for
-    from harness.analysis.trends import describe
+    from harness.analysis.trend_words import describe, in_short
 
     for group in found.by_setting():
         series = group[0].series
@@ -157,12 +159,13 @@ def lines_of(found: Trends) -> Iterator[str]:
         yield from _table(group)
         yield ""
     changed = [(trend, change) for trend in found.trends for change in trend.changes]
-    if not changed:
-        yield "No series has changed, as far as can be told."
     for trend, change in changed:
         reason = f": {change.reason}" if change.reason else ""
         yield f"{trend.series.id}: {change.state}{reason}"
         yield f"    {describe(trend.series, change)}"
+    if changed:
+        yield ""
+    yield in_short(found)
     opened = [(trend, change) for trend in found.trends for change in trend.open]
     if opened:
         yield "\nTo acknowledge what is meant, add to steelyard-acknowledged.toml, with a reason:"
@@ -183,13 +186,13 @@ def _table(trends: Sequence[Trend]) -> Iterator[str]:
 
 
 def _row(trend: Trend) -> tuple[str, ...]:
-    from harness.analysis.trends import change_in_words
+    from harness.analysis.trend_words import change_in_words
     from harness.model.units import spell
 
     series = trend.series
     return (
         series.id.arm,
-        series.id.metric,
+        series.id.what,
         str(len(series.points)),
         spell(series.id.quantity.unit, series.points[-1].value),
         series.points[trend.level_begins].label[:16],

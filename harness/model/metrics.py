@@ -27,6 +27,8 @@ class Unit(StrEnum):
     NANOSECONDS = "ns"
     BYTES = "bytes"
     COUNT = "count"
+    RATIO = "ratio"
+    """Multiples of an anchor's value; no trial has them alone."""
 
 
 class MetricSource(Protocol[_V_co]):

@@ -80,9 +80,11 @@ SCALES: Mapping[Unit, Scales] = MappingProxyType({Unit.NANOSECONDS: TIMES, Unit.
 
 
 def spell(unit: Unit, value: float) -> str:
-    """Spell a value of a metric: `2.41 s`, `52.6 MB`, `3`; infinity is `not reached`."""
+    """Spell a value of a metric: `2.41 s`, `52.6 MB`, `3`, `1.04 ×`; infinity: `not reached`."""
     if not math.isfinite(value):
         return "not reached"
+    if unit is Unit.RATIO:
+        return f"{digits(value, value)} ×"
     return quantity(value, SCALES[unit]) if unit in SCALES else f"{value:g}"
 
 

@@ -15,12 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.analysis.history import Point, RunRef
-from harness.analysis.trends import State, Trend, Trends, change_in_words, size_of
+from harness.analysis.judgement import Verdict
+from harness.analysis.trend_words import change_in_words, in_short, newest_in_words, size_of
+from harness.analysis.trends import State, Trend, Trends
 from harness.model import units
 from harness.model.errors import RecordError
 from harness.records import RUN_FILE, TRIALS_FILE
 from harness.report import render, write_files
 from harness.report.charts import parts
+from harness.report.charts.sparkline import sparkline
 from harness.report.charts.trend import Link, file_name, trend_chart
 from harness.report.html import render_template
 from harness.report.text import wording
@@ -28,14 +31,22 @@ from harness.report.text import wording
 REPORTS_PER_PROCESS = 4
 """Fewer reports are not worth the start of a process."""
 SERIES_FOLDER, RUNS_FOLDER = "series", "runs"
+_COLOURS = {
+    Verdict.WORSE: "bad",
+    Verdict.CANNOT_TELL: "unsure",
+    Verdict.SAME: "sure",
+    Verdict.BETTER: "sure",
+}
+"""Of the badge: a class of the style sheet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """A cell of a table: its text and its link, empty for none."""
+    """A cell of a table: its text, its link, and an SVG element before the text; empty for none."""
 
     text: str
     link: str = ""
+    drawing: str = ""
 
 
 def write_site(found: Trends, folder: Path) -> tuple[Path, ...]:
@@ -56,12 +67,12 @@ def write_site(found: Trends, folder: Path) -> tuple[Path, ...]:
 def render_index(found: Trends) -> str:
     """Make the page of all series."""
     opened = [(trend, change) for trend in found.trends for change in trend.open]
-    runs = found.history.runs
+    runs = found.history.runs_with_points
     return render_template(
         "site-index.html.j2",
         title="What the box costs, run by run",
-        answer=_answer(len(opened)),
-        is_fine=not opened,
+        answer=in_short(found),
+        colour=_COLOURS[found.verdict],
         opened=[
             (
                 _series_cell(trend, full=True),
@@ -77,7 +88,7 @@ def render_index(found: Trends) -> str:
             }
             for group in found.by_setting()
         ],
-        heads=("series", "runs", "newest", "level since", "last change"),
+        heads=("series", "trend", "runs", "newest", "level since", "last change"),
         span=f"{units.count(len(runs), 'run')}, {runs[0].at:%Y-%m-%d} to {runs[-1].at:%Y-%m-%d}"
         if runs
         else "no run",
@@ -100,7 +111,7 @@ def render_series(trend: Trend, reports: Mapping[RunRef, str]) -> str:
         trend=trend,
         series=series,
         answer=_series_answer(trend),
-        is_fine=not trend.open and trend.is_judged,
+        colour="" if trend.instead else _COLOURS[trend.verdict],
         badge="open" if trend.open else change_in_words(trend),
         wide=_without_keys(chart.inline_wide),
         narrow=_without_keys(chart.inline_narrow),
@@ -185,13 +196,14 @@ def _index_row(trend: Trend) -> tuple[Cell, ...]:
         series.points[trend.level_begins].label,
         change_in_words(trend),
     )
-    return (_series_cell(trend), *map(Cell, texts))
+    drawing = Cell("", drawing=sparkline(trend))
+    return (_series_cell(trend), drawing, *map(Cell, texts))
 
 
 def _series_cell(trend: Trend, *, full: bool = False) -> Cell:
     name = trend.series.id
     scenario = f"{name.scenario}, " if full else ""
-    return Cell(f"{scenario}{name.arm}: {name.metric}", f"{SERIES_FOLDER}/{file_name(name)}.html")
+    return Cell(f"{scenario}{name.arm}: {name.what}", f"{SERIES_FOLDER}/{file_name(name)}.html")
 
 
 def _change_row(trend: Trend, number: int, link: Link) -> tuple[Cell, ...]:
@@ -207,23 +219,18 @@ def _change_row(trend: Trend, number: int, link: Link) -> tuple[Cell, ...]:
     )
 
 
-def _answer(opened: int) -> str:
-    if not opened:
-        return "No change for the worse is open."
-    verb = "is" if opened == 1 else "are"
-    return f"{units.count(opened, 'change')} for the worse {verb} open."
-
-
 def _series_answer(trend: Trend) -> str:
     if trend.open:
         change = trend.open[0]
         size = size_of(trend.series, change)
         return f"{size} since {change.first.label}, and nobody has said that it is meant."
+    if trend.instead is not None:
+        return f"Not judged: {trend.instead.what} is, in its place."
     if not trend.is_judged:
         count = units.count(len(trend.series.points), "run")
         return f"Too few runs to tell: {count}, and {trend.wanted} are needed."
-    if not trend.changes:
-        return f"No change in {units.count(len(trend.series.points), 'run')}."
+    if trend.apart is not None or not trend.changes:
+        return f"{newest_in_words(trend)}."
     change = trend.changes[-1]
     ending = {
         State.ACKNOWLEDGED: f"acknowledged: {change.reason}",

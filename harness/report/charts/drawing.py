@@ -93,6 +93,7 @@ class Chart:
         grid: The figures that it draws.
         grid_title: Stands above them.
         draw: Makes the figure for a width in inches.
+        finish: Is applied to the SVG, for what matplotlib cannot draw.
     """
 
     name: str
@@ -102,6 +103,7 @@ class Chart:
     grid: Grid
     grid_title: str
     draw: Callable[[float], Figure] = field(repr=False, compare=False)
+    finish: Callable[[str], str] = field(default=str, repr=False, compare=False)
 
     @cached_property
     def svg(self) -> bytes:
@@ -127,7 +129,7 @@ class Chart:
     def inline_narrow(self) -> str:
         """The same content laid out for a phone."""
         with style():
-            text = _svg(self.draw(NARROW_INCHES))
+            text = self.finish(_svg(self.draw(NARROW_INCHES)))
         return _inline(text, f"{self.name}-narrow", self.title, self.description)
 
     @cached_property
@@ -138,7 +140,7 @@ class Chart:
     @cached_property
     def _wide_svg(self) -> str:
         with style():
-            return _svg(self._wide)
+            return self.finish(_svg(self._wide))
 
 
 @contextmanager

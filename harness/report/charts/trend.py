@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from html import escape
 from itertools import pairwise
-from statistics import median
+from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
 from harness.analysis.history import Point, Series, SeriesId
-from harness.analysis.trends import SeriesChange, State, Trend, change_in_words, size_of
+from harness.analysis.trend_words import change_in_words, size_of
+from harness.analysis.trends import SeriesChange, State, Trend
 from harness.model import units
 from harness.model.metrics import Unit
+from harness.model.units import SCALES, unit_of
 from harness.report.charts import parts
 from harness.report.charts.drawing import (
     ALARM,
@@ -49,11 +53,17 @@ _NEAR_INCHES = 0.16
 _LEFT_INCHES = 0.62
 _FAR = 8
 """So many deviations from its level a point is drawn at the edge: it would flatten all others."""
+_HASH = re.compile(r"[0-9a-f]{7,40}")
+_HASH_DIGITS, _MOST_OF_NAME = 7, 10
+"""Of a commit under the axis: as short as Git abbreviates; of another name."""
+_REACH = 7
+"""Around a mark its values are shown, in points: more than the mark itself, for the hand."""
 
 
 def file_name(name: SeriesId) -> str:
     """Name a series' files; no two series have the same."""
     words = [name.scenario, name.arm, name.metric, name.setting]
+    words += ["anchor", name.anchor] if name.anchor else []
     slugs = [parts.slug(word)[:60] for word in words]
     if slugs != words:
         slugs.append(hashlib.sha256(str(name).encode(errors="surrogateescape")).hexdigest()[:8])
@@ -72,17 +82,20 @@ def trend_chart(trend: Trend, link: Link | None = None) -> Chart:
         description=f"{units.count(count, 'run')} in the order of time. {described}.",
         caption="Each mark is the median of one run with its 95 % interval, in the order of time. "
         "A heavy line is the level between two changes; a dashed line is where a change begins. A "
-        "triangle at the edge lies beyond it, a ✕ at the top is a run in which most trials failed.",
+        "filled triangle at the edge is a median beyond it, an open one an interval that goes on "
+        "there; a ✕ at the top is a run in which most trials failed. Pointing at a mark shows its "
+        "values.",
         grid=points_grid(trend.series),
         grid_title="Every run",
-        draw=partial(_draw, trend, link, title),
+        draw=partial(_draw, trend, title),
+        finish=partial(_with_values, trend.series, link),
     )
 
 
 def points_grid(series: Series) -> Grid:
     """Lay out the points, the newest first."""
     return Grid(
-        ("run", "commit", "median [95 %]", "trials"),
+        ("run", "commit", "median [95 %]", "blocks"),
         tuple(
             (
                 f"{point.run.at:%Y-%m-%d %H:%M}",
@@ -124,6 +137,7 @@ class _Scale:
 
 
 def _scale_of(trend: Trend) -> _Scale:
+    points = trend.series.points
     values = [value for value in trend.series.values if math.isfinite(value)]
     if not values:
         return _Scale(0.0, 1.0, 1.0, "")
@@ -135,14 +149,18 @@ def _scale_of(trend: Trend) -> _Scale:
     )
     spread = _FAR * 1.4826 * residuals[len(residuals) // 2] if residuals else 0.0
     levels = [level for _, _, level in _levels(trend) if math.isfinite(level)] or values
-    low = max(min(values), min(levels) - spread) if spread else min(values)
-    high = min(max(values), max(levels) + spread) if spread else max(values)
+    intervals = [
+        point.interval for point in points if point.interval and math.isfinite(point.value)
+    ]
+    lows = [*values, *(one.low for one in intervals if math.isfinite(one.low))]
+    highs = [*values, *(one.high for one in intervals if math.isfinite(one.high))]
+    low = max(min(lows), min(levels) - spread) if spread else min(lows)
+    high = min(max(highs), max(levels) + spread) if spread else max(highs)
     air = (high - low) * 0.08 or abs(high) * 0.05 or 1.0
     unit = trend.series.id.quantity.unit
-    if unit is Unit.COUNT:
-        return _Scale(low - air, high + air, 1.0, "")
-    unit_of = wording.duration_unit if unit is Unit.NANOSECONDS else wording.size_unit
-    return _Scale(low - air, high + air, *unit_of(max(abs(high), abs(low))))
+    if unit not in SCALES:
+        return _Scale(low - air, high + air, 1.0, "×" if unit is Unit.RATIO else "")
+    return _Scale(low - air, high + air, *unit_of(max(abs(high), abs(low)), SCALES[unit]))
 
 
 def _levels(trend: Trend) -> list[tuple[int, int, float]]:
@@ -152,11 +170,11 @@ def _levels(trend: Trend) -> list[tuple[int, int, float]]:
     return [(begin, end, median(values[begin:end])) for begin, end in pairwise(borders)]
 
 
-def _draw(trend: Trend, link: Link | None, title: str, width: float) -> Figure:
+def _draw(trend: Trend, title: str, width: float) -> Figure:
     lines = _change_lines(trend, width)
     first = parts.head_inches(title, (), width)
     head = first + parts.LINE_INCHES * len(lines) + SIGNS_INCHES
-    height = head + PLOT_INCHES + parts.AXIS_INCHES
+    height = head + PLOT_INCHES + parts.AXIS_INCHES + parts.LINE_INCHES
     figure = new_figure(width, height)
     parts.draw_head(figure, title, ())
     for number, line in enumerate(lines):
@@ -170,7 +188,7 @@ def _draw(trend: Trend, link: Link | None, title: str, width: float) -> Figure:
         if math.isfinite(level):
             levels = [scale.place(level)] * 2
             axes.plot([begin - 0.5, end - 0.5], levels, color=INK, linewidth=1.8, alpha=0.75)
-    _draw_points(axes, trend.series, scale, link)
+    _draw_points(axes, trend.series, scale)
     _draw_signs(axes, trend.changes, inches / max(len(trend.series.points), 1))
     return figure
 
@@ -199,22 +217,55 @@ def _lay_axes(axes: Axes, series: Series, scale: _Scale, width: float) -> None:
     most = 3 if parts.is_narrow(width) else 6
     step = max((count - 1) / (most - 1), 1)
     ticks = sorted({round(step * place) for place in range(most) if step * place < count - 0.5})
-    axes.set_xticks(ticks, [f"{series.points[tick].run.at:%Y-%m-%d}" for tick in ticks])
+    axes.set_xticks(ticks, _tick_labels([series.points[tick] for tick in ticks], series))
     for tick, label in zip(ticks, axes.get_xticklabels(), strict=True):
         # The outermost would be cut off at the edge of the drawing.
         if tick == count - 1 and count > 1:
             label.set_horizontalalignment("right")
 
 
-def _draw_points(axes: Axes, series: Series, scale: _Scale, link: Link | None) -> None:
+def _tick_labels(points: Sequence[Point], series: Series) -> list[str]:
+    """Word the places under the axis so that runs of one day differ: by commit, or time of day."""
+    days = {point.run.at.date() for point in series.points}
+    has_several_a_day = len(days) < len(series.points)
+    commits = [_short(point.commit) for point in points]
+    if "" in commits or len(set(commits)) < len(commits):
+        commits = [f"{point.run.at:%H:%M}" if has_several_a_day else "" for point in points]
+    return [
+        f"{point.run.at:%Y-%m-%d}\n{commit}".rstrip()
+        for point, commit in zip(points, commits, strict=True)
+    ]
+
+
+def _short(commit: str | None) -> str:
+    if commit is None or _HASH.fullmatch(commit):
+        return (commit or "")[:_HASH_DIGITS]
+    return commit if len(commit) <= _MOST_OF_NAME else f"{commit[: _MOST_OF_NAME - 1]}…"
+
+
+def _draw_points(axes: Axes, series: Series, scale: _Scale) -> None:
     from matplotlib.collections import LineCollection
 
-    whiskers = [
-        [(place, scale.place(point.interval.low)), (place, scale.place(point.interval.high))]
+    intervals = [
+        (place, point.interval)
         for place, point in enumerate(series.points)
         if point.interval is not None and math.isfinite(point.value)
     ]
+    whiskers = [
+        [(place, scale.place(interval.low)), (place, scale.place(interval.high))]
+        for place, interval in intervals
+    ]
     axes.add_collection(LineCollection(whiskers, colors=LINES[0], linewidths=0.7, alpha=0.6))
+    beyond = {
+        "^": [place for place, interval in intervals if interval.high > scale.high],
+        "v": [place for place, interval in intervals if interval.low < scale.low],
+    }
+    for marker, places in beyond.items():
+        if not places:
+            continue
+        edge = (scale.high if marker == "^" else scale.low) / scale.unit
+        style: dict[str, Any] = {"facecolors": "none", "edgecolors": LINES[0], "linewidths": 0.7}
+        axes.scatter(places, [edge] * len(places), s=22, marker=marker, clip_on=False, **style)
     kinds: dict[str, list[int]] = {}
     for place, value in enumerate(series.values):
         kinds.setdefault(_marker(value, scale), []).append(place)
@@ -230,9 +281,45 @@ def _draw_points(axes: Axes, series: Series, scale: _Scale, link: Link | None) -
             clip_on=False,
             zorder=3,
         )
-        if link is not None:
-            # Every run has its mark, and each leads to its report.
-            marks.set_urls([link(series.points[place]) for place in places])
+        # matplotlib knows links and no titles: `_with_values` makes the one of the other.
+        marks.set_urls([f"mark:{place}" for place in places])
+
+
+_MARK = re.compile(r'<a xlink:href="mark:(\d+)"([^>]*)>\s*(.*?)\s*</a>', re.DOTALL)
+
+
+def _with_values(series: Series, link: Link | None, text: str) -> str:
+    """Give each mark its values as a title, a target of a finger's size, and its report's link."""
+
+    def mark(found: re.Match[str]) -> str:
+        place, attributes, drawn = found.groups()
+        point = series.points[int(place)]
+        x, y = _centre(drawn)
+        reach = f'<circle cx="{x:g}" cy="{y:g}" r="{_REACH}" fill="none" pointer-events="all"/>'
+        inner = f"<title>{escape(_hover(series, point))}</title>\n{drawn}\n{reach}"
+        target = link(point) if link is not None else None
+        if target is None:
+            return f"<g>{inner}</g>"
+        return f'<a xlink:href="{escape(target)}"{attributes}>{inner}</a>'
+
+    return _MARK.sub(mark, text)
+
+
+def _centre(drawn: str) -> tuple[float, float]:
+    """Find where matplotlib has drawn a mark: a `use` at a place, or a path of its own."""
+    if placed := re.search(r'\bx="([^"]+)" y="([^"]+)"', drawn):
+        return float(placed[1]), float(placed[2])
+    corners = re.findall(r"[ML] (\S+) (\S+)", drawn)
+    x, y = (fmean(map(float, ends)) for ends in zip(*corners, strict=True))
+    return x, y
+
+
+def _hover(series: Series, point: Point) -> str:
+    commit = f", {point.commit}" if point.commit else ""
+    return (
+        f"{figure_of(series, point)}, {units.count(point.count, 'block')}\n"
+        f"{point.run.at:%Y-%m-%d %H:%M}{commit}\n{point.run.run_id}"
+    )
 
 
 def _marker(value: float, scale: _Scale) -> str:

@@ -43,8 +43,9 @@ def headline(judgement: Judgement) -> str:
 
 
 def name_of(finding: Finding) -> str:
-    """Name scenario, arm and metric: `hello, container: ready`."""
-    return f"{finding.scenario}, {finding.arm}: {finding.metric}"
+    """Name scenario, arm and metric: `hello, container: ready`, `…: ready / anchor`."""
+    anchored = " / anchor" if finding.is_ratio else ""
+    return f"{finding.scenario}, {finding.arm}: {finding.metric}{anchored}"
 
 
 def quantity(finding: Finding, value: float | None) -> str:

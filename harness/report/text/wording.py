@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 from harness.model import Milestone
 from harness.model.metrics import Unit
-from harness.model.units import SCALES, SIZES, TIMES, digits, quantity, unit_of
+from harness.model.units import SCALES, SIZES, TIMES, digits, quantity, spell, unit_of
 from harness.stats import Comparison, Estimate, Interval
 
 NOT_REACHED = "not reached"
@@ -116,17 +116,17 @@ def positive(value: Estimate) -> Estimate:
 
 
 def amount(value: float, unit: Unit) -> str:
-    """Spell a value of a metric in its unit: `2.41 s`, `52.6 MB`, `3`."""
-    if not math.isfinite(value):
-        return NOT_REACHED
-    return f"{value:g}" if unit is Unit.COUNT else quantity(value, SCALES[unit])
+    """Spell a value of a metric in its unit: `2.41 s`, `52.6 MB`, `3`, `1.04 ×`."""
+    return spell(unit, value)
 
 
 def amount_estimate(value: Estimate | None, unit: Unit) -> str:
     """Spell a median of a metric with its interval, in its unit."""
     if value is None:
         return NONE
-    return amount(value.median, unit) if unit is Unit.COUNT else _estimate(value, SCALES[unit])
+    if unit is Unit.RATIO and value.is_reached:
+        return f"{times(value.median)}{_bracket(value.interval, value.median, 1.0)}"
+    return _estimate(value, SCALES[unit]) if unit in SCALES else amount(value.median, unit)
 
 
 def median_amount(value: Estimate | None, unit: Unit) -> str:

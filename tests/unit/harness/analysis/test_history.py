@@ -22,12 +22,15 @@ from harness.analysis.acknowledged import Acknowledgement, entry_for, read_ackno
 from harness.analysis.gather import gather
 from harness.analysis.history import History, Point, RunRef, Series, SeriesId
 from harness.analysis.judgement import ExitCode, Verdict
-from harness.analysis.trends import State, Trend, Trends, exact_changes, judge, trends_of
+from harness.analysis.trend_words import change_in_words, describe, in_short, judge
+from harness.analysis.trends import State, Trend, Trends, exact_changes, trends_of
 from harness.cli.history import history as command
-from harness.model import CacheState, Outcome
+from harness.model import CacheState, Milestone, Outcome, Trial
 from harness.model.errors import RecordError
 from harness.records import Run
 from harness.report.charts.trend import file_name, trend_chart
+from harness.report.judgement import render_judgement
+from harness.report.judgement.words import name_of
 from harness.stats.changes import fewest_points
 from tests.support.histories import START, commit, one_run, write_history, write_run
 
@@ -214,18 +217,88 @@ def test_nothing_there_is_told(tmp_path: Path) -> None:
         gather([tmp_path / "gone"])
 
 
-def test_failures_count_as_not_reached(tmp_path: Path) -> None:
-    run = one_run(0)
-    trials = tuple(dataclasses.replace(trial, outcome=Outcome.FAILED) for trial in run.trials)
-    write_run(dataclasses.replace(run, trials=trials), tmp_path / "run")
+def failing(run: Run, blocks: range) -> Run:
+    """The same run, whose trials of some blocks failed."""
+    return replace(
+        run,
+        trials=tuple(
+            replace(trial, outcome=Outcome.FAILED) if trial.block in blocks else trial
+            for trial in run.trials
+        ),
+    )
+
+
+def test_few_failures_leave_a_median_and_many_are_not_reached(tmp_path: Path) -> None:
+    write_run(failing(one_run(0), range(2)), tmp_path / "few")
+    write_run(failing(one_run(1), range(1, 8)), tmp_path / "many")
+    found = gather([tmp_path], ("ready",))
+    few, many = found.series[0].points
+    assert 1e6 < few.value < 1e8
+    assert many.value == math.inf
+    assert found.problems == ()
+
+
+def test_what_is_no_point_is_said_with_the_reason(tmp_path: Path) -> None:
+    run = one_run(1)
+    good = one_run(0)
+    torn = replace(run, info=replace(run.info, ended_at=None))
+    stopped = one_run(2)
+    stopped = replace(stopped, info=replace(stopped.info, interrupted=True))
+    folders = [good, torn, stopped, one_run(3, blocks=2), failing(one_run(4), range(9))]
+    for number, one in enumerate(folders):
+        write_run(one, tmp_path / str(number))
+    found = gather([tmp_path], ("ready", "disk-shared"))
+    assert [[point.run.run_id for point in one.points] for one in found.series] == [
+        [good.info.run_id]
+    ] * 2
+    assert found.problems == (
+        f"no points from 2 runs that did not end: {torn.info.run_id}, {stopped.info.run_id}",
+        f"no points from 1 run with fewer than 3 blocks: {folders[3].info.run_id}",
+        f"no points from 1 run in which every trial failed: {folders[4].info.run_id}",
+    )
+    assert len(found.runs) == 5, "their records are still exported"
+    assert [run.run_id for run in found.runs_with_points] == [good.info.run_id]
+
+
+def test_an_arm_that_failed_leaves_the_others_their_points(tmp_path: Path) -> None:
+    run = one_run(0, arms=("container", "vm-micro"))
+    trials = tuple(
+        replace(trial, outcome=Outcome.FAILED) if trial.arm == "vm-micro" else trial
+        for trial in run.trials
+    )
+    write_run(replace(run, trials=trials), tmp_path / "run")
+    found = gather([tmp_path], ("ready",))
+    assert [series.id.arm for series in found.series] == ["container"]
+    (problem,) = found.problems
+    assert "1 run in which every trial failed of hello/vm-micro" in problem
+
+
+def test_many_runs_without_points_are_one_sentence(tmp_path: Path) -> None:
+    write_history(tmp_path, 9, lambda number: one_run(number, blocks=1 + (number == 8) * 7))
+    (problem,) = gather([tmp_path], ("ready",)).problems
+    assert problem.startswith("no points from 8 runs with fewer than 3 blocks: ")
+    assert problem.endswith(" and 3 more")
+    assert problem.count("2026") == 5
+
+
+def test_several_trials_of_a_block_all_count(tmp_path: Path) -> None:
+    run = one_run(0, blocks=4)
+    again = tuple(
+        replace(trial, repetition=1, milestones_ns={**trial.milestones_ns, Milestone.READY: 10**9})
+        for trial in run.trials
+    )
+    thrice = (*again, *(replace(trial, repetition=2) for trial in again))
+    write_run(replace(run, trials=(*run.trials, *thrice)), tmp_path / "run")
     (series,) = gather([tmp_path], ("ready",)).series
-    assert series.points[0].value == math.inf
+    assert series.points[0].value == 10**9, "two of the three trials of each block"
 
 
 def test_scale_scenarios_follow_the_first_instance_alone(tmp_path: Path) -> None:
     run = one_run(0, blocks=4)
     crowd = tuple(
-        dataclasses.replace(trial, alive=3, milestones_ns={"requested": 0, "ready": 10**12})
+        dataclasses.replace(
+            trial, alive=3, milestones_ns={Milestone.REQUESTED: 0, Milestone.READY: 10**12}
+        )
         for trial in run.trials
     )
     write_run(dataclasses.replace(run, trials=(*run.trials, *crowd)), tmp_path / "run")
@@ -290,6 +363,238 @@ def test_many_series_ask_for_more_points() -> None:
     few = [made(noisy((20, 1.0)), setting=str(number)) for number in range(40)]
     assert {trend.wanted for trend in trends(*few).trends} == {fewest_points(40)}
     assert fewest_points(40) > fewest_points(1)
+
+
+# --- its newest points
+
+
+def newest_of(*values: float, earlier: int = 30, **more: Any) -> tuple[Trend, Trends]:
+    found = trends(made([*noisy((earlier, 100.0)), *values]), **more)
+    return found.trends[0], found
+
+
+def finding_of(found: Trends) -> tuple[Verdict, ExitCode, str]:
+    judgement = judge(found, "a history")
+    (finding,) = judgement.findings
+    return finding.verdict, judgement.exit_code, finding.sentence
+
+
+def test_one_run_far_above_is_a_question() -> None:
+    trend, found = newest_of(200.0)
+    verdict, code, sentence = finding_of(found)
+    assert (verdict, code) == (Verdict.CANNOT_TELL, ExitCode.CANNOT_TELL)
+    assert "the newest is 2.00 × the level (200 ns after 100 ns, run run-30)" in sentence
+    assert "take another run" in sentence
+    assert trend.changes == ()
+    assert change_in_words(trend) == "cannot tell: the newest is 2.00 × the level"
+    assert in_short(found) == (
+        "The newest run of 1 series stands above all before it; take another run."
+    )
+
+
+def test_runs_that_stay_far_above_are_worse_until_the_scan_sees_them() -> None:
+    for number in range(2, 12):
+        trend, found = newest_of(*[130.0] * number)
+        assert finding_of(found)[:2] == (Verdict.WORSE, ExitCode.REGRESSED)
+        (change,) = trend.changes
+        assert change.found.index == 30, "one finding, and not a second one of the scan"
+        assert change.found.relative == pytest.approx(0.3, abs=0.02)
+        if change.is_recent:
+            assert f"in the newest {number} runs" in finding_of(found)[2]
+    assert not change.is_recent
+    assert finding_of(newest_of(130.0, 100.3)[1])[0] is Verdict.SAME, "it was one run"
+
+
+def test_above_all_others_is_never_no_change() -> None:
+    _, found = newest_of(101.5)
+    verdict, code, sentence = finding_of(found)
+    assert (verdict, code) == (Verdict.SAME, ExitCode.FINE)
+    assert sentence.startswith("the newest, 102 ns, is the highest of 31 (+1.")
+    assert "no change" not in sentence
+    assert "is the lowest of 31 (-" in finding_of(newest_of(98.5)[1])[2]
+    assert finding_of(newest_of(100.2)[1])[2].startswith("no change; the newest is 100 ns")
+
+
+def test_what_is_far_below_is_better_at_once() -> None:
+    verdict, code, sentence = finding_of(newest_of(50.0)[1])
+    assert (verdict, code) == (Verdict.BETTER, ExitCode.FINE)
+    assert "0.500 × the level" in sentence
+    assert "if another run agrees" in sentence
+    trend, found = newest_of(70.0, 71.0)
+    assert finding_of(found)[:2] == (Verdict.BETTER, ExitCode.FINE)
+    assert [change.state for change in trend.changes] == [State.BETTER]
+
+
+def test_two_runs_back_at_the_old_level_take_a_change_back() -> None:
+    values = noisy((30, 100.0), (30, 130.0))
+    (trend,) = trends(made([*values, 100.0])).trends
+    assert [change.state for change in trend.changes] == [State.OPEN]
+    (trend,) = trends(made([*values, 100.0, 100.5])).trends
+    assert [change.state for change in trend.changes] == [State.UNDONE, State.BETTER]
+
+
+def test_the_newest_run_after_a_change_is_held_against_the_new_level() -> None:
+    values = noisy((30, 100.0), (8, 150.0))
+    meant = Acknowledgement("hello/*", commit(30), "meant", "file:1")
+    (trend,) = trends(made([*values, 150.5]), acknowledged=[meant]).trends
+    assert trend.verdict is Verdict.SAME
+    (trend,) = trends(made([*values, 300.0]), acknowledged=[meant]).trends
+    assert trend.verdict is Verdict.CANNOT_TELL
+    assert trend.newest is not None
+    assert trend.newest.level == pytest.approx(150, rel=0.02)
+    assert trend.newest.seen == 9
+    (trend,) = trends(made([*values, 300.0, 300.0]), acknowledged=[meant]).trends
+    assert [change.state for change in trend.changes] == [State.ACKNOWLEDGED, State.OPEN]
+
+
+def test_what_is_acknowledged_stays_so_from_the_first_run_on() -> None:
+    meant = Acknowledgement("hello/*", commit(30), "a bigger image", "file:1")
+    for number in (1, 2, 3, 8, 12):
+        _, found = newest_of(*[150.0] * number, acknowledged=[meant])
+        verdict, code, sentence = finding_of(found)
+        assert (verdict, code) == (Verdict.SAME, ExitCode.FINE)
+        assert sentence.count("acknowledged: a bigger image") == 1
+        assert found.stale == ()
+    late = replace(meant, commit=commit(20))
+    _, found = newest_of(150.0, acknowledged=[late])
+    assert finding_of(found)[0] is Verdict.CANNOT_TELL
+    assert "has no change near commit" in found.stale[0]
+
+
+def test_a_run_that_was_not_reached_is_a_question_and_two_are_worse() -> None:
+    verdict, _, sentence = finding_of(newest_of(math.inf)[1])
+    assert verdict is Verdict.CANNOT_TELL
+    assert "not reached" in sentence
+    assert finding_of(newest_of(math.inf, math.inf)[1])[0] is Verdict.WORSE
+
+
+def test_too_small_to_matter_is_no_question() -> None:
+    still = made([100.0 + 0.001 * (number % 3) for number in range(30)] + [101.8])
+    assert trends(still).trends[0].verdict is Verdict.CANNOT_TELL
+    assert trends(still, within=0.02).trends[0].verdict is Verdict.SAME
+    still = made([100.0 + 0.001 * (number % 3) for number in range(30)] + [101.8] * 2)
+    assert trends(still).trends[0].verdict is Verdict.WORSE
+    (trend,) = trends(still, within=0.02).trends
+    assert [change.state for change in trend.changes] == [State.SMALL]
+
+
+def test_a_young_history_says_how_young() -> None:
+    series = [made(noisy((7, 100.0)), setting=f"h{number}") for number in range(4)]
+    series += [made(noisy((20, 100.0)), setting=f"i{number}") for number in range(4)]
+    found = trends(*series)
+    wanted = found.trends[0].wanted
+    assert wanted == max(13, fewest_points(8))
+    found = replace(found, trends=tuple(replace(one, is_current=True) for one in found.trends))
+    assert found.verdict is Verdict.CANNOT_TELL
+    assert in_short(found) == f"4 of 8 series cannot be judged yet (7 of {wanted} runs)."
+    assert in_short(trends(made(noisy((20, 1.0))))) == "No change for the worse is open."
+    assert in_short(trends()) == "There is no series to judge."
+
+
+# --- ratios to an anchor
+
+
+def anchored(number: int, *, factor: float = 1.0, drift: float = 1.0, image: str = "a" * 64) -> Run:
+    """A run on a host that is so much slower today, with the container's anchor."""
+    run = one_run(number, blocks=9)
+    record = run.info.arms[0]
+    anchor = replace(
+        record,
+        arm=replace(record.arm, name="container-anchor", anchors="container"),
+        facts={**record.facts, "image": f"sha256:{image}"},
+    )
+
+    def slower(trial: Trial, by: float, arm: str) -> Trial:
+        ready = round(trial.milestones_ns[Milestone.READY] * by * drift)
+        return replace(
+            trial, arm=arm, milestones_ns={**trial.milestones_ns, Milestone.READY: ready}
+        )
+
+    trials = [slower(trial, factor * 1.1, "container") for trial in run.trials]
+    trials += [slower(trial, 1.0, "container-anchor") for trial in run.trials]
+    info = replace(run.info, arms=(record, anchor))
+    return replace(run, info=info, trials=tuple(trials))
+
+
+def anchored_trends(tmp_path: Path, runs: Sequence[Run]) -> Trends:
+    for run in runs:
+        write_run(run, tmp_path / run.info.run_id)
+    return trends_of(gather([tmp_path], ("ready", "disk-shared")))
+
+
+def test_an_anchored_arm_is_judged_by_its_ratio(tmp_path: Path) -> None:
+    drifting = [
+        anchored(number, drift=1 + 3 * (number >= 10), factor=1.3 if number > 21 else 1.0)
+        for number in range(24)
+    ]
+    found = anchored_trends(tmp_path, drifting)
+    disk, own, ratio = found.trends
+    assert [str(one.series.id).partition("@")[0] for one in found.trends] == [
+        "hello/container/disk-shared",
+        "hello/container/ready",
+        "hello/container/ready / anchor",
+    ]
+    assert str(ratio.series.id).endswith("-native-anchor-aaaaaaaaaaaa")
+    assert disk.is_judged, "an exact figure needs no anchor"
+    assert (own.instead, own.changes, own.is_judged) == (ratio.series.id, (), False)
+    assert ratio.series.values[0] == pytest.approx(1.1)
+    point = ratio.series.points[0]
+    assert point.interval is not None
+    assert point.interval.low == pytest.approx(1.1, rel=1e-6)
+    (change,) = ratio.changes
+    assert change.found.index == 22
+    assert "+30.0 %, from 1.10 × to 1.43 ×" in describe(ratio.series, change)
+    judgement = judge(found, "a history")
+    assert judgement.exit_code is ExitCode.REGRESSED
+    assert [name_of(finding) for finding in judgement.findings] == [
+        "hello, container: disk-shared",
+        "hello, container: ready / anchor",
+    ]
+    (_, written) = json.loads(render_judgement(judgement, "json"))["findings"]
+    assert written["unit"] == "ratio"
+    assert written["value"] == pytest.approx(1.43)
+    assert "1.43 ×" in render_judgement(judgement, "markdown")
+    assert [one.series.id for one in found.by_setting()[0]] == [
+        one.series.id for one in found.trends
+    ]
+
+
+def test_until_there_are_enough_ratios_the_arms_own_values_are_judged(tmp_path: Path) -> None:
+    runs = [one_run(number) for number in range(14)]
+    runs += [anchored(number) for number in range(14, 18)]
+    _, own, ratio = anchored_trends(tmp_path, runs).trends
+    assert (own.instead, ratio.instead) == (None, own.series.id)
+    assert own.is_judged
+
+
+def test_with_few_of_both_the_ratios_are_too_few(tmp_path: Path) -> None:
+    found = anchored_trends(tmp_path, [anchored(number) for number in range(4)])
+    assert [one.instead is None for one in found.trends] == [True, False, True]
+    assert judge(found, "a history").exit_code is ExitCode.CANNOT_TELL
+    assert in_short(found) == "1 of 2 series cannot be judged yet (4 of 13 runs)."
+
+
+def test_another_anchor_begins_another_series(tmp_path: Path) -> None:
+    runs = [anchored(number, image=("a" if number < 3 else "b") * 64) for number in range(6)]
+    found = anchored_trends(tmp_path, runs)
+    ratios = [one for one in found.trends if one.series.id.anchor]
+    assert [(one.series.id.anchor, len(one.series.points)) for one in ratios] == [
+        ("a" * 12, 3),
+        ("b" * 12, 3),
+    ]
+    assert [one.instead is None for one in ratios] == [False, True]
+    assert len({file_name(one.series.id) for one in found.trends}) == len(found.trends)
+
+
+def test_an_anchor_that_failed_leaves_the_arms_own_values(tmp_path: Path) -> None:
+    run = anchored(0)
+    trials = tuple(
+        replace(trial, outcome=Outcome.FAILED) if trial.arm.endswith("anchor") else trial
+        for trial in run.trials
+    )
+    found = anchored_trends(tmp_path, [replace(run, trials=trials)])
+    assert [one.series.id.what for one in found.trends] == ["disk-shared", "ready"]
+    assert found.history.problems[0].count("every trial failed of hello/container-anchor") == 1
 
 
 # --- what is meant
@@ -387,7 +692,7 @@ def test_verdicts_and_exit_codes() -> None:
     assert verdict(same)[:2] == (Verdict.SAME, ExitCode.FINE)
     told = verdict(short)
     assert told[:2] == (Verdict.CANNOT_TELL, ExitCode.CANNOT_TELL)
-    assert f"from {fewest_points(1)} on; take {fewest_points(1) - 5} more runs" in told[2]
+    assert "from 13 on; take 8 more runs on this host" in told[2]
 
 
 def test_a_host_that_is_gone_is_not_asked_about() -> None:
@@ -430,7 +735,8 @@ def test_the_command_cannot_tell_with_too_few_points(tmp_path: Path) -> None:
     write_history(tmp_path, 3)
     code, out, _ = invoke(tmp_path, "--check", "--metric", "ready")
     assert code == 3
-    assert f"take {fewest_points(1) - 3} more runs on this host" in out
+    assert "take 10 more runs on this host" in out
+    assert "in short: 1 of 1 series cannot be judged yet (3 of 13 runs)." in out
 
 
 def test_the_command_shows_a_table_and_what_to_paste(root: Path) -> None:

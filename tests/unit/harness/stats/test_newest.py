@@ -55,7 +55,7 @@ def test_one_point_twice_as_high_is_apart_and_two_have_moved() -> None:
 
 def test_a_smaller_step_takes_a_third_point() -> None:
     values = noise(1, 30)
-    standings = [judged([*values, *[116.0] * runs]).standing for runs in (1, 2, 3)]
+    standings = [judged([*values, *[116.0, 117.0, 118.0][:runs]]).standing for runs in (1, 2, 3)]
     assert standings == [Standing.EXTREME, Standing.EXTREME, Standing.MOVED]
     assert judged([*values, *[120.0] * 8]).runs == 8
 
