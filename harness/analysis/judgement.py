@@ -13,7 +13,7 @@ from enum import IntEnum, StrEnum
 from types import MappingProxyType
 
 from harness.model.metrics import METRICS, Metric, Unit
-from harness.stats import Interval
+from harness.stats import Interval, Method
 
 
 class Verdict(StrEnum):
@@ -80,8 +80,13 @@ class Finding:
 
     @property
     def word(self) -> str:
-        """The verdict in a word."""
+        """The verdict in a word, the same in every form of output."""
         return self.same if self.verdict is Verdict.SAME else self.verdict.value
+
+    @property
+    def is_paired(self) -> bool:
+        """Whether its ratio is the median of those within blocks."""
+        return self.interval is not None and self.interval.method is Method.SEQUENTIAL
 
     @property
     def quantity(self) -> Metric:

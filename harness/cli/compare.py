@@ -36,7 +36,7 @@ from harness.cli.output import conducted, emit, format_option
     "metrics",
     multiple=True,
     metavar="METRIC[,…]",
-    help="What is compared. Repeatable. Default: ready, disk, disk-shared.",
+    help="What is compared. Repeatable. Default: ready, cpu, disk, disk-shared.",
 )
 @click.option(
     "--within",

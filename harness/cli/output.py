@@ -1,4 +1,4 @@
-"""The option `--format NAME[=PATH]`, and the writing of a judgement in the forms it names."""
+"""The options `--format NAME[=PATH]` and `--cannot-tell`, and the writing of a judgement."""
 
 from __future__ import annotations
 
@@ -19,8 +19,20 @@ if TYPE_CHECKING:
     from harness.experiment.compare import Conduct
 
 
+_CANNOT_TELL_FAILS = f"{__name__}.cannot_tell_fails"
+
+
 def format_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the option; it arrives as `formats`, for `emit`."""
+    """Give a command the option; it arrives as `formats`, for `emit`, which also finds another."""
+    command = click.option(
+        "--cannot-tell",
+        type=click.Choice(["skip", "fail"]),
+        default="skip",
+        show_default=True,
+        expose_value=False,
+        callback=_cannot_tell,
+        help="What junit makes of an open verdict. The exit code is 3 with either.",
+    )(command)
     return click.option(
         "--format",
         "formats",
@@ -30,6 +42,10 @@ def format_option(command: Callable[..., Any]) -> Callable[..., Any]:
         help=f"{', '.join(FORMATS)}; to a file, or to the standard output. Repeatable. "
         "Default: terminal.",
     )(command)
+
+
+def _cannot_tell(context: click.Context, _: click.Parameter, value: str) -> None:
+    context.meta[_CANNOT_TELL_FAILS] = value == "fail"
 
 
 def _parsed(
@@ -84,8 +100,9 @@ def emit(judgement: Judgement, formats: Sequence[tuple[str, str]]) -> int:
     from harness.report import write_files
     from harness.report.judgement import render_judgement
 
+    fails = bool(click.get_current_context().meta.get(_CANNOT_TELL_FAILS))
     for name, path in formats or (("terminal", ""),):
-        text = render_judgement(judgement, name)
+        text = render_judgement(judgement, name, cannot_tell_fails=fails)
         if not path:
             click.echo(text, nl=False)
         elif path == os.environ.get("GITHUB_STEP_SUMMARY"):

@@ -33,8 +33,13 @@ _UNPRINTABLE = re.compile("[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\
 """Control characters, surrogates, and all else that XML 1.0 (section 2.2) excludes even escaped."""
 
 
-def render_judgement(judgement: Judgement, name: str) -> str:
+def render_judgement(judgement: Judgement, name: str, *, cannot_tell_fails: bool = False) -> str:
     """Put a judgement into a form, a key of `FORMATS`; it ends with a newline.
+
+    Args:
+        judgement: Of any command.
+        name: Of the form.
+        cannot_tell_fails: Whether JUnit has "cannot tell" as a failure; else it is skipped there.
 
     Raises:
         HarnessError: There is no such form.
@@ -43,7 +48,8 @@ def render_judgement(judgement: Judgement, name: str) -> str:
         problem = f"there is no output format {name!r}"
         raise HarnessError(f"{problem}; {did_you_mean(name, tuple(FORMATS))}")
     module = import_module(f"harness.report.judgement.{name}")
-    text: str = module.render(_printable(judgement))
+    options = {"cannot_tell_fails": cannot_tell_fails} if name == "junit" else {}
+    text: str = module.render(_printable(judgement), **options)
     return text
 
 

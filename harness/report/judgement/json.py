@@ -33,7 +33,7 @@ def _finding(finding: Finding) -> dict[str, object]:
         "arm": finding.arm,
         "metric": finding.metric,
         "unit": finding.quantity.unit.value,
-        "verdict": finding.verdict.value,
+        "verdict": finding.word,
         "sentence": finding.sentence,
         **{name: _number(getattr(finding, name)) for name in ("value", "reference", "ratio")},
         "interval": None

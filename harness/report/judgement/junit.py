@@ -1,8 +1,9 @@
 """JUnit XML: a suite a scenario, a case for each metric of each arm.
 
 Only elements and attributes that the schema of Jenkins' xUnit plugin has, which GitHub's and
-GitLab's readers take as well. Worse is a `failure`, an unknown verdict an `error`: both make a
-pipeline red, and are distinct. Elapsed times are 0: a case is a verdict, with values in its text.
+GitLab's readers take as well. Worse is a `failure`. "Cannot tell" is `skipped`, since it is neither
+a pass nor a failure, or a `failure` where that is wanted. What was not judged at all is an `error`.
+Elapsed times are 0: a case is a verdict, with values in its text.
 """
 
 from __future__ import annotations
@@ -15,12 +16,22 @@ from harness.analysis.judgement import Finding, Judgement, Verdict
 from harness.report.judgement.words import headline
 
 
-def render(judgement: Judgement) -> str:
-    """See `harness.report.judgement.render`."""
+def render(judgement: Judgement, *, cannot_tell_fails: bool = False) -> str:
+    """See `harness.report.judgement.render`.
+
+    Args:
+        judgement: Of any command.
+        cannot_tell_fails: Whether "cannot tell" is a `failure`, and not `skipped`.
+    """
+    kinds = {
+        Verdict.WORSE: "failure",
+        Verdict.CANNOT_TELL: "failure" if cannot_tell_fails else "skipped",
+    }
     root = ET.Element("testsuites", name="steelyard")
     findings = sorted(judgement.findings, key=lambda finding: finding.scenario)
     for scenario, group in groupby(findings, key=lambda finding: finding.scenario):
-        _suite(root, scenario, [_case(finding) for finding in group])
+        cases = [_case(finding, kinds.get(finding.verdict)) for finding in group]
+        _suite(root, scenario, cases)
     if judgement.refusals:
         _suite(root, "not judged", [_refused(text) for text in judgement.refusals])
     elif not judgement.findings:
@@ -41,20 +52,19 @@ def _suite(root: ET.Element, name: str, cases: list[ET.Element]) -> None:
         tests=str(len(cases)),
         failures=str(sum(case.find("failure") is not None for case in cases)),
         errors=str(sum(case.find("error") is not None for case in cases)),
-        skipped="0",
+        skipped=str(sum(case.find("skipped") is not None for case in cases)),
         time="0",
     )
     suite.extend(cases)
 
 
-def _case(finding: Finding) -> ET.Element:
+def _case(finding: Finding, kind: str | None) -> ET.Element:
     classname, message = f"{finding.scenario}.{finding.arm}", finding.sentence
     case = ET.Element("testcase", classname=classname, name=finding.metric, time="0")
-    kind = {Verdict.WORSE: "failure", Verdict.CANNOT_TELL: "error"}.get(finding.verdict)
     if kind is None:
         ET.SubElement(case, "system-out").text = f"{finding.word}: {message}"
     else:
-        problem = ET.SubElement(case, kind, message=message, type=finding.verdict.value)
+        problem = ET.SubElement(case, kind, message=message, type=finding.word)
         problem.text = f"{finding.source}: {message}" if finding.source else message
     return case
 

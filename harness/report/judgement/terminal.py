@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from harness.analysis.judgement import Judgement
-from harness.report.judgement.words import MARKS, headline, name_of
+from harness.report.judgement.words import SIGNS, headline, name_of
 
 
 def render(judgement: Judgement) -> str:
     """See `harness.report.judgement.render`."""
     lines = [judgement.question, ""]
     for finding in judgement.findings:
-        lines.append(f"  {MARKS[finding.verdict]} {name_of(finding)}: {finding.word.upper()}")
+        lines.append(f"  {SIGNS[finding.verdict].mark} {name_of(finding)}: {finding.word}")
         lines.append(f"      {finding.sentence}")
     lines += [f"  ! not judged: {refusal}" for refusal in judgement.refusals]
     if judgement.findings or judgement.refusals:

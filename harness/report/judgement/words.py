@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from harness.analysis import limits
@@ -20,22 +21,43 @@ HEADLINES: Mapping[ExitCode, str] = MappingProxyType(
         ExitCode.CANNOT_TELL: "cannot tell",
     }
 )
-MARKS: Mapping[Verdict, str] = MappingProxyType(
+
+
+@dataclass(frozen=True, slots=True)
+class Sign:
+    """How a verdict looks, whatever the form; its word is `Finding.word`, in all of them.
+
+    Attributes:
+        mark: A shape, since colour alone says nothing; ▲ is more, which is worse.
+        icon: The same in Markdown, which has no colour of its own.
+        annotation: Level of GitHub's annotation; empty where there is none.
+    """
+
+    mark: str
+    icon: str
+    annotation: str = ""
+
+
+SIGNS: Mapping[Verdict, Sign] = MappingProxyType(
     {
-        Verdict.BETTER: "▼",
-        Verdict.SAME: "=",
-        Verdict.WORSE: "▲",
-        Verdict.CANNOT_TELL: "?",
+        Verdict.WORSE: Sign("▲", "🔴", "error"),
+        Verdict.CANNOT_TELL: Sign("?", "🟡", "warning"),
+        Verdict.BETTER: Sign("▼", "🟢", "notice"),
+        Verdict.SAME: Sign("=", "⚪"),
     }
 )
-"""A shape for each verdict, since colour alone says nothing; ▲ is more, which is worse."""
+"""Gravest first."""
+
+
+def gravest_first(findings: Iterable[Finding]) -> list[Finding]:
+    """Sort findings by verdict; those of one verdict stay in order."""
+    order = tuple(SIGNS)
+    return sorted(findings, key=lambda finding: order.index(finding.verdict))
 
 
 def headline(judgement: Judgement) -> str:
     """Write one line: `regressed: 1 worse, 2 same`."""
-    order = (Verdict.WORSE, Verdict.CANNOT_TELL, Verdict.BETTER, Verdict.SAME)
-    by_gravity = sorted(judgement.findings, key=lambda one: order.index(one.verdict))
-    found = Counter(finding.word for finding in by_gravity)
+    found = Counter(finding.word for finding in gravest_first(judgement.findings))
     counts = [f"{number} {word}" for word, number in found.items()]
     if judgement.refusals:
         counts.append(f"{len(judgement.refusals)} not judged")
@@ -70,3 +92,22 @@ def interval(finding: Finding) -> str:
     ends = (finding.interval.low, finding.interval.high)
     low, high = (spell(end) if math.isfinite(end) else "?" for end in ends)
     return f"{low} to {high}"
+
+
+def columns(findings: Sequence[Finding]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Lay findings out in columns: their heads, and a row of cells for each.
+
+    A ratio within blocks does not stand beside two medians, which would be taken for its terms:
+    those are levels of the run, and come last.
+    """
+    names = ("", "scenario", "arm", "metric")
+    is_paired = any(finding.is_paired for finding in findings)
+    change = ("within a block" if is_paired else "change", "95 % interval or wider", "blocks")
+    levels = ("over the run: B", "A") if is_paired else ("value", "against")
+    rows: list[tuple[str, ...]] = []
+    for one in findings:
+        named = (f"{SIGNS[one.verdict].mark} {one.word}", one.scenario, one.arm, one.metric)
+        judged = (percent(one.ratio), interval(one), str(one.blocks))
+        seen = (quantity(one, one.value), quantity(one, one.reference))
+        rows.append((*named, *judged, *seen) if is_paired else (*named, *seen, *judged))
+    return (*names, *change, *levels) if is_paired else (*names, *levels, *change), rows

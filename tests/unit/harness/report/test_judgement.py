@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -72,6 +73,7 @@ JUNIT: Mapping[str, tuple[set[str], set[str], set[str]]] = {
     ),
     "failure": (set(), {"type", "message"}, set()),
     "error": (set(), {"type", "message"}, set()),
+    "skipped": (set(), {"type", "message"}, set()),
     "system-out": (set(), set(), set()),
 }  # fmt: skip
 
@@ -107,7 +109,7 @@ def test_an_unknown_form() -> None:
 
 def test_terminal() -> None:
     text = render_judgement(ALL, "terminal")
-    assert "▲ hello, container: ready: WORSE" in text
+    assert "▲ hello, container: ready: worse\n" in text
     assert WORSE.sentence in text
     assert f"not judged: {REFUSAL}" in text
     assert text.splitlines()[-1] == (
@@ -124,23 +126,36 @@ def test_junit_keeps_to_the_schema(judgement: str) -> None:
         assert {child.tag for child in element} <= children
         assert needed <= set(element.attrib) <= attributes
     for suite in (root, *root):
-        for name, tag in (("tests", "testcase"), ("failures", "failure"), ("errors", "error")):
+        tags = {"tests": "testcase", "failures": "failure", "errors": "error", "skipped": "skipped"}
+        for name, tag in tags.items():
+            if name == "skipped" and suite is root:
+                continue
             assert int(suite.attrib[name]) == len(list(suite.iter(tag)))
 
 
 def test_junit_as_junitparser_reads_it(tmp_path: Path) -> None:
-    from junitparser import Error, Failure, JUnitXml
+    from junitparser import Failure, JUnitXml, Skipped
 
     path = tmp_path / "j.xml"
     path.write_text(render_judgement(ALL, "junit"))
     read = JUnitXml.fromfile(str(path))
-    assert (read.tests, read.failures, read.errors) == (5, 1, 2)
+    assert (read.tests, read.failures, read.errors, read.skipped) == (5, 1, 1, 1)
     cases = {(case.classname, case.name): case for suite in read for case in suite}
     (failure,) = cases["hello.container", "ready"].result
     assert isinstance(failure, Failure)
     assert failure.message == WORSE.sentence
-    assert isinstance(cases["python-http.vm-micro", "ready"].result[0], Error)
+    (skipped,) = cases["python-http.vm-micro", "ready"].result
+    assert isinstance(skipped, Skipped)
+    assert (skipped.message, skipped.type) == (UNKNOWN.sentence, "cannot tell")
     assert cases["hello.container", "disk"].is_passed
+
+
+def test_junit_fails_where_it_cannot_be_told_and_that_is_wanted() -> None:
+    suites = ET.fromstring(render_judgement(ALL, "junit", cannot_tell_fails=True))
+    found = [case.get("type") for case in suites.iter("failure")]
+    assert found == ["worse", "cannot tell"]
+    assert (suites.get("failures"), suites.get("errors")) == ("2", "1")
+    assert not list(suites.iter("skipped"))
 
 
 def test_junit_as_junit2html_shows_it(tmp_path: Path) -> None:
@@ -158,7 +173,7 @@ def test_github_annotations_stand_at_the_budget() -> None:
         "::error file=scenarios/hello.toml,line=31,title=hello%2C container%3A ready%3A worse::"
         "ready after 4.42 ms, 10.2 %25 more than 4.01 ms; at most 5 %25 is allowed"
     )
-    assert [line.split(" ")[0] for line in lines[1:4]] == ["::warning", "::notice", "::warning"]
+    assert [line.split(" ")[0] for line in lines[1:4]] == ["::warning", "::warning", "::notice"]
     assert not lines[-1].startswith("::")
     hostile = render_judgement(BAD, "github").splitlines()
     assert len(hostile) == 3
@@ -172,6 +187,66 @@ def test_markdown_is_short_first() -> None:
     assert "24.6 kB" not in open_part
     assert "| ▲ worse | hello | container | ready | 4.42 ms | 4.01 ms | +10.2 % |" in folded
     assert "+6.0 % to +14.0 %" in folded
+    marks = [line.split()[1] for line in folded.splitlines() if line.startswith("| ")][2:]
+    assert marks == ["▲", "?", "▼", "="]  # the gravest first
+    assert open_part.index("🔴") < open_part.index("🟡") < open_part.index("🟢")
+
+
+def test_a_paired_ratio_does_not_stand_beside_medians_as_if_it_were_theirs() -> None:
+    paired = replace(WORSE, interval=replace(RATIO, method=Method.SEQUENTIAL))
+    text = render_judgement(Judgement("q", (paired, SAME)), "markdown")
+    assert "| within a block | 95 % interval or wider | blocks | over the run: B | A |" in text
+    assert "| ready | +10.2 % | +6.0 % to +14.0 % | 67 | 4.42 ms | 4.01 ms |" in text
+
+
+def many(number: int, sentence: str = "it is so") -> Judgement:
+    """Judge so many arms the same, and one of the last as worse."""
+    findings = [
+        Finding("hello", f"arm-{place}", "ready", Verdict.CANNOT_TELL, sentence, ratio=1.0)
+        for place in range(number)
+    ]
+    findings[-2] = replace(findings[-2], verdict=Verdict.WORSE)
+    return Judgement("q", tuple(findings), tuple(f"refusal {n}" for n in range(number)), {"a": "b"})
+
+
+@pytest.mark.parametrize("sentence", ["it is so", "ü[" * 2_000])
+def test_markdown_fits_into_a_comment_and_counts_what_it_leaves_out(sentence: str) -> None:
+    text = render_judgement(many(2_000, sentence), "markdown")
+    assert 30_000 < len(text.encode()) < 60_000
+    assert text.splitlines()[4].startswith("- 🔴 **hello, arm-1998: ready: worse.**")
+    shown = sum(line.startswith(("- 🔴", "- 🟡", "- **not")) for line in text.splitlines())
+    assert f"\n- and {4_000 - shown} more\n" in text
+    rows = sum(line.startswith(("| ▲", "| ?")) for line in text.splitlines())
+    assert f"\nand {2_000 - rows} more\n" in text
+    assert "\n- a: b\n" in text
+    small = render_judgement(many(20), "markdown")
+    assert "more" not in small
+
+
+def test_github_has_ten_annotations_a_level_of_which_the_last_counts_the_rest() -> None:
+    lines = render_judgement(many(30), "github").splitlines()
+    warnings = [line for line in lines if line.startswith("::warning")]
+    assert len(warnings) == 10
+    assert warnings[-1].startswith("::warning title=Steelyard::and 50 more")  # 29 and 30, less 9
+    assert sum(line.startswith("::error") for line in lines) == 1
+    assert lines[0].startswith("::error")
+    exactly = replace(many(11), refusals=())
+    texts = render_judgement(exactly, "github")
+    assert texts.count("::warning") == 10
+    assert "more" not in texts
+
+
+@pytest.mark.parametrize("word", ["same", "within"])
+def test_a_verdict_has_one_word_in_every_form(word: str) -> None:
+    judgement = Judgement("q", (replace(SAME, same=word),))
+    assert f"= hello, container: disk: {word}\n" in render_judgement(judgement, "terminal")
+    assert f"| = {word} |" in render_judgement(judgement, "markdown")
+    assert f"{word}: 24.6 kB, as before" in render_judgement(judgement, "junit")
+    (finding,) = json.loads(render_judgement(judgement, "json"))["findings"]
+    assert finding["verdict"] == word
+    assert render_judgement(judgement, "github") == f"fine: 1 {word}\n"
+    other = Judgement("q", (replace(SAME, same=word, verdict=Verdict.CANNOT_TELL),))
+    assert "title=hello%2C container%3A disk%3A cannot tell" in render_judgement(other, "github")
 
 
 def test_markdown_as_it_is_rendered() -> None:
