@@ -41,6 +41,7 @@ _SHARED = {
     "runtime.containers.mounts": "mount_rootfs",
     "runtime.containers.from_image": "spec_for_image",
     "runtime.containers.container": "rehearse_container",
+    "runtime.containers.entrance": "Entrance",
     "runtime.containers.leftovers": "find_leftovers groups_of_others",
     "runtime.build.shipped": "SHIPPED_IMAGES",
     "runtime.launch.spec": "DirectoryRoot NetworkSpec",
@@ -112,6 +113,7 @@ if TYPE_CHECKING:
     from runtime.build.shipped import ensure_image
     from runtime.containers.container import Container, ExitStatus, launch_container, plan_container
     from runtime.containers.container import rehearse_container as rehearse_container
+    from runtime.containers.entrance import Entrance as Entrance
     from runtime.containers.from_image import spec_for_image as spec_for_image
     from runtime.containers.kept_containers import kept_containers, kept_images, remove_container
     from runtime.containers.leftovers import find_leftovers as find_leftovers

@@ -14,11 +14,20 @@ from typing import Any
 
 import runtime
 from harness.backends import preparation
+from harness.backends.child_command import ChildCommand
 from harness.backends.kernel_stamps import kernel_stamps
 from harness.backends.stream_instance import StreamInstance
 from harness.meters.disk import measure
 from harness.model import Arm, DiskPart, Meter, Milestone, Reading, Scenario, Sharing
-from harness.model.backend import Accounting, Availability, Exit, Instance, PreparedArm, Progress
+from harness.model.backend import (
+    Accounting,
+    Availability,
+    Exit,
+    InsideCommand,
+    Instance,
+    PreparedArm,
+    Progress,
+)
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.model.errors import LaunchFailedError, PrepareError
 from harness.model.network import Lease, Network
@@ -64,6 +73,7 @@ class ContainerInstance(StreamInstance):
         self._place = place
         self._lab = lab
         self._stamps = stamps
+        self._entrance: runtime.Entrance | None = None
 
     @property
     def box_pid(self) -> int | None:
@@ -103,6 +113,14 @@ class ContainerInstance(StreamInstance):
         ended_ns = stamps.ended_ns(self._container.pid, started_ns)
         return now if ended_ns is None else ended_ns
 
+    def run_inside(self, command: tuple[str, ...]) -> InsideCommand | None:
+        """See `harness.model.backend.Instance.run_inside`; needs the native launcher."""
+        try:
+            entrance = self._entrance = self._entrance or runtime.Entrance(self._container)
+            return ChildCommand(lambda stdio: entrance.start(command, stdio).pidfd)
+        except runtime.ContainerError as error:
+            raise LaunchFailedError(str(error)) from error
+
     def disk_parts(self) -> tuple[DiskPart, ...]:
         """The writable layer with all that overlay needs beside it, if there is one."""
         return _writable_layer(self._container.directory)
@@ -133,6 +151,8 @@ class ContainerInstance(StreamInstance):
         if Milestone.STOPPED in self.milestones_ns:
             return
         self._look_up_start()
+        if self._entrance is not None:
+            self._entrance.close()
         status = self._container.kill()
         now = time.monotonic_ns()
         self.milestones_ns[Milestone.STOPPED] = now
@@ -282,6 +302,8 @@ class ContainerBackend:
         """See `harness.model.backend.Backend.prepare`."""
         del arm
         preparation.require_usable(self.name, self.availability())
+        if runtime.default_launcher() != "native":
+            preparation.refuse_command(self.name, scenario, "the native launcher is not built")
         image, store = preparation.prepare_image(scenario, progress)
         prepared = _ContainerArm(lab, image, preparation.image_spec(scenario, image, store))
         prepared.hold.enter_context(store.lease(image))

@@ -19,7 +19,7 @@ from types import MappingProxyType
 from typing import Any
 
 from harness.backends.null import listen, serve
-from harness.backends.preparation import refuse_inside, unknown_options
+from harness.backends.preparation import refuse_command, refuse_inside, unknown_options
 from harness.backends.stream_instance import StreamInstance
 from harness.model import Arm, DiskPart, Meter, Milestone, Reading, Scenario, Sharing
 from harness.model.backend import Accounting, Availability, Exit, Instance, Progress
@@ -242,6 +242,7 @@ class FakeBackend:
     ) -> FakeArm:
         """See `harness.model.backend.Backend.prepare`."""
         refuse_inside(self.name, scenario, "there is no box")
+        refuse_command(self.name, scenario, "there is no box")
         prepared = FakeArm(scenario, arm, lab)
         progress("pretending")
         if prepared.options["fail"] == "unavailable":

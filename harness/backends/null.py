@@ -21,6 +21,7 @@ from typing import Any
 from harness.backends.preparation import (
     image_spec,
     prepare_image,
+    refuse_command,
     refuse_inside,
     unknown_options,
 )
@@ -202,4 +203,5 @@ class NullBackend:
         if problems := self.check_options(arm.options):
             raise PrepareError(f"arm {arm.name}: {'; '.join(problems)}")
         refuse_inside(self.name, scenario, "there is no box")
+        refuse_command(self.name, scenario, "there is no box")
         return _Arm(scenario, arm, lab)

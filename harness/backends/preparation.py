@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import runtime
-from harness.model import ARM_SETTINGS, Scenario
+from harness.model import ARM_SETTINGS, ReadinessKind, Scenario
 from harness.model.backend import Availability, Backend, Progress
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.model.errors import BackendUnavailableError, PrepareError
@@ -50,6 +50,15 @@ def refuse_inside(name: str, scenario: Scenario, why: str) -> None:
         raise PrepareError(
             f"readiness.{key} is not to be had with {name}: {why}; ask at a port of the box's "
             "address, or leave the arm out"
+        )
+
+
+def refuse_command(name: str, scenario: Scenario, why: str) -> None:
+    """Raise PrepareError if a scenario's readiness is a command that runs inside the box."""
+    if scenario.readiness.kind is ReadinessKind.COMMAND:
+        raise PrepareError(
+            f"readiness 'command' is not to be had with {name}: {why}; use another kind, or leave "
+            "the arm out"
         )
 
 

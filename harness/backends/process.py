@@ -78,6 +78,8 @@ class ProcessBackend:
         """See `harness.model.backend.Backend.prepare`."""
         del arm
         preparation.require_usable(self.name, self.availability())
+        if runtime.default_launcher() != "native":
+            preparation.refuse_command(self.name, scenario, "the native launcher is not built")
         image, store = preparation.prepare_image(scenario, progress)
         with ExitStack() as stack:
             copy = store.private_copy(image, _make_devices, lambda: progress("copying the rootfs"))

@@ -17,8 +17,9 @@ import time
 from abc import ABC, abstractmethod
 
 from harness.model import Milestone
-from harness.model.backend import Exit, Output
+from harness.model.backend import Exit, InsideCommand, Output
 from harness.model.diagnostics import Diagnostic
+from harness.model.errors import LaunchFailedError
 
 _READ_BYTES = 65536
 _TAIL_LINES = 20
@@ -49,6 +50,10 @@ class StreamInstance(ABC):
     def box_pid(self) -> int | None:
         """None: unless a kind of box says otherwise, no process of the host is in it."""
         return None
+
+    def run_inside(self, command: tuple[str, ...]) -> InsideCommand | None:
+        """Kinds of boxes that can be entered replace this; the others refuse it when prepared."""
+        raise LaunchFailedError(f"{command[0]} cannot be run: there is no way into this box")
 
     @abstractmethod
     def _register(self, poll: select.poll) -> None:

@@ -111,10 +111,7 @@ class Attempts:
             self._repeat(now_ns)
         elif now_ns >= self.next_due_ns:
             self._begin(now_ns)
-            interval = (now_ns - self._begun_ns) // INTERVAL_SHARE
-            self.next_due_ns = now_ns + min(
-                max(interval, SHORTEST_INTERVAL_NS), LONGEST_INTERVAL_NS
-            )
+            self.next_due_ns = now_ns + interval_ns(now_ns - self._begun_ns)
 
     def end(self, result: str) -> None:
         """Close every attempt and finish the probe. Idempotent."""
@@ -292,6 +289,11 @@ class Attempts:
             self.end("answered")
         elif come > http.BODY_LIMIT_BYTES:
             self.end(f"the body is larger than {http.BODY_LIMIT_BYTES >> 20} MiB")
+
+
+def interval_ns(waited_ns: int) -> int:
+    """How long after an attempt the next one follows, by how long has been waited so far."""
+    return min(max(waited_ns // INTERVAL_SHARE, SHORTEST_INTERVAL_NS), LONGEST_INTERVAL_NS)
 
 
 def begin_attempt(connection: socket.socket, endpoint: Endpoint, now_ns: int) -> Attempt:

@@ -7,6 +7,7 @@
 | `output` | what it printed so far matches the pattern         | arrival of the last piece needed |
 | `tcp`    | the prober's connection is accepted                | the prober's                     |
 | `http`   | the prober has the header with the wanted status   | the prober's                     |
+| `command`| a command inside the box has ended with code 0     | its end, seen by the host        |
 
 Where `tcp` and `http` ask from inside the box, the prober begins once the workload has started.
 """
@@ -14,16 +15,24 @@ Where `tcp` and `http` ask from inside the box, the prober begins once the workl
 from __future__ import annotations
 
 import contextlib
+import shlex
 import signal
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from harness.lab.attempts import interval_ns
 from harness.lab.listeners import listeners, why_not_reached
 from harness.lab.output_search import OutputSearch
 from harness.model import Milestone, Readiness, ReadinessKind
-from harness.model.backend import Instance
-from harness.model.errors import HarnessError, ReadinessTimeoutError, UnexpectedExitError
+from harness.model.backend import Exit, InsideCommand, Instance
+from harness.model.errors import (
+    HarnessError,
+    LaunchFailedError,
+    ReadinessTimeoutError,
+    UnexpectedExitError,
+)
 
 if TYPE_CHECKING:
     from harness.lab import Lab
@@ -31,6 +40,7 @@ if TYPE_CHECKING:
 
 _BODY_STEP_NS = 10_000_000
 _PID_STEP_NS = 1_000_000
+_LONGEST_PAUSE_NS = 1_000_000_000
 _NOT_LET_IN = ("connection refused", "no answer", "no attempt yet")
 
 
@@ -41,10 +51,13 @@ class ReadyEvent:
     Attributes:
         at_ns: When the condition first held (`time.monotonic_ns()`).
         body: What was served to the prober, for `http`; None for the others, or if it broke off.
+        probe_ns: For `command`: how long the command took that ended well; None for the others.
+            The workload was usable at some instant of that time.
     """
 
     at_ns: int
     body: bytes | None = None
+    probe_ns: int | None = None
 
 
 def wait_ready(
@@ -69,7 +82,7 @@ def wait_ready(
     elif readiness.kind is ReadinessKind.EXIT:
         ready = _wait_for_exit(instance, readiness, deadline_ns)
     elif readiness.kind is ReadinessKind.COMMAND:
-        raise HarnessError("readiness 'command' is not to be had in this arm")
+        ready = _wait_for_command(instance, readiness, deadline_ns)
     else:
         ready = _wait_for_output(instance, readiness, deadline_ns)
     instance.milestones_ns[Milestone.READY] = ready.at_ns
@@ -107,6 +120,54 @@ def _search(instance: Instance, pattern: str) -> OutputSearch:
     search = OutputSearch(pattern)
     instance.output.listen(search.feed)
     return search
+
+
+def _wait_for_command(instance: Instance, readiness: Readiness, deadline_ns: int) -> ReadyEvent:
+    """Run the command again and again.
+
+    Between two runs passes as much time as the first of them took, but at most a second: a command
+    that is dear, as every exec in an emulated machine is, shall not hold the workload up for long.
+    """
+    words, begun_ns = shlex.join(readiness.command), time.monotonic_ns()
+    wanted = f"{words} should end with code 0 in it"
+    state = f"{words}: not begun"
+    while True:
+        run_ns = time.monotonic_ns()
+        try:
+            command = instance.run_inside(readiness.command)
+        except LaunchFailedError as error:
+            state = f"{words}: {error}"
+        else:
+            if command is not None:
+                with closing(command):
+                    end = _wait_for_end(instance, command, words, wanted, deadline_ns)
+                    if end.code == 0:
+                        return ReadyEvent(end.at_ns, probe_ns=end.at_ns - run_ns)
+                    state = _said(words, end, command.last_line())
+        now_ns = time.monotonic_ns()
+        pause_ns = max(interval_ns(now_ns - begun_ns), min(now_ns - run_ns, _LONGEST_PAUSE_NS))
+        until_ns = min(now_ns + pause_ns, deadline_ns)
+        while (now_ns := time.monotonic_ns()) < until_ns or now_ns >= deadline_ns:
+            if instance.exit is not None:
+                raise unexpected_exit(instance, wanted)
+            _require_time(instance, deadline_ns, state)
+            instance.pump(until_ns)
+
+
+def _wait_for_end(
+    instance: Instance, command: InsideCommand, words: str, wanted: str, deadline_ns: int
+) -> Exit:
+    while (end := command.look()) is None:
+        if instance.exit is not None:
+            raise unexpected_exit(instance, wanted)
+        _require_time(instance, deadline_ns, f"{words} has not ended")
+        instance.pump(deadline_ns, command.wake_fd)
+    return end
+
+
+def _said(words: str, end: Exit, last_line: str) -> str:
+    how = f"code {end.code}" if end.signal is None else signal_name(end.signal)
+    return f"{words} ends with {how}{f', saying: {last_line}' if last_line else ''}"
 
 
 def _wait_for_answer(

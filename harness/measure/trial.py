@@ -194,6 +194,9 @@ class OpenTrial:
         findings = self._findings
         if (accounting := self._account()) is not None:
             findings.readings = meters.read(accounting, self._before)
+        if findings.ready is not None and findings.ready.probe_ns is not None:
+            probe = Reading(Meter.PROBE_NS, findings.ready.probe_ns, "readiness command")
+            findings.readings = (*findings.readings, probe)
         # Not among the readings, so that it cannot be missing by itself: a trial whose own files
         # cannot be read has failed.
         findings.disk = self.instance.disk_parts()

@@ -133,6 +133,25 @@ class Output:
         return digest.hexdigest()
 
 
+class InsideCommand(Protocol):
+    """A command that runs inside a box, beside its workload.
+
+    Attributes:
+        wake_fd: Readable when it has ended; None: the instance's `pump` takes its end in.
+    """
+
+    wake_fd: int | None
+
+    def look(self) -> Exit | None:
+        """Return how it ended, stamped when that was seen first; None while it runs."""
+
+    def last_line(self) -> str:
+        """Return the last line that it printed, once it has ended; empty where none is known."""
+
+    def close(self) -> None:
+        """End it if it still runs. Idempotent."""
+
+
 @runtime_checkable
 class Instance(Protocol):
     """One running box.
@@ -167,6 +186,16 @@ class Instance(Protocol):
         Raises:
             LaunchFailedError: The box died before its workload started.
             UnexpectedExitError: The box died with its workload in it.
+        """
+
+    def run_inside(self, command: tuple[str, ...]) -> InsideCommand | None:
+        """Begin to run a command in the box, as the workload's user, with its variables.
+
+        Returns:
+            The command; None while the box cannot be entered yet.
+
+        Raises:
+            LaunchFailedError: It cannot be started.
         """
 
     def disk_parts(self) -> tuple[DiskPart, ...]:

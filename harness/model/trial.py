@@ -101,6 +101,8 @@ class Meter(StrEnum):
     FILE_SYSTEM_NS = "file_system_ns"
     """Of the time until ready: making the writable layer's folders and mounting the overlay. Shows
     how much a level owes to the filesystem; it is never taken off anything."""
+    PROBE_NS = "probe_ns"
+    """How long the readiness command took that ended well: `ready` is late by at most that."""
     LEFT_BEHIND = "left_behind"
     """Things of the instance that were still on the host after `removed`."""
 

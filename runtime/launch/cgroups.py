@@ -14,7 +14,7 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from functools import cache
 from typing import TypeAlias
 
@@ -112,6 +112,21 @@ class ContainerCgroup:
             self.clone_fd = None
         while self.tasks_fds:
             os.close(self.tasks_fds.pop())
+
+    @contextlib.contextmanager
+    def opened(self) -> Iterator[tuple[int | None, tuple[int, ...]]]:
+        """Open the groups again for one more process: `clone_fd` and `tasks_fds`, closed after."""
+        with contextlib.ExitStack() as stack:
+
+            def take(path: str, flags: int) -> int:
+                fd = os.open(path, flags | os.O_CLOEXEC)
+                stack.callback(os.close, fd)
+                return fd
+
+            clone_fd = None
+            if self.unified is not None:
+                clone_fd = take(self.unified, os.O_RDONLY | os.O_DIRECTORY)
+            yield clone_fd, tuple(take(f"{path}/tasks", os.O_WRONLY) for path in self.legacy)
 
     def kill(self) -> None:
         """SIGKILL to every process in the groups, new ones included."""

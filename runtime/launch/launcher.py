@@ -123,7 +123,8 @@ def launch(
         raise LaunchError("make a process in new namespaces", "clone3", -pid, _clone_remedy(-pid))
     # A launch without ids to change leaves this alone; with them the kernel made the memory that
     # parent and child share undumpable (prctl(2), PR_SET_DUMPABLE), also if a later step failed.
-    if any(step.syscall in ("setuid", "setgid") for step in plan.steps):
+    # A plan that enters a container does so itself.
+    if any(_changes_dumpable(step) for step in plan.steps):
         from runtime.linux.syscalls import set_dumpable
 
         set_dumpable(dumpable=True)
@@ -135,6 +136,12 @@ def launch(
         raise _step_error(plan.steps[frame.reached], frame.error or errno.EINTR)
     stamps = tuple(image.stamps)
     return Launched(pid, pidfd.value, stamps[plan.isolated_step], frame.started, stamps, launcher)
+
+
+def _changes_dumpable(step: Step) -> bool:
+    return step.syscall in ("setuid", "setgid") or (
+        step.syscall == "prctl" and step.arguments[0] == abi.PR_SET_DUMPABLE
+    )
 
 
 def _step_error(step: Step, number: int) -> LaunchError:

@@ -100,6 +100,44 @@ def lower(spec: ContainerSpec, features: Features, tasks_fds: tuple[int, ...] = 
     return Plan(flags, tuple(steps), isolated)
 
 
+def lower_entry(
+    spec: ContainerSpec, features: Features, pidfd: int, tasks_fds: tuple[int, ...] = ()
+) -> Plan:
+    """Write as a plan how `spec.command` joins the running container that `spec` describes.
+
+    `pidfd` is the container's first process; `tasks_fds` as for `lower`. The caller sees to it that
+    the child is born in the pid namespace: a process never enters one itself.
+    """
+    inside = _CLONE_FLAGS[Namespace.NET] if spec.network.kind == "join" else 0
+    for namespace in spec.namespaces - {Namespace.PID}:
+        inside |= _CLONE_FLAGS.get(namespace, abi.CLONE_NEWCGROUP)
+    slots = iter(range(SLOTS))
+    steps = [
+        *_die_with_parent(),
+        *_own_signals(),
+        # The container's processes see it from its birth on: they must not look into memory that
+        # is still the launcher's, nor into its descriptors (CVE-2016-9962).
+        Step("prctl", (abi.PR_SET_DUMPABLE, 0, 0, 0, 0), "keep the container from looking in"),
+        *(Step("write", (fd, "0", 1), "join a version 1 cgroup") for fd in tasks_fds),
+        *_standard_streams(spec.stdio),
+    ]
+    if inside:
+        # One call: the kernel checks all of them before it changes any.
+        steps.append(Step("setns", (pidfd, inside), "enter the container's namespaces"))
+    steps.append(Step("close_range", (3, 0xFFFFFFFF, 0), "close all other descriptors"))
+    if not isinstance(spec.root, OverlayRoot):
+        steps += lower_mounts.chroot(spec.root)
+    steps += _working_directory(spec.working_directory, slots, make=False)
+    if spec.new_session:
+        steps.append(Step("setsid", (), "leave the caller's session and terminal"))
+    steps += _identity(
+        spec.user, spec.capabilities, spec.no_new_privileges,
+        isinstance(spec.root, OverlayRoot), features,
+    )  # fmt: skip
+    isolated = len(steps) - 1
+    return Plan(0, (*steps, *_execute(spec)), isolated)
+
+
 @cache
 def _die_with_parent() -> list[Step]:
     return [

@@ -104,6 +104,11 @@ class Box:
         self.patience_s = 90 if self.is_vm else 10
         self._lab = lab
 
+    @property
+    def runs_inside(self) -> bool:
+        """Whether it can run a command in a box beside the workload."""
+        return self.backend.name in ("container", "process")
+
     def scenario(self, does: Behaviour, readiness: Readiness, timeout_s: float = 0) -> Scenario:
         return scenario(
             self.arm(does),
@@ -427,6 +432,74 @@ def test_a_loopback_address_is_asked_from_inside_or_refused(
             soon_ns = time.monotonic_ns() + 50_000_000
             with pytest.raises(ReadinessTimeoutError, match=r"refused; it listens on .* only"):
                 wait_ready(instance, outside, lab, soon_ns)
+        finally:
+            finish(instance)
+
+
+PROBED = sh("sleep 0.2; echo done > /tmp/probed; sleep 600")
+PROBE = Readiness(ReadinessKind.COMMAND, command=("test", "-s", "/tmp/probed"))
+
+
+def enterable(box: Box, ready: Readiness) -> PreparedArm:
+    """Prepare an arm for a command inside its boxes; skip once it has refused that itself."""
+    if not box.runs_inside:
+        with pytest.raises(PrepareError, match="readiness 'command' is not to be had with"):
+            box.prepare(PROBED, ready)
+        pytest.skip(f"{box.backend.name} runs no command inside its boxes")
+    return box.prepare(PROBED, ready)
+
+
+def test_a_command_inside_makes_it_ready_when_it_ends_well(box: Box) -> None:
+    with closing(enterable(box, PROBE)) as prepared:
+        instance = prepared.launch("probed")
+        try:
+            answer = wait_ready(instance, PROBE, None, box.deadline())
+            assert instance.exit is None
+            assert answer.probe_ns is not None
+            assert answer.at_ns - answer.probe_ns > instance.milestones_ns[Milestone.REQUESTED]
+            if Milestone.STARTED in instance.milestones_ns:
+                waited_ns = answer.at_ns - instance.milestones_ns[Milestone.STARTED]
+                assert waited_ns > 150_000_000
+        finally:
+            finish(instance)
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (("sh", "-c", "echo no; exit 3"), "ends with code 3"),
+        (("/no/such/probe",), "/no/such/probe"),
+        (("sh", "-c", "kill -9 $$"), "(SIGKILL|code 137)"),
+        (("sleep", "600"), "sleep 600 has not ended"),
+    ],
+)
+def test_a_command_inside_that_does_not_end_well_is_described(
+    box: Box, command: tuple[str, ...], said: str
+) -> None:
+    ready = Readiness(ReadinessKind.COMMAND, command=command)
+    with closing(enterable(box, ready)) as prepared:
+        instance = prepared.launch("unprobed")
+        try:
+            while Milestone.STARTED not in instance.milestones_ns and box.tells_start:
+                instance.pump(box.deadline(0.05))
+            patience_s = 3 if box.is_vm else 0.3
+            with pytest.raises(ReadinessTimeoutError, match=said):
+                wait_ready(instance, ready, None, box.deadline(patience_s))
+        finally:
+            finish(instance)
+
+
+def test_a_command_inside_does_not_outlive_its_box(box: Box) -> None:
+    ready = Readiness(ReadinessKind.COMMAND, command=("true",))
+    quits = sh("sleep 0.1; exit 3")
+    with closing(enterable(box, ready)) as prepared:
+        prepared.close()
+    asked = Readiness(ReadinessKind.COMMAND, command=("sleep", "600"))
+    with closing(box.prepare(quits, asked)) as prepared:
+        instance = prepared.launch("quits")
+        try:
+            with pytest.raises(UnexpectedExitError, match="code 3, sleep 600 should end with"):
+                wait_ready(instance, asked, None, box.deadline())
         finally:
             finish(instance)
 

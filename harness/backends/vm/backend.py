@@ -15,7 +15,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from harness.backends.preparation import image_spec, prepare_image, refuse_inside, unknown_options
+from harness.backends.preparation import (
+    image_spec,
+    prepare_image,
+    refuse_command,
+    refuse_inside,
+    unknown_options,
+)
 from harness.backends.vm import host
 from harness.backends.vm.accelerator import choose, find_firmware, kvm_verdict, qemu_version
 from harness.backends.vm.argv import PROGRAM, Wiring, qemu_argv
@@ -92,6 +98,7 @@ class VmBackend:
         """See `harness.model.backend.Backend.prepare`."""
         spec = self.spec.with_options(arm.options, arm.name)
         refuse_inside(self.name, scenario, "the guest's network and files are its own kernel's")
+        refuse_command(self.name, scenario, "its guest runs no further command yet")
         if spec.qemu is not None:
             qemu_version(str(spec.qemu))  # what cannot be run is reported before anything is made
         if find_firmware(spec.firmware, str(spec.qemu or PROGRAM)) is None:

@@ -51,6 +51,9 @@ class Scripted:
     def accounting(self) -> Accounting:
         return Accounting((), "nothing", {})
 
+    def run_inside(self, command: tuple[str, ...]) -> None:
+        del command
+
     def disk_parts(self) -> tuple[DiskPart, ...]:
         return ()
 
