@@ -182,7 +182,7 @@ class _Reference:
         low, middle, high = np.quantile(residuals, (0.1, 0.5, 0.9)).tolist()
         deviation = _MAD * float(np.median(np.abs(residuals - middle)))
         either = (high - low) / (2 * _NORMAL_90)
-        return max(deviation, either, (high - middle) / _NORMAL_90, _LEAST_SPREAD)
+        return float(max(deviation, either, (high - middle) / _NORMAL_90, _LEAST_SPREAD))
 
 
 def _reference(scaled: Array, begins: Sequence[int], runs: int) -> _Reference | None:
