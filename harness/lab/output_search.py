@@ -17,6 +17,8 @@ import re
 
 WINDOW_CHARACTERS = 64 << 10
 """How far back a match may begin: in a line that has no end yet, or over several lines."""
+_LONGEST_ESCAPE = 1024
+"""What is kept beside a plain text, so that an escape sequence in pieces is seen as one."""
 _PAGE_BYTES = 4096
 """A writer that fills a buffer writes whole pages, wherever its lines end."""
 _ESCAPES = re.compile(
@@ -34,7 +36,7 @@ _WITHIN_LINE = re.compile(
     )*"""
 )
 _CLASS_WITH_LINE_END = re.compile(r"\\n|\\r")
-_LITERAL = re.compile(r"\^?([^\\.^$*+?{}\[\]|()\x00-\x1f]+)\$?")
+_LITERAL = re.compile(r"(\^?)([^\\.^$*+?{}\[\]|()\x00-\x1f]+)(\$?)")
 
 
 def stays_in_line(pattern: str) -> bool:
@@ -62,14 +64,20 @@ class OutputSearch:
         self.pattern = pattern
         self.matched_at_ns: int | None = None
         self._compiled = re.compile(pattern, re.MULTILINE)
-        literal = _LITERAL.fullmatch(pattern)
-        self._literal = "" if literal is None else literal.group(1)
+        self._literal = _LITERAL.fullmatch(pattern)
         self._within_line = stays_in_line(pattern)
         self._strips = _NAMES_ESCAPE.search(pattern) is None
         self._needs_line_end = "$" in pattern
-        utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+        self._window = WINDOW_CHARACTERS
+        if self._literal is not None:
+            self._window = len(pattern) + _LONGEST_ESCAPE
+        # Where only ASCII is looked for, what other bytes mean does not matter, and decoding as
+        # UTF-8 is the dearest part of it.
+        ascii_only = self._literal is not None and pattern.isascii()
+        encoding = "latin-1" if ascii_only else "utf-8"
+        decoder = codecs.getincrementaldecoder(encoding)("replace")
         translates = _NAMES_RETURN.search(pattern) is None
-        self._decoder = io.IncrementalNewlineDecoder(utf8, translate=translates)
+        self._decoder = io.IncrementalNewlineDecoder(decoder, translate=translates)
         self._rest = ""
         self._begin = 0
         self._last_at_ns = 0
@@ -80,9 +88,9 @@ class OutputSearch:
             return
         self._last_at_ns = at_ns
         text = self._text(data)
-        found = self._find(text)
-        if found is not None:
-            at_end = found.end() == len(text) and not text.endswith("\n")
+        end = self._find(text)
+        if end is not None:
+            at_end = end == len(text) and not text.endswith("\n")
             if not (at_end and self._needs_line_end and len(data) % _PAGE_BYTES == 0):
                 self.matched_at_ns = at_ns
                 return
@@ -98,15 +106,25 @@ class OutputSearch:
         text = self._rest + self._decoder.decode(data, final=final)
         return _ESCAPES.sub("", text) if self._strips and "\x1b" in text else text
 
-    def _find(self, text: str) -> re.Match[str] | None:
-        # Looking for a string first is 30 times as fast as the search of the expression.
-        if self._literal and self._literal not in text:
+    def _find(self, text: str) -> int | None:
+        """Where a match ends; None if there is none."""
+        if self._literal is None:
+            found = self._compiled.search(text, self._begin)
+            return None if found is None else found.end()
+        # Looking for a string is 30 times as fast as the search of the expression.
+        caret, wanted, dollar = self._literal.groups()
+        if wanted not in text:
             return None
-        return self._compiled.search(text, self._begin)
+        before = "\n" if caret and not self._begin else ""
+        text, wanted = before + text, ("\n" if caret else "") + wanted
+        at = text.find(wanted + ("\n" if dollar else ""), 0 if caret else self._begin)
+        if at >= 0:
+            return at + len(wanted) - len(before)
+        return len(text) - len(before) if dollar and text.endswith(wanted) else None
 
     def _keep_rest(self, text: str) -> None:
         keep_from = text.rfind("\n") + 1 if self._within_line else 0
-        shortest = len(text) - WINDOW_CHARACTERS - 1
+        shortest = len(text) - self._window - 1
         # One character more than is searched, so that `^` does not match where the text was cut.
         self._begin = 1 if shortest > keep_from or (self._begin and not keep_from) else 0
         self._rest = text[max(keep_from, shortest) :]

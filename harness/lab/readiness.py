@@ -130,7 +130,7 @@ def _wait_for_command(instance: Instance, readiness: Readiness, deadline_ns: int
     """
     words, begun_ns = shlex.join(readiness.command), time.monotonic_ns()
     wanted = f"{words} should end with code 0 in it"
-    state = f"{words}: not begun"
+    state = begun = f"{words}: not begun"
     while True:
         run_ns = time.monotonic_ns()
         try:
@@ -140,7 +140,8 @@ def _wait_for_command(instance: Instance, readiness: Readiness, deadline_ns: int
         else:
             if command is not None:
                 with closing(command):
-                    end = _wait_for_end(instance, command, words, wanted, deadline_ns)
+                    running = f"{words}: has not ended" if state is begun else state
+                    end = _wait_for_end(instance, command, wanted, running, deadline_ns)
                     if end.code == 0:
                         return ReadyEvent(end.at_ns, probe_ns=end.at_ns - run_ns)
                     state = _said(words, end, command.last_line())
@@ -155,12 +156,12 @@ def _wait_for_command(instance: Instance, readiness: Readiness, deadline_ns: int
 
 
 def _wait_for_end(
-    instance: Instance, command: InsideCommand, words: str, wanted: str, deadline_ns: int
+    instance: Instance, command: InsideCommand, wanted: str, state: str, deadline_ns: int
 ) -> Exit:
     while (end := command.look()) is None:
         if instance.exit is not None:
             raise unexpected_exit(instance, wanted)
-        _require_time(instance, deadline_ns, f"{words} has not ended")
+        _require_time(instance, deadline_ns, state)
         instance.pump(deadline_ns, command.wake_fd)
     return end
 

@@ -86,7 +86,9 @@ class PeerBackend:
                 f"{peer.name} cannot be put into the private network, which readiness "
                 f"{scenario.readiness.kind} needs: it joins no network namespace that it is given"
             )
-        preparation.refuse_command(peer.name, scenario, "no command is run in its boxes yet")
+        if not peer.execute:
+            why = "the tool runs no further command in its boxes"
+            preparation.refuse_command(peer.name, scenario, why)
         image, store = preparation.prepare_image(scenario, progress)
         spec = preparation.image_spec(scenario, image, store)
         if spec.user.uid != 0 and not peer.can_switch_user:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import runtime
+from harness.backends.child_command import ChildCommand
 from harness.backends.peers.argv import Start, filled
 from harness.backends.peers.command import (
     PeerProcess,
@@ -27,7 +28,7 @@ from harness.backends.stream_instance import StreamInstance
 from harness.meters import cpu
 from harness.meters.disk import measure
 from harness.model import DiskPart, Meter, Milestone, Reading, Sharing
-from harness.model.backend import Accounting, Exit
+from harness.model.backend import Accounting, Exit, InsideCommand
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.model.errors import LaunchFailedError
 from runtime.linux.namespace_thread import NamespaceThread
@@ -107,6 +108,26 @@ class PeerInstance(StreamInstance):
         if engine is not None and not self._arm.peer.is_seen:
             return engine.first_pid(self._start.identifier)
         return self._watch.first_pid if Milestone.STARTED in self.milestones_ns else None
+
+    def run_inside(self, command: tuple[str, ...]) -> InsideCommand | None:
+        """See `harness.model.backend.Instance.run_inside`: the peer's own command for that."""
+        peer, tool = self._arm.peer, self._arm.tool
+        if not peer.is_seen and self.box_pid is None:
+            return None
+        if self._arm.watches and peer.is_seen and Milestone.STARTED not in self.milestones_ns:
+            return None
+        argv = [*filled(peer.execute, self._start), *command]
+
+        def start(stdio: tuple[int, int, int]) -> int:
+            actions = [(os.POSIX_SPAWN_DUP2, fd, target) for target, fd in enumerate(stdio)]
+            pid = os.posix_spawn(argv[0], argv, dict(tool.environment), file_actions=actions)
+            return os.pidfd_open(pid)
+
+        try:
+            # In the mount namespace that has the tool's state.
+            return self._thread.call(lambda: ChildCommand(start))
+        except OSError as error:
+            raise LaunchFailedError(f"{argv[0]}: {(error.strerror or '').lower()}") from error
 
     def _register(self, poll: select.poll) -> None:
         if self._watch.fd is not None:

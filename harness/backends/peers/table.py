@@ -21,6 +21,8 @@ class Peer:
         name: Of the backend, and of the program.
         run: Starts the box in the foreground.
         kill: Ends it by force; empty: SIGKILL to the box's first process does.
+        execute: Runs a command in a living box, with the workload's user and variables; its words
+            follow. Empty: the tool has none for that.
         delete: Takes away what is left of it; always run by an engine, by the others only after
             they were killed.
         is_engine: It has storage of its own: gets the image once, and mounts it itself.
@@ -37,6 +39,7 @@ class Peer:
     name: str
     run: tuple[str, ...]
     kill: tuple[str, ...] = ()
+    execute: tuple[str, ...] = ()
     delete: tuple[str, ...] = ()
     options: Mapping[str, str] = field(
         default_factory=lambda: MappingProxyType({"path": _PATH_OPTION})
@@ -62,6 +65,7 @@ RUNC = Peer(
     name="runc",
     run=(*_OCI_ROOT, "run", "--bundle", "{directory}", "--pid-file", "{pid_file}", "{identifier}"),
     kill=(*_OCI_ROOT, "kill", "{identifier}", "KILL"),
+    execute=(*_OCI_ROOT, "exec", "{identifier}"),
     delete=(*_OCI_ROOT, "delete", "--force", "{identifier}"),
     package="runc",
     has_bundle=True,
@@ -94,6 +98,7 @@ PODMAN = Peer(
     name="podman",
     run=_PODMAN_RUN,
     kill=("{program}", "kill", "{identifier}"),
+    execute=("{program}", "exec", "{identifier}"),
     delete=("{program}", "rm", "--force", "--time", "0", "--ignore", "{identifier}"),
     options=MappingProxyType(
         {"path": _PATH_OPTION, "runtime": "the OCI runtime that podman calls: crun or runc"}
@@ -107,6 +112,7 @@ DOCKER = Peer(
     name="docker",
     run=_DOCKER_RUN,
     kill=("{program}", "kill", "{identifier}"),
+    execute=("{program}", "exec", "{identifier}"),
     delete=("{program}", "rm", "--force", "{identifier}"),
     package="docker.io, and start its daemon",
     is_engine=True,

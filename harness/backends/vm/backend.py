@@ -18,7 +18,6 @@ from typing import Any
 from harness.backends.preparation import (
     image_spec,
     prepare_image,
-    refuse_command,
     refuse_inside,
     unknown_options,
 )
@@ -98,7 +97,6 @@ class VmBackend:
         """See `harness.model.backend.Backend.prepare`."""
         spec = self.spec.with_options(arm.options, arm.name)
         refuse_inside(self.name, scenario, "the guest's network and files are its own kernel's")
-        refuse_command(self.name, scenario, "its guest runs no further command yet")
         if spec.qemu is not None:
             qemu_version(str(spec.qemu))  # what cannot be run is reported before anything is made
         if find_firmware(spec.firmware, str(spec.qemu or PROGRAM)) is None:
@@ -117,7 +115,10 @@ class VmBackend:
         directory = session.new_instance_directory(session.next_name(f"arm-{self.name}"))
         try:
             initramfs = directory / "initramfs"
-            segments = base_initramfs(kernel, spec.bus), workload_segment(container)
+            segments = (
+                base_initramfs(kernel, spec.bus),
+                workload_segment(container, scenario.readiness.command),
+            )
             initramfs.write_bytes(b"".join(segments))
             template = directory / "overlay"
             if spec.disk is DiskKind.OVERLAY:

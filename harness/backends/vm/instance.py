@@ -14,7 +14,7 @@ from harness.backends.vm.accelerator import USERSPACE_MARK
 from harness.backends.vm.machine import Ending, Machine
 from harness.meters.disk import measure
 from harness.model import DiskPart, Meter, Milestone, Reading, Sharing
-from harness.model.backend import Accounting, Exit
+from harness.model.backend import Accounting, Exit, InsideCommand
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.model.errors import (
     InstanceError,
@@ -29,6 +29,27 @@ _DISK_SCOPE = "root disk"
 _READ_BYTES = 65536
 _DRAIN_PATIENCE_NS = 2_000_000_000
 _FLUSH_PATIENCE_NS = 10_000_000_000
+
+
+class _GuestCommand:
+    """A run of the readiness command, which the guest's init makes and reports."""
+
+    wake_fd: int | None = None
+
+    def __init__(self) -> None:
+        self.exit: Exit | None = None
+        self.said = ""
+
+    def look(self) -> Exit | None:
+        """See `harness.model.backend.InsideCommand.look`."""
+        return self.exit
+
+    def last_line(self) -> str:
+        """See `harness.model.backend.InsideCommand.last_line`."""
+        return self.said
+
+    def close(self) -> None:
+        """Nothing: what still runs ends with the guest."""
 
 
 class VmInstance(StreamInstance):
@@ -65,6 +86,7 @@ class VmInstance(StreamInstance):
         self._image_bytes = image_bytes
         self._take_away = take_away
         self._control = b""
+        self._commands: list[_GuestCommand] = []
         # The workload has ended, but not all that it printed is here yet.
         self._ended: Exit | None = None
         self._flushed = 0
@@ -100,6 +122,25 @@ class VmInstance(StreamInstance):
             self.exit = ended
         if self.exit is None and self._machine.pidfd in ready:
             self._take_end(now)
+
+    def run_inside(self, command: tuple[str, ...]) -> InsideCommand | None:
+        """See `harness.model.backend.Instance.run_inside`; the guest knows the command already."""
+        if Milestone.STARTED not in self.milestones_ns:
+            return None
+        try:
+            self._machine.control.send(b"%d\n" % len(self._commands))
+        except OSError as error:
+            raise LaunchFailedError(
+                f"the guest cannot be asked to run {command[0]}: {error.strerror}"
+            ) from error
+        self._commands.append(_GuestCommand())
+        return self._commands[-1]
+
+    def _take_probed(self, words: str, now: int) -> None:
+        """Note the end of a readiness command: its number, its exit code, what it said last."""
+        number, code, *said = words.split(" ", 2)
+        command = self._commands[int(number)]
+        command.exit, command.said = Exit(int(code), None, now), " ".join(said).strip()
 
     def disk_parts(self) -> tuple[DiskPart, ...]:
         """The overlay, or the copy, once the guest has put on it what it had written.
@@ -227,6 +268,8 @@ class VmInstance(StreamInstance):
                     if self._ended is None:
                         raise self._no_verdict("it ended without a word about its end", now)
                     self._drain(now)
+                case "probed":
+                    self._take_probed(rest, now)
                 case "failed":
                     raise LaunchFailedError(
                         f"the guest could not start the workload: {rest}", self.console_tail()

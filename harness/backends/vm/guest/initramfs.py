@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
@@ -94,21 +95,30 @@ def base_initramfs(kernel: Kernel, bus: Bus) -> bytes:
     return archive.finish()
 
 
-def workload_segment(workload: ContainerSpec) -> bytes:
-    """The part that depends on the workload: one script, as a cpio archive of its own."""
+def workload_segment(workload: ContainerSpec, probe: tuple[str, ...] = ()) -> bytes:
+    """The part that depends on the workload: its script, as a cpio archive of its own.
+
+    `probe` is the readiness command, if that is one: it has a script as well.
+    """
     archive = Archive()
     archive.file("steelyard/workload", workload_script(workload), 0o755)
+    if probe:
+        script = workload_script(replace(workload, command=probe), probes=True)
+        archive.file("steelyard/probe", script, 0o755)
     return archive.finish()
 
 
-def workload_script(workload: ContainerSpec) -> bytes:
+def workload_script(workload: ContainerSpec, *, probes: bool = False) -> bytes:
     """guest/workload between the facts of one workload and the exec of it.
+
+    With `probes` it is for the readiness command: it reports by what it prints and its code alone.
 
     Every byte but NUL passes: single quotes hold everything but themselves (sh(1), Quoting).
     """
     environment = workload.environment
+    user = workload.user
     head = [
-        f"uid={workload.user.uid} gid={workload.user.gid}".encode(),
+        f"uid={user.uid} gid={user.gid} probes={'yes' if probes else ''}".encode(),
         b"search=" + _quoted(environment.get("PATH", "")),
         b"directory=" + _quoted(workload.working_directory),
         b"set -- " + b" ".join(map(_quoted, workload.command)),

@@ -58,6 +58,27 @@ def pump_until(instance: VmInstance, done: Callable[[], bool], seconds: float = 
         instance.pump(deadline)
 
 
+def test_the_readiness_command_is_asked_for_by_number(start: Start) -> None:
+    instance = start(
+        f"{STARTS} while read -r n <&$control; do "
+        "echo probed $n $((1 - n)) said by $n >&$control; done; sleep 60"
+    )
+    assert instance.run_inside(("probe",)) is None
+    pump_until(instance, lambda: Milestone.STARTED in instance.milestones_ns)
+    ends = []
+    for _ in range(2):
+        command = instance.run_inside(("probe",))
+        assert command is not None
+        before_ns = time.monotonic_ns()
+        pump_until(instance, lambda one=command: one.look() is not None)  # type: ignore[misc]
+        end = command.look()
+        assert end is not None
+        assert before_ns <= end.at_ns <= time.monotonic_ns()
+        ends.append((end.code, command.last_line()))
+        command.close()
+    assert ends == [(1, "said by 0"), (0, "said by 1")]
+
+
 def test_marks_in_pieces_are_put_together(start: Start) -> None:
     instance = start(
         "printf 'Linux ver' >&$console; sleep 0.1; printf 'sion 6\\nsteel' >&$console; sleep 0.1;"
