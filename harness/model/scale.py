@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from harness.model.scenario import CacheState, ReadinessKind, Scale, Scenario
+from harness.model.scenario import CacheState, Readiness, ReadinessKind, Scale, Scenario
 
 MOST_ADDRESSES = 65_532
 """Places in the private network (`harness.lab`): a /16 without its own addresses."""
@@ -59,12 +59,17 @@ def scale_problems(scenario: Scenario) -> list[str]:
     return [] if scenario.scale is None else list(_problems(scenario, scenario.scale))
 
 
+def _place(readiness: Readiness) -> str:
+    return f"port {readiness.port}" if readiness.socket is None else readiness.socket
+
+
 def _problems(scenario: Scenario, scale: Scale) -> Iterator[str]:
     readiness = scenario.readiness
     if readiness.kind is ReadinessKind.EXIT:
         yield (
             "readiness.kind: 'exit' means that the workload has ended, and instances that have "
-            "ended do not live together; let the workload run on and use 'output', 'tcp' or 'http'"
+            "ended do not live together; let the workload run on and use 'output', 'tcp', "
+            "'http' or 'command'"
         )
     for arm in scenario.arms:
         most = stages(scale, arm.name).most
@@ -76,7 +81,7 @@ def _problems(scenario: Scenario, scale: Scale) -> Iterator[str]:
         if readiness.needs_network and arm.backend in _ONE_ADDRESS and most > 1:
             yield (
                 f"arms.{arm.name}: instances of the backend {arm.backend!r} share one address, so "
-                f"only one can have port {readiness.port}; add {arm.name} = 1 to scale.most, or "
+                f"only one can have {_place(readiness)}; add {arm.name} = 1 to scale.most, or "
                 "take the arm out"
             )
         elif readiness.needs_network and most > MOST_ADDRESSES:
