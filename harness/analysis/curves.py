@@ -33,7 +33,7 @@ class GrowthCurve:
             footprint: so many live, and the value is of all of them and of what they share.
             For `ready`: so many lived already, or were requested at the same time, and the value is
             of one start; failed starts are not among them.
-        line: Through the points; None with fewer than two numbers of instances.
+        line: Through the points; None with fewer than two numbers of instances, or three points.
         failed_at: The fewest instances whose last one could not be started; None if all could.
     """
 
@@ -107,6 +107,8 @@ def _curve(
 
 def _value(metric: str, point: GrowthPoint) -> float:
     if metric == "disk":
+        if all(part.sharing is Sharing.SHARED for part in point.disk):
+            return math.nan  # they have no files of their own: nothing says what one more takes
         # What is shared is there once; of what each has alone, reflinked extents are shared too.
         return float(
             sum(

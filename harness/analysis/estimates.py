@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 from harness import stats
 from harness.model import ArmRecord, DiskPart, Outcome
-from harness.model.metrics import Metric, is_flushed
+from harness.model.metrics import METRICS, Metric, Unit, is_flushed
+from harness.model.units import spell
 from harness.records.columns import Form
 from harness.records.dataset import MEASURED, RunData, samples, trial_samples
 from harness.stats.arrays import Array, np
@@ -27,6 +28,10 @@ DIFFERENCES = ("ready", "disk", "pss", "cgroup-current", "cpu")
 """Metrics whose difference to the reference is shown beside its ratio."""
 _OF_SOME_ARMS = frozenset({"file-system"})
 """Metrics that the others do not lack: they have nothing of the kind."""
+
+
+_OF_THE_HOST = "available-delta"
+"""Counts what everybody on the host did, not this arm alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +85,15 @@ def estimates(arm: ArmData) -> Mapping[str, stats.Estimate]:
 
 def _exists(arm: ArmData, metric: Metric) -> bool:
     """Whether any trial has it: of failed ones all milestones would be infinite otherwise."""
-    return metric.name == "ready" or bool(arm.rows[metric.column].notna().any())
+    is_there = metric.name == "ready" or bool(arm.rows[metric.column].notna().any())
+    return is_there and not (metric.name == _OF_THE_HOST and _is_noise(values(arm, metric.column)))
+
+
+def _is_noise(falls: Array) -> bool:
+    """Whether falls of the host's memory cannot be told from none: others use it as well."""
+    estimate = stats.estimate(falls)
+    interval = None if estimate is None else estimate.interval
+    return (float(np.nanmin(falls)) if interval is None else interval.low) <= 0
 
 
 def comparisons(
@@ -135,6 +148,10 @@ def missing(arm: ArmData, found: Mapping[str, stats.Estimate]) -> Mapping[str, s
             if reason is not None:
                 reasons[meter.value][reason] += number
     missing_reasons = {}
+    falls = arm.rows[METRICS[_OF_THE_HOST].column]
+    if _OF_THE_HOST not in found and bool(falls.notna().any()):
+        low, high = (spell(Unit.BYTES, float(fall)) for fall in (falls.min(), falls.max()))
+        missing_reasons[_OF_THE_HOST] = f"within noise: from {low} to {high}"
     went_well = [form for form in arm.forms if form.outcome is Outcome.OK]
     if "disk-growth" not in found and went_well and not any(f.has_disk for f in went_well):
         missing_reasons["disk-growth"] = "its instances have no files of their own"
@@ -142,7 +159,8 @@ def missing(arm: ArmData, found: Mapping[str, stats.Estimate]) -> Mapping[str, s
         why = "no guest wrote out what it held in memory"
         missing_reasons |= dict.fromkeys(("disk", "disk-growth"), why)
     for metric in MEASURED:
-        if metric.name in found or metric.meter is None or not len(arm.taken):
+        is_known = metric.name in found or metric.name in missing_reasons
+        if is_known or metric.meter is None or not len(arm.taken):
             continue
         known = reasons[metric.meter.value].most_common(1)
         if not known and metric.name in _OF_SOME_ARMS:

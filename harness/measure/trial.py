@@ -25,6 +25,7 @@ from harness.meters import instance as meters
 from harness.meters.host_activity import Watch
 from harness.meters.leaks import Traces, left_behind, traces
 from harness.meters.readings import why
+from harness.meters.unlinked import unlinked_bytes
 from harness.model import (
     CacheState,
     DiskPart,
@@ -40,6 +41,8 @@ from harness.model import (
 from harness.model.backend import Accounting, Instance, PreparedArm
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.model.errors import HarnessError, InstanceError, MeterError, ReadinessTimeoutError
+from harness.model.metrics import Unit
+from harness.model.units import spell
 
 if TYPE_CHECKING:
     from harness.lab import Lab
@@ -200,6 +203,9 @@ class OpenTrial:
         # Not among the readings, so that it cannot be missing by itself: a trial whose own files
         # cannot be read has failed.
         findings.disk = self.instance.disk_parts()
+        if accounting is not None and (unlinked := unlinked_bytes(accounting.pids)):
+            rounded = float(f"{unlinked:.2g}")  # so that a report can gather trials of a kind
+            findings.warn(DiagnosticCode.UNLINKED_FILES, f"about {spell(Unit.BYTES, rounded)}")
         findings.output_sha256 = self.instance.output.sha256
         if (
             self.scenario.readiness.kind is ReadinessKind.HTTP

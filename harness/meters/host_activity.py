@@ -34,6 +34,7 @@ from typing import Any, Self
 
 from harness.environment.registry import place
 from harness.environment.settings import cgroup_mountpoint, limited_cgroups
+from harness.meters.pauses import Heartbeat
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
 
 _TICK_NS = 1_000_000_000 // os.sysconf("SC_CLK_TCK")
@@ -207,11 +208,13 @@ class Watch:
     """Watches a trial: `Watch.begin()` before it, `end()` after it."""
 
     before: Snapshot
+    heartbeat: Heartbeat
 
     @classmethod
     def begin(cls) -> Self:
         """Read for the first time."""
-        return cls(gauges().read())
+        heartbeat = Heartbeat()
+        return cls(gauges().read(), heartbeat)
 
     def end(self, apart_ns: int = 0) -> tuple[Diagnostic, ...]:
         """Read again, and say what disturbed the trial; nothing if nothing did.
@@ -220,7 +223,8 @@ class Watch:
             apart_ns: CPU time of the trial's own that no child of this process used.
         """
         after = gauges().read()
-        return disturbances(self.before, replace(after, apart_ns=apart_ns))
+        found = disturbances(self.before, replace(after, apart_ns=apart_ns))
+        return (*found, *self.heartbeat.end())
 
 
 def share_of_others(before: Snapshot, after: Snapshot) -> float | None:

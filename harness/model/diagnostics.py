@@ -43,8 +43,10 @@ class DiagnosticCode(StrEnum):
     LEFTOVER = "leftover"
     NO_CGROUP = "no-cgroup"
     NOT_FLUSHED = "not-flushed"
+    UNLINKED_FILES = "unlinked-files"
     MISSING = "missing-value"
     # What happened on the host meanwhile.
+    HARNESS_STOPPED = "harness-stopped"
     LOADED_HOST = "loaded-host"
     CPU_STOLEN = "cpu-stolen"
     CGROUP_THROTTLED = "cgroup-throttled"
@@ -121,8 +123,14 @@ REMEDIES: Mapping[DiagnosticCode, str] = MappingProxyType(
         DiagnosticCode.NOT_FLUSHED: "the guest did not write out what it held in memory, so what "
         "it takes on disk is not known and stands as missing: let the workload write less, and "
         "not end the guest's own processes (`kill -9 -1`)",
+        DiagnosticCode.UNLINKED_FILES: "the workload has files on disk that are open and have no "
+        "name (O_TMPFILE, or removed while open): they are in no disk figure; add the size in the "
+        "detail, or let the workload keep the names",
         DiagnosticCode.MISSING: "a value could not be had and stands as missing, not as zero: do "
         "what the reason in its detail asks for if you need it",
+        DiagnosticCode.HARNESS_STOPPED: "Steelyard itself was stopped in the middle of a trial "
+        "(SIGSTOP, a debugger, a frozen control group, or the machine around this one), and the "
+        "pause is part of what was timed: let it run, and repeat",
         DiagnosticCode.LOADED_HOST: "other work was running on the host: stop it, wait until it "
         "is quiet, and repeat",
         DiagnosticCode.CPU_STOLEN: "the hypervisor around this host gave its CPUs to others "

@@ -23,9 +23,8 @@ class Line:
     """value = intercept + slope × instances, by least squares.
 
     Attributes:
-        slope: Its `median` is the coefficient: value per instance. Its interval is None where two
-            points determine the line and nothing shows how well.
-        intercept: The value at no instances.
+        slope: Its `median` is the coefficient: value per instance.
+        intercept: The value at no instances; not below 0 where no value is.
         blocks: How many blocks the intervals rest on.
     """
 
@@ -52,7 +51,8 @@ def line(points: Sequence[tuple[int, float, float]]) -> Line | None:
             NaN is left out.
 
     Returns:
-        None when the points that are left do not have two different x.
+        None when the points that are left do not have two different x, or are only two: any two
+        have a line through them, and nothing shows how well it fits.
     """
     table = np.array(points, float).reshape(-1, 3)
     table = table[~np.isnan(table).any(axis=1)]
@@ -60,12 +60,12 @@ def line(points: Sequence[tuple[int, float, float]]) -> Line | None:
     table = table[np.isfinite(table[:, 2])]
     table = table[np.lexsort((table[:, 1], table[:, 0]))]
     owners, x, y = table.T
-    if len(np.unique(x)) < 2:
+    if len(np.unique(x)) < 2 or len(x) < 3:
         return None
     count, blocks = len(table), len(np.unique(owners))
     coefficients = _fit(x, y)
     residuals = y - coefficients[0] - coefficients[1] * x
-    if count > 2 and np.abs(residuals).max() <= _ROUNDING * max(float(np.abs(y).max()), 1e-300):
+    if np.abs(residuals).max() <= _ROUNDING * max(float(np.abs(y).max()), 1e-300):
         # Two of the points give the coefficients of whole numbers without rounding.
         least, most = int(x.argmin()), int(x.argmax())
         slope = float((y[most] - y[least]) / (x[most] - x[least]))
@@ -73,18 +73,20 @@ def line(points: Sequence[tuple[int, float, float]]) -> Line | None:
         halves, method = (0.0, 0.0), Method.EXACT
     elif blocks > 1:
         halves, method = _clustered(owners, x, residuals), Method.REGRESSION
-    elif count > 2:
-        halves, method = _within(x, residuals), Method.ONE_BLOCK
     else:
-        halves, method = (math.nan, math.nan), Method.ONE_BLOCK
+        halves, method = _within(x, residuals), Method.ONE_BLOCK
+    # What is never negative is not so at no instances either; noise at the far end tilts lines.
+    floors = (0.0 if float(y.min()) >= 0 else -math.inf, -math.inf)
     intercept, slope_estimate = (
         Estimate(
-            value,
-            Interval(value - half, value + half, LEVEL, method) if math.isfinite(half) else None,
+            max(floor, value),
+            Interval(max(floor, value - half), max(floor, value + half), LEVEL, method)
+            if math.isfinite(half)
+            else None,
             count + censored,
             censored,
         )
-        for value, half in zip(coefficients, halves, strict=True)
+        for value, half, floor in zip(coefficients, halves, floors, strict=True)
     )
     return Line(slope_estimate, intercept, blocks)
 

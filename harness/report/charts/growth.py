@@ -295,15 +295,23 @@ def _draw_curve(axes: Axes, curve: GrowthCurve, style: parts.ArmStyle, scale: fl
     axes.plot(xs, [value / scale for _, value in points], clip_on=False, **marks)
     if curve.line is None:
         return
-    ends = np.array([0.0, max(instances for instances, _ in curve.points)])
-    middle = float(np.mean([instances for instances, _ in curve.points]))
-    start, slope = curve.line.intercept.median / scale, curve.line.slope.median / scale
-    axes.plot(ends, start + slope * ends, **_line(style))
+    numbers = [instances for instances, _ in curve.points]
+    middle = float(np.mean(numbers))
+    # The line turns about the middle of the readings, where it is known best.
+    height = float(np.mean([value for _, value in curve.points])) / scale
+    slope = curve.line.slope.median / scale
+    first = min(numbers)
+    measured = np.array([first, max(numbers)], float)
+    axes.plot(measured, height + slope * (measured - middle), **_line(style))
+    # To the left edge nothing was measured: it is thought on, as far as it has a meaning.
+    edge = np.array([0.0, first])
+    beyond = height + slope * (edge - middle)
+    if curve.line.intercept.median >= 0 and beyond[0] < 0 < slope:
+        edge, beyond = np.array([middle - height / slope, first]), np.array([0.0, beyond[1]])
+    axes.plot(edge, beyond, **{**_line(style), "linestyle": ":"})
     interval = curve.line.slope.interval
     if interval is not None and math.isfinite(interval.low) and math.isfinite(interval.high):
-        # The line turns about the middle of the readings, where it is known best.
-        height = start + slope * middle
         low, high = (
-            height + each / scale * (ends - middle) for each in (interval.low, interval.high)
+            height + each / scale * (measured - middle) for each in (interval.low, interval.high)
         )
-        axes.fill_between(ends, low, high, color=style.colour, alpha=0.18, linewidth=0)
+        axes.fill_between(measured, low, high, color=style.colour, alpha=0.18, linewidth=0)

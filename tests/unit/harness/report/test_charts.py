@@ -363,7 +363,7 @@ def test_start_time_is_shown_against_those_alive_and_those_started_together() ->
 
 
 def test_a_line_meets_the_edge_at_the_intercept() -> None:
-    """One arm, one metric: the regression's path begins at x = 0 and rises by its slope."""
+    """One arm, one metric: the line goes through the readings, and dotted on to x = 0."""
     run = synthetic_scale_run(arms=("container",))
     table = summarise(run).tables[0]
     curve = next(curve for curve in table.growth if curve.metric == "pss")
@@ -376,8 +376,11 @@ def test_a_line_meets_the_edge_at_the_intercept() -> None:
         r'<path d="M ([\d.]+) ([\d.]+)\s*L ([\d.]+) ([\d.]+)\s*"[^>]*#0067a3', chart.svg.decode()
     )
     ends = [[float(number) for number in path] for path in paths]
-    x0, y0, x1, y1 = max(ends, key=lambda path: path[2] - path[0])
     left, right = (0.12 + 0.56) * 72, (8.2 - 0.12) * 72
+    (beyond,) = (path for path in ends if path[0] == pytest.approx(left, abs=0.5))
+    line = max(ends, key=lambda path: path[2] - path[0])
+    assert beyond[2:] == pytest.approx(line[:2], abs=0.01)
+    (x0, y0), (x1, y1) = beyond[:2], line[2:]
     assert x0 == pytest.approx(left, abs=0.5)
     assert x1 == pytest.approx(left + (right - left) / 1.04, abs=0.5)
     highest = max(*(value for _, value in curve.points), start)

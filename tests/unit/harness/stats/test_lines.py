@@ -100,11 +100,25 @@ def test_balanced_blocks_give_the_interval_of_their_own_slopes() -> None:
     assert found.slope.interval.high - found.slope.median == pytest.approx(half, rel=1e-5)
 
 
-def test_two_points_say_nothing_of_their_own_error() -> None:
-    found = stats.line([(0, 1.0, 5.0), (0, 2.0, 7.0)])
+def test_two_points_make_no_line() -> None:
+    two = [(0, 1.0, 5.0), (0, 2.0, 7.0)]
+    assert stats.line(two) is None
+    assert stats.line([*two, (0, 3.0, math.nan), (0, 4.0, INF)]) is None
+    assert stats.line([*two, (1, 1.0, 5.5)]) is not None
+
+
+def test_what_is_never_negative_is_not_so_at_no_instances() -> None:
+    """Least squares gives -3 and 5 here; a footprint of -3 there is not."""
+    points = [(0, 1.0, 2.0), (0, 2.0, 7.0), (0, 3.0, 12.0), (0, 4.0, 17.5), (0, 5.0, 21.5)]
+    found = stats.line(points)
     assert found is not None
-    assert (found.slope.median, found.slope.interval) == (2.0, None)
-    assert found.intercept.median == 3.0
+    assert found.slope.median == pytest.approx(4.95)
+    assert found.intercept.median == 0
+    assert found.intercept.interval is not None
+    assert 0 == found.intercept.interval.low <= found.intercept.interval.high
+    falling = stats.line([(block, x, y - 10) for block, x, y in points])
+    assert falling is not None
+    assert falling.intercept.median == pytest.approx(12 - 10 - 4.95 * 3)
 
 
 def test_no_line_through_one_number_of_instances() -> None:
