@@ -68,6 +68,7 @@ class PlainListener:
         self._block: events.BlockStarted | None = None
         self._done = self._failed = 0
         self._unreported_blocks = self._unreported_ns = 0
+        self._unreported_from = 0
         self._last_message = ""
 
     def __call__(self, event: events.Event) -> None:
@@ -120,6 +121,8 @@ class PlainListener:
 
     def _block_finished(self, event: events.BlockStarted, took_ns: int) -> None:
         """Write a line for a block, or one for several quick ones."""
+        if not self._unreported_blocks:
+            self._unreported_from = event.block
         self._unreported_blocks += 1
         self._unreported_ns += took_ns
         expected = event.expected or event.blocks
@@ -141,8 +144,8 @@ class PlainListener:
         failures = f", {self._failed} failed" if self._failed else ""
         took = format_duration(self._unreported_ns)
         which = _block_name(event.block)
-        if self._unreported_blocks > 1:
-            which = f"blocks {event.block + 2 - self._unreported_blocks} to {event.block + 1}"
+        if self._unreported_from < event.block:  # one may have been taken again
+            which = f"blocks {self._unreported_from + 1} to {event.block + 1}"
         self._say(f"{which}{of}: {self._done} trials in {took}{failures}")
         self._unreported_blocks = self._unreported_ns = self._done = self._failed = 0
 
