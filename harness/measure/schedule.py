@@ -22,7 +22,6 @@ question equally often.
 from __future__ import annotations
 
 import random
-import statistics
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
@@ -69,7 +68,10 @@ def repetitions(scenario: str, arms: Collection[str], trials: Sequence[Trial]) -
         removed_ns = trial.milestones_ns.get(Milestone.REMOVED)
         if trial.scenario == scenario and trial.outcome is Outcome.OK and removed_ns is not None:
             times_ns[trial.arm].append(removed_ns)
-    typical_ns = {arm: max(statistics.median(times_ns[arm]), 1) for arm in arms if times_ns[arm]}
+    # Not by `statistics`, which `steelyard run --help` would wait for.
+    typical_ns = {
+        arm: max(sorted(times)[len(times) // 2], 1) for arm in arms if (times := times_ns[arm])
+    }
     rising = sorted(typical_ns, key=lambda arm: typical_ns[arm])
     steps = [typical_ns[long] / typical_ns[short] for short, long in pairwise(rising)]
     # An arm without a time (its trials failed) could be either.
