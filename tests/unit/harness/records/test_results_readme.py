@@ -28,6 +28,7 @@ from harness.model import (
     PairedQuestions,
     Readiness,
     Reading,
+    Repetitions,
     RunInfo,
     Scale,
     Scenario,
@@ -44,8 +45,8 @@ README = Path(__file__).parents[4] / "results" / "README.md"
 
 KINDS = [
     RunInfo, Scenario, Workload, Readiness, Limits, Arm, Hooks, Scale, Budget, ArmRecord, DiskPart,
-    Diagnostic, NoiseFloor, Pair, PairedLimit,
-    PairedQuestions, Trial, Reading, GrowthPoint,
+    Diagnostic, NoiseFloor, Pair, PairedLimit, PairedQuestions, Repetitions, Trial, Reading,
+    GrowthPoint,
 ]  # fmt: skip
 
 
