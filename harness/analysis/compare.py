@@ -213,7 +213,7 @@ class Comparer:
         detectable = sequential.detectable_ratio(
             ratios, self._planned, self._error(), limit=rule.found_above
         )
-        ours, theirs = (statistics.median_low(column) for column in zip(*seen, strict=True))
+        ours, theirs = (statistics.median(column) for column in zip(*seen, strict=True))
         return Finding(
             pair.scenario,
             pair.candidate,
@@ -322,7 +322,7 @@ def paired_sentence(
             size = f"{(detectable - 1) * 100:.1f} %"
             text += f"; {look.pairs} pairs find {size} in four of five cases"
         text += f"; {rule.advice(look)}"
-    ours, theirs = (spell(metric.unit, statistics.median_low(c)) for c in zip(*pairs, strict=True))
+    ours, theirs = (spell(metric.unit, statistics.median(c)) for c in zip(*pairs, strict=True))
     return f"{text}. Over the run: {before} {theirs}, {now} {ours} (medians, drift included)"
 
 

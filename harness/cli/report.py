@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -70,16 +70,17 @@ def _directories(runs: tuple[Path, ...]) -> list[Path]:
 
 
 def _summarised(directory: Path) -> Summary:
+    from harness.analysis.compare import judge_records
     from harness.analysis.summary import summarise
-    from harness.model.errors import RecordError
-    from harness.records import read_info, read_run
+    from harness.records import read_run
     from harness.records.scan import read_data
 
-    if read_info(directory).asked is not None:
-        # A verdict needs each trial as it was; where a record is damaged there is none.
-        with contextlib.suppress(RecordError):
-            return summarise(read_run(directory))
-    return summarise(read_data(directory))
+    data = read_data(directory)
+    summary = summarise(data)
+    # A verdict needs all trials, each as it was: where some are lost there is none.
+    if data.info.asked is not None and not data.problems:
+        summary = replace(summary, judgement=judge_records(read_run(directory)))
+    return summary
 
 
 def _print(directories: list[Path], form: str | None) -> None:
@@ -98,12 +99,16 @@ def _write_folders(directories: list[Path], form: str | None, output: Path | Non
     """Write a folder of files for each run: its own, or the named one, or one in that."""
     from harness.cli.progress import make_console
     from harness.cli.terminal import print_summary
+    from harness.report.judgement import render_judgement
 
     console = make_console()
     for directory in directories:
         summary = _summarised(directory)
         if form is None:
             console.rule(str(directory), align="left")
+            if summary.judgement is not None:
+                verdict = render_judgement(summary.judgement, "terminal")
+                console.print(verdict, soft_wrap=True, markup=False, highlight=False)
             print_summary(summary, console)
         folder = directory if output is None else output
         if output is not None and len(directories) > 1:

@@ -9,6 +9,7 @@ from harness import stats
 from harness.analysis.summary import ScenarioTable, Summary
 from harness.model import CacheState, units
 from harness.report.charts.drawing import THEMED, Chart
+from harness.report.judgement.page import verdict_section
 from harness.report.text import circumstances, wording
 from harness.report.text import tables as cells
 from harness.report.text.answer import BOUND_MEANS, answer
@@ -21,11 +22,14 @@ def render_html(summary: Summary, charts: Mapping[str, list[Chart]]) -> str:
     """Make the page of a summary with its charts, by scenario."""
     info = summary.run.info
     names = wording.listed([table.scenario.name for table in summary.tables])
+    verdict = verdict_section(summary.judgement)
+    title = f"What the box costs: {names}" if names else "What the box costs"
     return render_template(
         "report.html.j2",
         summary=summary,
         info=info,
-        title=f"What the box costs: {names}" if names else "What the box costs",
+        title=title if verdict is None else verdict.title,
+        verdict=verdict,
         sections=[
             _section(f"scenario-{number}", table, summary, charts.get(table.scenario.name, []))
             for number, table in enumerate(summary.tables, 1)

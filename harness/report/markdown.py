@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from harness.analysis.summary import ScenarioTable, Summary
 from harness.model import units
 from harness.report.charts.drawing import Chart
+from harness.report.judgement.markdown import comparison
 from harness.report.text import circumstances, wording
 from harness.report.text.answer import BOUND_MEANS, answer
 from harness.report.text.tables import (
@@ -28,6 +29,8 @@ def render_markdown(summary: Summary, charts: Mapping[str, list[Chart]]) -> str:
     """
     title = wording.listed([table.scenario.name for table in summary.tables]) or "an empty run"
     blocks = [f"# Steelyard: {_text(title)}"]
+    if summary.judgement is not None:
+        blocks = comparison(summary.judgement)
     for table in summary.tables:
         blocks += _scenario(table, summary, charts.get(table.scenario.name, []))
     blocks += _warnings(summary)
@@ -40,9 +43,9 @@ def _scenario(table: ScenarioTable, summary: Summary, charts: list[Chart]) -> li
     blocks = [
         f"## {_text(table.scenario.name)}",
         f"_{_text(table.scenario.question)}_",
-        f"**{_text(found.headline)}** ({_text(found.badge)})",
-        _bullets(found.certainty),
     ]
+    if summary.judgement is None:  # whose own words are the answer
+        blocks += [f"**{_text(found.headline)}** ({_text(found.badge)})", _bullets(found.certainty)]
     if table.trials:
         blocks.append(_grid(start_grid(table)))
         bound = any(table.is_upper_bound(row) and row.ratio is not None for row in table.rows)

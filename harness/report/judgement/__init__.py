@@ -49,11 +49,11 @@ def render_judgement(judgement: Judgement, name: str, *, cannot_tell_fails: bool
         raise HarnessError(f"{problem}; {did_you_mean(name, tuple(FORMATS))}")
     module = import_module(f"harness.report.judgement.{name}")
     options = {"cannot_tell_fails": cannot_tell_fails} if name == "junit" else {}
-    text: str = module.render(_printable(judgement), **options)
+    text: str = module.render(printable(judgement), **options)
     return text
 
 
-def _printable(judgement: Judgement) -> Judgement:
+def printable(judgement: Judgement) -> Judgement:
     """Replace characters in names and sentences that terminals must not get and XML excludes."""
 
     def cleaned(finding: Finding) -> dict[str, Any]:

@@ -6,13 +6,14 @@ import re
 from collections.abc import Iterable, Sequence
 
 from harness.analysis.judgement import Finding, Judgement, Verdict
+from harness.report.judgement import printable
 from harness.report.judgement.words import SIGNS, columns, gravest_first, headline, name_of
 
 MOST_BYTES = 60_000
 """GitHub refuses a comment of 65,536 characters, and leaves room here for what is put around it."""
 _MOST_OF_A_SENTENCE = 1_500
 _ESCAPE = "\\"
-_LEFT = ("", "scenario", "arm", "metric")
+_LEFT = ("verdict", "scenario", "arm", "metric")
 """Columns of words; the others are figures."""
 
 
@@ -41,6 +42,7 @@ def render(judgement: Judgement) -> str:
 
 def comparison(judgement: Judgement) -> list[str]:
     """Make the head of a comparison's summary: the verdict, each finding, what A and B are."""
+    judgement = printable(judgement)
     question = judgement.question
     found = gravest_first(judgement.findings)
     sentences = [_sentence(finding) for finding in found]

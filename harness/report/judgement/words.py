@@ -100,7 +100,7 @@ def columns(findings: Sequence[Finding]) -> tuple[tuple[str, ...], list[tuple[st
     A ratio within blocks does not stand beside two medians, which would be taken for its terms:
     those are levels of the run, and come last.
     """
-    names = ("", "scenario", "arm", "metric")
+    names = ("verdict", "scenario", "arm", "metric")
     is_paired = any(finding.is_paired for finding in findings)
     change = ("within a block" if is_paired else "change", "95 % interval or wider", "blocks")
     levels = ("over the run: B", "A") if is_paired else ("value", "against")
