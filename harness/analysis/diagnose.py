@@ -99,8 +99,10 @@ def _failed(run: _ScenarioRun) -> Iterator[Diagnostic]:
 
 def _different_responses(run: _ScenarioRun) -> Iterator[Diagnostic]:
     answers: dict[str, set[str]] = {}
+    # An anchor is on an older image, which may well answer with something else.
+    anchors = {record.arm.name for record in run.records if record.arm.anchors is not None}
     for trial in chain.from_iterable(run.trials.values()):
-        if trial.response_sha256 is not None:
+        if trial.response_sha256 is not None and trial.arm not in anchors:
             answers.setdefault(trial.response_sha256, set()).add(trial.arm)
     if len(answers) > 1:
         groups = " / ".join(
@@ -125,7 +127,7 @@ def _mixed_caches(run: _ScenarioRun) -> Iterator[Diagnostic]:
     boxes: dict[CacheState, set[str]] = {}
     arms = [record.arm for record in run.records if record.arm.backend != _NULL_BACKEND]
     for arm in arms:
-        if arm.repeats is None:
+        if arm.repeats is None and arm.anchors is None:
             box = repr((arm.backend, sorted(arm.options.items()), arm.image, arm.command))
             boxes.setdefault(arm.cache, set()).add(box)
     if len(boxes) > 1 and len({frozenset(names) for names in boxes.values()}) > 1:
@@ -154,7 +156,7 @@ def _huge_pages(run: _ScenarioRun) -> Iterator[Diagnostic]:
 
 
 def _unknown_noise(run: _ScenarioRun) -> Iterator[Diagnostic]:
-    compared = sum(arm.repeats is None for arm in run.measured())
+    compared = sum(arm.repeats is None and arm.anchors is None for arm in run.measured())
     known = any(floor.scenario == run.scenario.name for floor in run.info.noise)
     if compared > 1 and not known and run.scenario.scale is None:
         yield run.diagnostic(DiagnosticCode.NOISE_UNKNOWN, "no noise floor")

@@ -18,6 +18,7 @@ from harness.records import Run
 from harness.records.dataset import run_data
 from tests.support.synthetic import synthetic_run
 
+GUARD = Budget("container", "ready", 1.05, "baseline")
 OLD, NEW, OTHER = (f"sha256:{digit * 64}" for digit in "abc")
 
 
@@ -29,7 +30,7 @@ def taken(
     level: float = 1.0,
     slower: float = 1.0,
     blocks: int = 60,
-    budget: Budget | None = Budget("container", "ready", 1.05, "baseline"),
+    budget: Budget | None = GUARD,
 ) -> Run:
     """A run of `hello` in a container, and perhaps with its anchor on an image.
 
