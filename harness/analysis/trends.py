@@ -17,15 +17,23 @@ values while the ratios are too few.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 from itertools import pairwise
 
 from harness.analysis.acknowledged import Acknowledgement, stale
 from harness.analysis.history import History, Point, RunRef, Series, SeriesId
 from harness.analysis.judgement import Verdict
-from harness.stats.changes import ALPHA, SHORTEST, ChangePoint, changes_of_many, fewest_points
+from harness.stats.changes import (
+    ALPHA,
+    SHORTEST,
+    ChangePoint,
+    changes_of_many,
+    fewest_points,
+    wandering_of,
+)
 from harness.stats.newest import FEWEST_EARLIER, Newest, Standing, newest
 
 DEFAULT_WITHIN = 0.01
@@ -173,10 +181,10 @@ def trends_of(
     """
     judged = _judged(history, alpha)
     noisy = {str(one.id): one.values for one in judged.values() if not one.is_exact}
-    found = changes_of_many(
-        {name: values for name, values in noisy.items() if len(values) >= 2 * SHORTEST}, alpha=alpha
-    )
-    family = max(sum(len(values) > FEWEST_EARLIER for values in noisy.values()), 1)
+    long = {name: values for name, values in noisy.items() if len(values) >= 2 * SHORTEST}
+    found = changes_of_many(long, alpha=alpha)
+    family = max(sum(len(values) > FEWEST_EARLIER for values in long.values()), 1)
+    newest_of = partial(newest, family=family, wandering=wandering_of(long.values()))
     last_runs: dict[str, RunRef] = {}
     for series in history.series:
         last = series.points[-1].run
@@ -196,7 +204,7 @@ def trends_of(
             trend = replace(trend, changes=_with_states(series, places, acknowledged, within))
         elif trend.instead is None:
             trend = _judged_noisy(
-                trend, found.get(str(series.id), ()), family, acknowledged, within
+                trend, found.get(str(series.id), ()), newest_of, acknowledged, within
             )
         trends.append(trend)
     begun = [(one.series, _begun(one)) for one in trends if one.instead is None]
@@ -234,13 +242,13 @@ def _instead(series: Series, judged: Mapping[SeriesId, Series]) -> SeriesId | No
 def _judged_noisy(
     trend: Trend,
     scanned: Sequence[ChangePoint],
-    family: int,
+    newest_of: Callable[[Sequence[float], Sequence[int]], Newest | None],
     acknowledged: Sequence[Acknowledgement],
     within: float,
 ) -> Trend:
     """Find the changes of a series with noise, and where its newest points stand."""
     series = trend.series
-    found = newest(series.values, [one.index for one in scanned], family=family)
+    found = newest_of(series.values, [one.index for one in scanned])
     places = list(scanned)
     if found is not None and found.standing is Standing.MOVED:
         begin = len(series.points) - found.runs

@@ -96,7 +96,11 @@ class Newest:
 
 
 def newest(
-    series: Sequence[float], begins: Sequence[int] = (), *, family: int = 1
+    series: Sequence[float],
+    begins: Sequence[int] = (),
+    *,
+    family: int = 1,
+    wandering: float = 1.0,
 ) -> Newest | None:
     """Judge the newest points of a series.
 
@@ -104,22 +108,24 @@ def newest(
         series: Shape (n,), in order; infinity stands for a point that was not reached.
         begins: Indices at which a new level begins, rising: the changes that are known.
         family: How many series are judged together.
+        wandering: Of `harness.stats.changes.wandering_of`: points that are like their neighbours
+            show less of their spread, and count for so many times fewer.
 
     Returns:
         None where fewer than `FEWEST_EARLIER` points come before the newest.
     """
     values = np.asarray(series, float)
     scaled = _scaled(values)
-    one = _reference(scaled, begins, 1)
+    one = _reference(scaled, begins, 1, wandering)
     if one is None or one.count < FEWEST_EARLIER:
         return None
-    runs, sign = _moved(scaled, begins, family)
+    runs, sign = _moved(scaled, begins, family, wandering)
     standing, error = Standing.MOVED, _ERRORS[min(max(runs, 2), 3)]
     off = float(scaled[-1]) - one.middle
     if not runs:
         runs, sign, error = 1, 1 if off >= 0 else -1, 0.0
         outermost = one.level.max() if sign > 0 else -one.level.min()
-        if abs(off) > one_run_factor(one.count, family) * one.widening * one.distance:
+        if abs(off) > one_run_factor(one.worth, family) * one.widening * one.distance:
             standing, error = Standing.APART, _ONE_ERROR
         else:
             is_outside = sign * float(scaled[-1]) > outermost
@@ -160,16 +166,23 @@ class _Reference:
         middle: Their median.
         residuals: Of earlier points, to the median of their own level.
         widening: For a level of few points, whose spread is that of earlier levels too.
+        wandering: By how much fewer independent points they are worth.
     """
 
     level: Array
     middle: float
     residuals: Array
     widening: float
+    wandering: float
 
     @property
     def count(self) -> int:
         return len(self.residuals)
+
+    @property
+    def worth(self) -> int:
+        """How many independent points show as much."""
+        return max(round(self.count / self.wandering), FEWEST_EARLIER)
 
     @property
     def distance(self) -> float:
@@ -179,13 +192,15 @@ class _Reference:
     def spread(self, sign: int) -> float:
         """The deviation to one side, the largest of three that outliers cannot inflate."""
         residuals = sign * self.residuals
-        low, middle, high = np.quantile(residuals, (0.1, 0.5, 0.9)).tolist()
+        low, middle, high = (float(np.quantile(residuals, share)) for share in (0.1, 0.5, 0.9))
         deviation = _MAD * float(np.median(np.abs(residuals - middle)))
         either = (high - low) / (2 * _NORMAL_90)
         return float(max(deviation, either, (high - middle) / _NORMAL_90, _LEAST_SPREAD))
 
 
-def _reference(scaled: Array, begins: Sequence[int], runs: int) -> _Reference | None:
+def _reference(
+    scaled: Array, begins: Sequence[int], runs: int, wandering: float
+) -> _Reference | None:
     """Take the points before so many of the newest; None where their level has too few."""
     borders = [0, *begins, len(scaled) - runs]
     level = scaled[borders[-2] : max(borders[-1], 0)]
@@ -198,16 +213,16 @@ def _reference(scaled: Array, begins: Sequence[int], runs: int) -> _Reference | 
     residuals = np.concatenate([part - np.median(part) for part in levels])
     # The variance of a median of so many normal values is 1.57 of theirs, by their number.
     widening = math.sqrt((1 + 1.57 / len(level)) / (1 + 1.57 / len(residuals)))
-    return _Reference(level, float(np.median(level)), residuals, widening)
+    return _Reference(level, float(np.median(level)), residuals, widening, wandering)
 
 
-def _moved(scaled: Array, begins: Sequence[int], family: int) -> tuple[int, int]:
+def _moved(scaled: Array, begins: Sequence[int], family: int, wandering: float) -> tuple[int, int]:
     """Number of the newest points that have moved, the most there are, and the sign; 0: none."""
     for runs in range(MOST_RUNS, 1, -1):
-        reference = _reference(scaled, begins, runs)
+        reference = _reference(scaled, begins, runs, wandering)
         if reference is None or reference.count < FEWEST_FOR_MOVED:
             continue
-        factor = moved_factor(runs, reference.count, family) * reference.widening
+        factor = moved_factor(runs, reference.worth, family) * reference.widening
         for sign in (1, -1):
             nearest = float((sign * (scaled[-runs:] - reference.middle)).min())
             # The spread takes its time, and is seldom asked for.

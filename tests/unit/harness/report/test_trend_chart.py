@@ -1,4 +1,4 @@
-"""The chart of a series, and its line in a table: nothing is cut silently, marks say their values."""
+"""The chart of a series, and its line in a table: nothing is cut silently, marks say values."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ from harness.stats.changes import (
     corrected,
     fewest_points,
     strongest_change,
+    wandering_of,
 )
 
 
@@ -158,3 +159,37 @@ def test_how_many_points_a_change_needs() -> None:
         quiet = {str(number): [1.0] * count for number in range(many - 1)}
         assert changes_of_many({"rising": step, **quiet}, alpha=ALPHA)["rising"]
         assert not changes_of_many({"rising": step[1:], **quiet}, alpha=ALPHA)["rising"]
+
+
+def wandering_noise(draw: random.Random, count: int, alike: float) -> list[float]:
+    """Each point like the one before it, by so much."""
+    values = [draw.gauss(0, 1)]
+    while len(values) < count:
+        values.append(alike * values[-1] + math.sqrt(1 - alike**2) * draw.gauss(0, 1))
+    return [100 * math.exp(0.04 * value) for value in values]
+
+
+def test_a_wandering_host_is_no_change() -> None:
+    draw, seen, seen_without = random.Random(15), 0, 0
+    for _ in range(8):
+        family = {str(number): wandering_noise(draw, 31, 0.6) for number in range(24)}
+        seen += any(changes_of_many(family).values())
+        seen_without += any(change_points(values, alpha=0.01 / 24) for values in family.values())
+    assert seen == 0
+    assert seen_without >= 3, "the same without looking at the whole family"
+
+
+@pytest.mark.parametrize(("alike", "wandering"), [(0.3, 1.36), (0.6, 2.0), (0.8, 3.0)])
+def test_how_much_a_host_wanders(alike: float, wandering: float) -> None:
+    draw = random.Random(16)
+    family = [wandering_noise(draw, 40, alike) for _ in range(60)]
+    assert wandering_of(family) == pytest.approx(wandering, rel=0.25)
+
+
+def test_independent_points_steps_and_few_series_do_not_wander() -> None:
+    draw = random.Random(17)
+    assert wandering_of([noise(draw, 40) for _ in range(24)]) == 1
+    stepped = [noise(draw, 20) + noise(draw, 20, 130) for _ in range(24)]
+    assert wandering_of(stepped) == 1
+    assert wandering_of([wandering_noise(draw, 40, 0.8)] * 7) == 1
+    assert wandering_of([[5.0] * 40] * 24) == 1
