@@ -55,8 +55,11 @@ def in_short(trends: Trends) -> str:
         sentences.append(f"{units.count(opened, 'change')} for the worse {verb} open.")
     questions = sum(trend.is_question and not trend.open for trend in asked)
     if questions:
-        subject = "of 1 series stands" if questions == 1 else f"of {questions} series stands"
-        sentences.append(f"The newest run {subject} above all before it; take another run.")
+        verb = "is" if questions == 1 else "are"
+        sentences.append(
+            f"{questions} of {len(asked)} series {verb} far above the level in the newest run; "
+            "take another run."
+        )
     young = [trend for trend in asked if not (trend.is_judged or trend.open)]
     if young:
         sentences.append(
@@ -145,7 +148,7 @@ def newest_in_words(trend: Trend) -> str:
         if trend.accepted:
             return f"{said}; acknowledged: {trend.accepted}"
         if found.is_upward:
-            return f"{said}; one run cannot tell why: take another run"
+            return f"{said}; one run alone shows no change: take another run"
         return f"{said}; a change for the better, if another run agrees"
     by = f"{(found.ratio - 1) * 100:+.3g} %" if math.isfinite(found.ratio) else "not reached before"
     end = "highest" if found.is_upward else "lowest"

@@ -388,7 +388,7 @@ def test_one_run_far_above_is_a_question() -> None:
     assert trend.changes == ()
     assert change_in_words(trend) == "cannot tell: the newest is 2.00 × the level"
     assert in_short(found) == (
-        "The newest run of 1 series stands above all before it; take another run."
+        "1 of 1 series is far above the level in the newest run; take another run."
     )
 
 
