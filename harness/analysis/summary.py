@@ -7,8 +7,9 @@ the value of a block is the median of an arm's trials in it; failed trials are c
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 MARKS = (Milestone.ISOLATED, Milestone.KERNEL, Milestone.USERSPACE, Milestone.STARTED)
 """The milestones between t0 and ready, in order."""
 
+_NUMBER = re.compile(r"(?<![\w.:/+-])\d+(?:\.\d+)?(?![\w.:/-])")
+"""A number that stands alone: no part of a name, a path or a version."""
+
 MOST_OCCURRENCES = 12
 """No more occurrences of a diagnostic than these are listed one by one."""
 
@@ -61,6 +65,7 @@ class ArmRow:
         scopes: Metric name -> whose use it is.
         cache: State of the page cache before each trial.
         repeats: Name of the arm of which this is the same once more (A/A), or None.
+        anchors: Name of the arm whose pinned anchor this is, or None.
         is_emulated: A VM whose processor was emulated (TCG): its times are an upper bound.
         ready_p90_ns: 90th percentile of `ready`; None with fewer than 10 trials.
         ready_p99_ns: 99th; None with fewer than 100.
@@ -96,6 +101,7 @@ class ArmRow:
     scopes: Mapping[str, str]
     cache: CacheState
     repeats: str | None
+    anchors: str | None
     is_emulated: bool
 
     @property
@@ -159,6 +165,12 @@ class ScenarioTable:
     start_curves: tuple[GrowthCurve, ...]
     burst_curves: tuple[GrowthCurve, ...]
     noise: tuple[NoiseFloor, ...]
+
+    @property
+    def shown(self) -> tuple[ArmRow, ...]:
+        """The rows that answer the question: no A/A arm and no anchor, which serve the judging."""
+        rows = tuple(row for row in self.rows if row.repeats is None and row.anchors is None)
+        return rows or self.rows
 
     def is_upper_bound(self, row: ArmRow) -> bool:
         """Whether this arm's times are an emulated CPU's, and the reference's are not."""
@@ -253,7 +265,7 @@ def _arms(scenario: Scenario, records: Mapping[str, ArmRecord], counted: pd.Data
 
 
 def _reference(arms: list[Arm], found: Mapping[str, ArmData]) -> str | None:
-    ran = [arm for arm in arms if len(found[arm.name].taken)]
+    ran = [arm for arm in arms if len(found[arm.name].taken) and arm.anchors is None]
     preferred = [arm for kind in ("container", "process") for arm in ran if arm.backend == kind]
     return next((arm.name for arm in (*preferred, *ran)), None)
 
@@ -301,6 +313,7 @@ def _row(data: RunData, arm: Arm, found: ArmData, reference: ArmData | None) -> 
         scopes=estimates.scopes(found),
         cache=arm.cache,
         repeats=arm.repeats,
+        anchors=arm.anchors,
         is_emulated=arm.backend.startswith("vm") and facts.get("accelerator") == "tcg",
     )
 
@@ -319,8 +332,8 @@ def _diagnostics(data: RunData) -> tuple[GatheredDiagnostic, ...]:
         for diagnostic in form.diagnostics:
             found[diagnostic][f"{form.scenario}, {form.arm}"] += int(numbers[place])
     by_code: dict[DiagnosticCode, list[str]] = defaultdict(list)
-    for diagnostic, places in found.items():
-        by_code[diagnostic.code].append(_occurrence(diagnostic.detail, places))
+    for code, detail, places in _alike(found):
+        by_code[code].append(_occurrence(detail, places))
     return tuple(
         GatheredDiagnostic(code, REMEDIES[code], _bounded(by_code[code]))
         for code in DiagnosticCode
@@ -328,8 +341,30 @@ def _diagnostics(data: RunData) -> tuple[GatheredDiagnostic, ...]:
     )
 
 
+def _alike(
+    found: Mapping[Diagnostic, Mapping[str, int]],
+) -> Iterator[tuple[DiagnosticCode, str, Mapping[str, int]]]:
+    """Join details that differ in their numbers alone: `about 6 to 20 % of one CPU`."""
+    groups: dict[tuple[DiagnosticCode, str], list[Diagnostic]] = defaultdict(list)
+    for diagnostic in found:
+        groups[diagnostic.code, _NUMBER.sub("0", diagnostic.detail)].append(diagnostic)
+    for (code, _), group in groups.items():
+        places: dict[str, int] = defaultdict(int)
+        for diagnostic in group:
+            for place, number in found[diagnostic].items():
+                places[place] += number
+        yield code, _ranged([diagnostic.detail for diagnostic in group]), places
+
+
+def _ranged(details: Sequence[str]) -> str:
+    """Write each number of the first detail as the range that it has in all of them."""
+    columns = zip(*map(_NUMBER.findall, details), strict=True)
+    ranges = (sorted(set(column), key=float) for column in columns)
+    spelled = (ends[0] if len(ends) == 1 else f"{ends[0]} to {ends[-1]}" for ends in ranges)
+    return _NUMBER.sub(lambda _: next(spelled), details[0])
+
+
 def _bounded(occurrences: list[str]) -> tuple[str, ...]:
-    # Details that hold a number differ in every trial.
     occurrences = list(filter(None, occurrences))
     rest = len(occurrences) - MOST_OCCURRENCES
     more = [f"and {rest} more like these, in the records"] if rest > 0 else []
