@@ -19,7 +19,7 @@ from harness.report.text.answer import answer
 if TYPE_CHECKING:
     import pandas as pd
 
-JSON_SCHEMA = 1
+JSON_SCHEMA = 2
 """Version of the form of `render_json`; raised when a reader could misread a newer one."""
 
 UNITS = {Unit.NANOSECONDS: "ns", Unit.BYTES: "bytes", Unit.COUNT: "count"}
@@ -70,9 +70,9 @@ def _run(summary: Summary) -> dict[str, Any]:
             for name, metric in METRICS.items()
         },
         "scenarios": [_scenario(table, summary) for table in summary.tables],
-        "doubts": [
-            {"code": doubt.code.value, "remedy": doubt.remedy, "seen": list(doubt.occurrences)}
-            for doubt in summary.diagnostics
+        "warnings": [
+            {"code": found.code.value, "remedy": found.remedy, "seen": list(found.occurrences)}
+            for found in summary.diagnostics
         ],
     }
 
@@ -106,6 +106,7 @@ def _arm(table: ScenarioTable, row: ArmRow) -> dict[str, Any]:
         "backend": row.backend,
         "cache": row.cache.value,
         "repeats": row.repeats,
+        "anchors": row.anchors,
         "reference": row.is_reference,
         "emulated_cpu": row.is_emulated,
         "times_are_upper_bounds": table.is_upper_bound(row),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 
 from harness import stats
@@ -13,6 +12,7 @@ from harness.report.judgement.page import verdict_section
 from harness.report.text import circumstances, wording
 from harness.report.text import tables as cells
 from harness.report.text.answer import BOUND_MEANS, answer
+from harness.report.text.screen import certainty, warning_name
 
 MOST_LISTED = 500
 """No more trials than these are listed one by one in a page, which must open on a phone."""
@@ -34,6 +34,7 @@ def render_html(summary: Summary, charts: Mapping[str, list[Chart]]) -> str:
             _section(f"scenario-{number}", table, summary, charts.get(table.scenario.name, []))
             for number, table in enumerate(summary.tables, 1)
         ],
+        warnings=wording.listed([warning_name(found.code) for found in summary.diagnostics]),
         when=circumstances.when(info),
         environment=circumstances.environment(info),
         repeat=circumstances.repeat_command(info),
@@ -60,7 +61,7 @@ def render_template(template: str, **values: object) -> str:
     )
     # Only our own drawings pass unescaped; the drawing has escaped the user's text in them.
     jinja.filters["drawing"] = Markup
-    jinja.filters["bound"] = _bound
+    jinja.filters["bound"] = wording.bound
     jinja.filters["duration"] = wording.duration
     jinja.filters["counted"] = units.count
     jinja.filters["facts"] = circumstances.facts
@@ -79,6 +80,7 @@ def _section(
         "anchor": anchor,
         "table": table,
         "answer": answer(table, summary),
+        "certainty": certainty(table, summary),
         "charts": charts,
         "cost": cells.cost_grid(table),
         "more": _more(table, summary, charts),
@@ -118,11 +120,7 @@ def _boxes(summary: Summary) -> list[tuple[str, str]]:
             box += "; the image's files are evicted from the page cache before each trial"
         if row.repeats is not None:
             box += f"; the same as {row.repeats} once more, which shows this host's noise"
+        if row.anchors is not None:
+            box += f"; pinned, so that {row.anchors} can be followed from run to run"
         boxes[row.arm] = box
     return list(boxes.items())
-
-
-def _bound(sentence: str) -> str:
-    """Bind numbers to their units and brackets, so that no line breaks between them."""
-    gap = r"(?<=[\d×]) (?=(?:[nµm]?s|[kMG]?B|%|×|\[)(?!\w))"
-    return re.sub(gap, "\N{NO-BREAK SPACE}", sentence)

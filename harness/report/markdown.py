@@ -11,6 +11,7 @@ from harness.report.charts.drawing import Chart
 from harness.report.judgement.markdown import comparison
 from harness.report.text import circumstances, wording
 from harness.report.text.answer import BOUND_MEANS, answer
+from harness.report.text.screen import certainty
 from harness.report.text.tables import (
     Grid,
     effort_grid,
@@ -40,41 +41,45 @@ def render_markdown(summary: Summary, charts: Mapping[str, list[Chart]]) -> str:
 
 def _scenario(table: ScenarioTable, summary: Summary, charts: list[Chart]) -> list[str]:
     found = answer(table, summary)
+    pictures = [f"![{_text(chart.description)}](charts/{chart.name}.svg)" for chart in charts]
     blocks = [
         f"## {_text(table.scenario.name)}",
-        f"_{_text(table.scenario.question)}_",
+        _emphasised(table.scenario.question),
     ]
+    folded = [_bullets(found.findings)]
     if summary.judgement is None:  # whose own words are the answer
-        blocks += [f"**{_text(found.headline)}** ({_text(found.badge)})", _bullets(found.certainty)]
+        blocks += [_grid(Grid(("", found.badge), found.rows)), _text(certainty(table, summary))]
+        folded.insert(0, _bullets(found.certainty))
+    blocks += pictures[:1]
     if table.trials:
-        blocks.append(_grid(start_grid(table)))
-        bound = any(table.is_upper_bound(row) and row.ratio is not None for row in table.rows)
-        blocks.append(
+        folded.append(_grid(start_grid(table)))
+        bound = any(table.is_upper_bound(row) and row.ratio is not None for row in table.shown)
+        folded.append(
             "Medians since the request; brackets are intervals of the median; `ready` is compared."
             + (f" ≤: {BOUND_MEANS}." if bound else "")
         )
-        blocks += [_grid(grid) for grid in (footprint_grid(table), memory_grid(table))]
-    folded = [
-        _bullets(found.findings),
-        *map(_grid, (effort_grid(table), growth_grid(table), noise_grid(table))),
-        *(f"![{_text(chart.description)}](charts/{chart.name}.svg)" for chart in charts),
-    ]
+    grids = (footprint_grid, memory_grid, effort_grid, growth_grid, noise_grid)
+    folded += [*(_grid(each(table)) for each in grids), *pictures[1:]]
+    blocks.append(_folded("How sure that is, arm by arm, all figures", folded))
     errors = [
         f"{row.arm}, {units.count(number, 'trial')}: {error}"
-        for row in table.rows
+        for row in table.shown
         for error, number in row.errors
     ]
     if errors:
-        folded += ["Failed trials:", _bullets(errors)]
-    blocks.append(_folded("Arm by arm, on disk, charts", folded))
+        blocks.append(_folded("Failed trials", [_bullets(errors)]))
     return [block for block in blocks if block]
+
+
+def _emphasised(text: str) -> str:
+    return f"_{_text(text)}_" if text else ""
 
 
 def _warnings(summary: Summary) -> list[str]:
     lines = []
-    for doubt in summary.diagnostics:
-        lines.append(f"- `{doubt.code}`: {_text(doubt.remedy)}.")
-        lines += [f"  - {_text(occurrence)}" for occurrence in doubt.occurrences]
+    for warning in summary.diagnostics:
+        lines.append(f"- `{warning.code}`: {_text(warning.remedy)}.")
+        lines += [f"  - {_text(occurrence)}" for occurrence in warning.occurrences]
     title = f"Warnings ({len(summary.diagnostics)})"
     return [_folded(title, ["\n".join(lines)])] if lines else []
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from harness.analysis.summary import ScenarioTable, Summary
 from harness.records.dataset import run_data
 from harness.report.charts.disk import disk_chart
@@ -21,6 +23,7 @@ def charts_by_scenario(summary: Summary) -> dict[str, list[Chart]]:
 
 def charts_of(table: ScenarioTable, summary: Summary) -> list[Chart]:
     """Draw the charts of one scenario, in the order of the page."""
+    table = replace(table, rows=table.shown)
     samples = samples_of(table, run_data(summary.run))
     drawn = (
         growth_chart(table),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -37,7 +37,7 @@ VALUE_INCHES = 1.35
 
 @dataclass(frozen=True, slots=True)
 class _Bar:
-    """One way of counting an arm's memory; its pieces are (bytes, look), none if not known."""
+    """One way of counting an arm's memory; its pieces are (bytes, look)."""
 
     label: str
     pieces: tuple[tuple[float, tuple[str, str, str]], ...]
@@ -46,11 +46,15 @@ class _Bar:
 
 def memory_chart(table: ScenarioTable) -> Chart | None:
     """Draw the memory of an instance just after ready; returns None if no arm's is known."""
-    ways = [way for way in WAYS if any(_known(row, way[0]) for row in table.rows)]
-    if not ways:
-        return None
     rows = [row for row in table.rows if row.trials]
-    bars = {row.arm: [_bar(row, metric, label) for metric, label in ways] for row in rows}
+    found = {row.arm: tuple(_bars(row)) for row in rows}
+    bars = {
+        arm: known
+        for arm, known in found.items()
+        if any(size for bar in known for size, _ in bar.pieces)
+    }
+    if not bars:
+        return None
     title = f"{table.scenario.name}: memory of an instance, just after it was ready"
     return Chart(
         name=f"memory-{parts.slug(table.scenario.name)}",
@@ -73,10 +77,14 @@ def _known(row: ArmRow, metric: str) -> float | None:
     return found.median if found is not None and found.is_reached else None
 
 
-def _bar(row: ArmRow, metric: str, label: str) -> _Bar:
-    whole = _known(row, metric)
-    if whole is None:
-        return _Bar(label, (), "not known")
+def _bars(row: ArmRow) -> Iterator[_Bar]:
+    """Make a bar for each way in which the arm's memory is known."""
+    for metric, label in WAYS:
+        if (whole := _known(row, metric)) is not None:
+            yield _bar(row, metric, label, whole)
+
+
+def _bar(row: ArmRow, metric: str, label: str, whole: float) -> _Bar:
     spelled = wording.size(whole)
     own = _known(row, "uss") if metric == "pss" else None
     if own is None:
@@ -86,7 +94,7 @@ def _bar(row: ArmRow, metric: str, label: str) -> _Bar:
     return _Bar(label, pieces, f"{spelled}, {wording.size(own)} own")
 
 
-def _description(bars: dict[str, list[_Bar]]) -> str:
+def _description(bars: Mapping[str, Sequence[_Bar]]) -> str:
     arms = (
         f"{arm}: {', '.join(f'{bar.label} {bar.value}' for bar in found)}"
         for arm, found in bars.items()
@@ -108,12 +116,11 @@ def _grid(rows: Sequence[ArmRow]) -> Grid:
     return Grid(("arm", "counted as", "median [interval]", "of what, or why not"), tuple(cells))
 
 
-def _draw(bars: dict[str, list[_Bar]], title: str, width: float) -> Figure:
+def _draw(bars: Mapping[str, Sequence[_Bar]], title: str, width: float) -> Figure:
     drawn = {look for found in bars.values() for bar in found for _, look in bar.pieces}
     handles = [parts.patch(*look) for look in (OWN, SHARE, WHOLE) if look in drawn]
-    most = len(next(iter(bars.values())))
-    row = NAME_INCHES + most * BAR_INCHES + AIR_INCHES
-    head, height = parts.head_inches(title, handles, width), len(bars) * row
+    tall = {arm: NAME_INCHES + len(found) * BAR_INCHES + AIR_INCHES for arm, found in bars.items()}
+    head, height = parts.head_inches(title, handles, width), sum(tall.values())
     figure = new_figure(width, head + height + parts.AXIS_INCHES)
     parts.draw_head(figure, title, handles)
     room = width - 2 * MARGIN_INCHES - LABEL_INCHES
@@ -141,5 +148,5 @@ def _draw(bars: dict[str, list[_Bar]], title: str, width: float) -> Figure:
             end = before + axes.get_xlim()[1] * 0.06 / room
             look: dict[str, Any] = {"va": "center_baseline", **parts.SMALL}
             axes.text(end, middle, bar.value, bbox=parts.BACKGROUND, **look)
-        top += row
+        top += tall[arm]
     return figure

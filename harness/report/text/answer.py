@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness import stats
 from harness.analysis.summary import ArmRow, ScenarioTable, Summary
 from harness.model import RunInfo, units
+from harness.model.metrics import METRICS
 from harness.report.text import sentences, wording
 
 UPPER_BOUND = "emulated CPU: upper bound"
@@ -27,7 +28,8 @@ class Answer:
     """The answer to one scenario's question.
 
     Attributes:
-        headline: The answer: time until ready, then disk, then memory.
+        rows: The answer, a sentence each: time until ready, disk, memory, by their titles. Of a
+            scenario that grows, what each further instance costs comes first.
         badge: Its certainty in a few words.
         findings: A sentence for each arm, then on disk, memory and growth.
         certainty: Sentences on the certainty, and its conditions.
@@ -35,20 +37,26 @@ class Answer:
             the same kind of processor.
     """
 
-    headline: str
+    rows: tuple[tuple[str, str], ...]
     badge: str
     findings: tuple[str, ...]
     certainty: tuple[str, ...]
     is_sure: bool
 
+    @property
+    def headline(self) -> str:
+        """The rows in one paragraph."""
+        return " ".join(sentence for _, sentence in self.rows)
+
 
 def answer(table: ScenarioTable, summary: Summary) -> Answer:
     """Put the answer to a scenario's question into words."""
+    table = replace(table, rows=table.shown)
     reference = next((row for row in table.rows if row.is_reference), None)
     interruption = _interruption(summary.run.info, table)
     if reference is None:
         return Answer(
-            "No trial was taken, so there is no answer.",
+            (("Answer", "No trial was taken, so there is no answer."),),
             "no trial",
             tuple(f"{_named(row)} did not run." for row in table.rows),
             tuple(interruption),
@@ -57,7 +65,7 @@ def answer(table: ScenarioTable, summary: Summary) -> Answer:
     compared = _compared(table, reference)
     is_sure = bool(compared) and all(map(_is_certain, compared)) and not _bounds(table)
     return Answer(
-        headline=" ".join((_headline(table, reference), *_footprints(table, reference))),
+        rows=tuple(_rows(table, reference)),
         badge=_badge(table, reference, compared),
         findings=(
             *(_finding(table, row, reference) for row in table.rows),
@@ -79,6 +87,28 @@ def answer(table: ScenarioTable, summary: Summary) -> Answer:
         ),
         is_sure=is_sure,
     )
+
+
+def _rows(table: ScenarioTable, reference: ArmRow) -> Iterator[tuple[str, str]]:
+    if slopes := sentences.slopes(table):
+        clauses = [
+            f"{slope.arm} costs {_slope(slope)}"
+            for slope in slopes[:MOST_NAMED]
+            if slope.disk or slope.memory
+        ]
+        if clauses:
+            yield "Growth", f"Each further {wording.listed(clauses)}."
+    yield "Start", _headline(table, reference)
+    yield from _footprints(table, reference)
+
+
+def _slope(slope: sentences.Slope) -> str:
+    amounts = (
+        f"{wording.size_estimate(amount)} of {name}"
+        for amount, name in ((slope.disk, "disk"), (slope.memory, "memory"))
+        if amount is not None
+    )
+    return wording.listed(list(amounts))
 
 
 def _bounds(table: ScenarioTable) -> list[ArmRow]:
@@ -120,12 +150,8 @@ def _named(row: ArmRow, *, inside: bool = False) -> str:
 
 
 def _others(table: ScenarioTable) -> list[ArmRow]:
-    """List the arms of the headline: the VMs if one ran, else all but the reference.
-
-    An arm that repeats another one shows the noise only.
-    """
+    """List the arms of the headline: the VMs if one ran, else all but the reference."""
     ran = [row for row in table.rows if row.trials and not row.is_reference]
-    ran = [row for row in ran if row.repeats is None] or ran
     return [row for row in ran if row.is_vm] or ran
 
 
@@ -162,16 +188,16 @@ def _against(table: ScenarioTable, row: ArmRow) -> str:
     name = _named(row, inside=True)
     if row.difference is None or row.ratio is None or not row.ratio.estimate.is_reached:
         return f"{name} after {wording.duration(row.ready.median)}, but not beside it"
-    bound = f"; {UPPER_BOUND}" if table.is_upper_bound(row) else ""
+    bound = "≤ " if table.is_upper_bound(row) else ""
     if _is_unclear(row):
-        return f"{name} is not told apart from that ({wording.ratio(row.ratio)}{bound})"
+        return f"{name} is not told apart from that ({bound}{wording.ratio(row.ratio)})"
     far = row.difference.estimate.median
     word = "more" if far >= 0 else "less"
     factor = wording.times(row.ratio.estimate.median)
-    return f"{name} needs {wording.duration(abs(far))} {word} ({factor}{bound})"
+    return f"{name} needs {wording.duration(abs(far))} {word} ({bound}{factor})"
 
 
-def _footprints(table: ScenarioTable, reference: ArmRow) -> Iterator[str]:
+def _footprints(table: ScenarioTable, reference: ArmRow) -> Iterator[tuple[str, str]]:
     """Say in a sentence each what an instance takes on disk and in memory."""
     if not reference.ok:
         return
@@ -184,24 +210,31 @@ def _footprints(table: ScenarioTable, reference: ArmRow) -> Iterator[str]:
 
 def _footprint(
     table: ScenarioTable, reference: ArmRow, metric: str, subject: str, begin: str
-) -> Iterator[str]:
+) -> Iterator[tuple[str, str]]:
     base = reference.metrics.get(metric)
     if base is None:
         # A scale scenario may have read it of all instances at once: another sentence says so.
         if not any(curve.metric == metric for curve in table.growth):
-            yield f"{subject} was not measured."
+            yield subject, f"{subject} was not measured."
         return
     amounts = []
     for row in _others(table)[:MOST_NAMED]:
         far = row.differences.get(metric)
         if far is None or not far.estimate.is_reached:
+            # An arm whose memory is known by another measure alone is not subtracted from this.
+            other = sentences.memory(row) if metric in sentences.MEMORY else ""
+            if other and metric not in row.metrics:
+                value = wording.median_amount(row.metrics[other], METRICS[other].unit)
+                amounts.append(
+                    f"{row.arm} {sentences.SHORT[other].removeprefix('memory ')}: {value}"
+                )
             continue
         amount = wording.size(abs(far.estimate.median))
         word = "more" if far.estimate.median >= 0 else "less"
         more = f"{amount} {word}" if far.estimate.median else "as much"
         amounts.append(f"{row.arm} {more}")
     rest = f"; {wording.listed(amounts)}" if amounts else ""
-    yield f"{begin} {wording.size(base.median)} ({reference.arm}){rest}."
+    yield subject, f"{begin} {wording.size(base.median)} ({reference.arm}){rest}."
 
 
 def _missed(row: ArmRow, *, inside: bool = False) -> str:
@@ -222,10 +255,6 @@ def _finding(table: ScenarioTable, row: ArmRow, reference: ArmRow) -> str:
         return f"{start}; it cannot be compared with {against}."
     ratio = wording.ratio(row.ratio)
     bound = f" ({UPPER_BOUND})" if table.is_upper_bound(row) else ""
-    if row.repeats is not None and row.repeats == reference.arm:
-        return (
-            f"{start}. It is {row.repeats} once more: {ratio} its time is what noise alone makes."
-        )
     if _is_unclear(row):
         return f"{start}, {ratio} that of {against}{bound}: the two are not told apart."
     word = "later" if row.difference.estimate.median >= 0 else "sooner"
@@ -290,13 +319,12 @@ def _spread(
         return
     yield (
         f"Brackets are 95 % intervals for the median over {blocks} ({fewest.interval.method}). "
-        "Every block ran each arm once, in random order, and ratios are taken within blocks, so "
-        "what slowed the host for longer than a block (heat, other work) weighs on all arms; a "
-        "short disturbance still falls on one of them."
+        "Every block ran each arm, in random order, and a × is the median of the ratios within "
+        "blocks, not the ratio of two medians: what slowed the host for longer than a block (heat, "
+        "other work) weighs on all arms; a short disturbance still falls on one of them."
     )
     against = _named(reference, inside=True)
-    has_twin = any(row.repeats is not None for row in table.rows)
-    unclear = [row.arm for row in table.rows if _is_unclear(row) and row.repeats is None]
+    unclear = [row.arm for row in table.rows if _is_unclear(row)]
     if unclear:
         yield (
             f"The interval of {wording.listed(unclear)} contains 1 ×: chance alone could make "
@@ -305,8 +333,8 @@ def _spread(
         )
     elif any(row.ratio is not None for row in table.rows):
         yield (
-            f"No interval{' of another arm' * has_twin} contains 1 ×: chance alone would make such "
-            f"a difference to {against} in less than 1 of 20 comparisons."
+            f"No interval contains 1 ×: chance alone would make such a difference to {against} in "
+            "less than 1 of 20 comparisons."
         )
 
 

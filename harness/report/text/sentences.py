@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from harness import stats
 from harness.analysis.curves import GrowthCurve
@@ -30,6 +31,34 @@ SHORT = {
     "cpu-system": "CPU time, system",
     "left-behind": "things left behind",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Slope:
+    """What each further instance of an arm costs.
+
+    Attributes:
+        disk: In bytes; None where it was not read or has no line.
+        memory: In bytes, by the first measure of `MEMORY` that has a line.
+        most: So many instances lived at once.
+    """
+
+    arm: str
+    disk: stats.Estimate | None
+    memory: stats.Estimate | None
+    most: int
+
+
+def slopes(table: ScenarioTable) -> tuple[Slope, ...]:
+    """List what each further instance costs, arm by arm; none for a scenario that does not grow."""
+    found = []
+    for arm in dict.fromkeys(curve.arm for curve in table.growth):
+        curves = [curve for curve in table.growth if curve.arm == arm]
+        lines = {curve.metric: curve.line.slope for curve in curves if curve.line is not None}
+        most = max(instances for curve in curves for instances, _ in curve.points)
+        memory = next((lines[name] for name in MEMORY[:3] if name in lines), None)
+        found.append(Slope(arm, lines.get("disk"), memory, most))
+    return tuple(found)
 
 
 def growth(table: ScenarioTable) -> Iterator[str]:
@@ -113,9 +142,8 @@ def undetectable(table: ScenarioTable) -> Iterator[str]:
         return
     small = [
         row.arm
-        for row in table.rows
+        for row in table.shown
         if row.ratio is not None
-        and row.repeats is None
         and row.ratio.estimate.is_reached
         and not stays_apart(row.ratio.estimate, 1)
         and abs(row.ratio.estimate.median - 1) < min(limits)
@@ -131,7 +159,7 @@ def undetectable(table: ScenarioTable) -> Iterator[str]:
 def missing(table: ScenarioTable) -> Iterator[str]:
     """Say what has no value, in which arms and why: the same reason once."""
     grouped: dict[str, dict[tuple[str, ...], list[str]]] = defaultdict(lambda: defaultdict(list))
-    for row in table.rows:
+    for row in table.shown:
         by_reason: dict[str, list[str]] = defaultdict(list)
         for metric, reason in row.missing.items():
             by_reason[reason].append(metric)
@@ -139,7 +167,7 @@ def missing(table: ScenarioTable) -> Iterator[str]:
             grouped[reason][tuple(lacking)].append(row.arm)
     for reason, groups in grouped.items():
         for metrics, arms in groups.items():
-            where = "any arm" if len(arms) == len(table.rows) > 1 else wording.listed(arms)
+            where = "any arm" if len(arms) == len(table.shown) > 1 else wording.listed(arms)
             if reason == "not measured":
                 yield f"Not measured in {where}: {_names(metrics)}."
             else:
@@ -150,7 +178,7 @@ def outliers(table: ScenarioTable) -> Iterator[str]:
     """Say how many samples lie far out, and that they count."""
     counts = [
         f"{len(row.shape.outliers)} in {row.arm}"
-        for row in table.rows
+        for row in table.shown
         if row.shape is not None and row.shape.outliers
     ]
     if counts:

@@ -24,10 +24,13 @@ class Grid:
     Attributes:
         head: Column heads.
         rows: Cells, as many in each row as there are heads.
+        estimates: Heads of columns whose cells begin with a value and may go on with its interval:
+            these stand to the left where a table can align.
     """
 
     head: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    estimates: frozenset[str] = frozenset()
 
 
 def start_grid(table: ScenarioTable, *, with_marks: bool = True) -> Grid:
@@ -35,10 +38,12 @@ def start_grid(table: ScenarioTable, *, with_marks: bool = True) -> Grid:
 
     `with_marks` adds the milestones between request and ready that any arm has.
     """
-    marks = [mark for mark in MARKS if with_marks and any(mark in r.milestones for r in table.rows)]
-    compared = any(row.ratio is not None for row in table.rows)
+    marks = [
+        mark for mark in MARKS if with_marks and any(mark in r.milestones for r in table.shown)
+    ]
+    compared = any(row.ratio is not None for row in table.shown)
     rows = []
-    for row in table.rows:
+    for row in table.shown:
         cells = [
             row.arm,
             f"{row.ok}/{row.trials}",
@@ -68,7 +73,7 @@ def cost_grid(table: ScenarioTable) -> Grid:
             _cell(row, "disk"),
             wording.NONE if row.prepare_ns is None else wording.duration(row.prepare_ns),
         )
-        for row in table.rows
+        for row in table.shown
     )
     named = (heads[name] for name in shown)
     return Grid(("arm", "ready p90", *named, "disk shared", "disk each", "prepare"), rows)
@@ -82,7 +87,7 @@ def footprint_grid(table: ScenarioTable) -> Grid:
     heads = {"disk": "each", "disk-growth": "until ready", "image-read": "read of image"}
     shown = [name for name in heads if _is_known(table, name)]
     rows = []
-    for row in table.rows:
+    for row in table.shown:
         cells = [_cell(row, name) for name in shown]
         read, total = row.metrics.get("image-read"), row.metrics.get("image-total")
         if read and total and total.median and math.isfinite(read.median):
@@ -147,7 +152,7 @@ def comparison_grid(table: ScenarioTable) -> Grid:
     """Lay out every metric of every arm with its interval, and as a multiple of the reference's."""
     rows = []
     for name, metric in METRICS.items():
-        for row in table.rows:
+        for row in table.shown:
             if name in row.metrics:
                 ratio = "1 ×" if row.is_reference else _ratio(table, row, name)
                 median = wording.amount_estimate(row.metrics[name], metric.unit)
@@ -169,7 +174,7 @@ def _shared(row: ArmRow) -> str:
 
 
 def _is_known(table: ScenarioTable, metric: str) -> bool:
-    return any(metric in row.metrics for row in table.rows)
+    return any(metric in row.metrics for row in table.shown)
 
 
 def _cell(row: ArmRow, metric: str) -> str:
@@ -179,11 +184,11 @@ def _cell(row: ArmRow, metric: str) -> str:
 def _metric_grid(
     table: ScenarioTable, name: str, heads: Mapping[str, str], scoped: tuple[str, ...]
 ) -> Grid:
-    """Lay out the metrics that any arm has; empty if none has one."""
+    """Lay out the metrics that any arm has, and the arms that have one of them."""
     shown = [metric for metric in heads if _is_known(table, metric)]
     whose = [
         next((row.scopes[metric] for metric in scoped if metric in row.scopes), "")
-        for row in table.rows
+        for row in table.shown
     ]
     of = ("of",) if any(whose) else ()
     rows = tuple(
@@ -192,7 +197,8 @@ def _metric_grid(
             *(_cell(row, metric) for metric in shown),
             *((scope or wording.NONE,) if of else ()),
         )
-        for row, scope in zip(table.rows, whose, strict=True)
+        for row, scope in zip(table.shown, whose, strict=True)
+        if any(metric in row.metrics for metric in shown)
     )
     return Grid((name, *(heads[metric] for metric in shown), *of), rows if shown else ())
 
@@ -207,7 +213,7 @@ def disk_grid(table: ScenarioTable) -> Grid:
             wording.size(part.allocated_bytes),
             wording.size(part.apparent_bytes),
         )
-        for row in table.rows
+        for row in table.shown
         for part in row.parts
     )
     return Grid(("arm", "part", "belongs to", "allocated", "apparent"), rows)
@@ -224,7 +230,7 @@ def quantile_grid(table: ScenarioTable) -> Grid:
             str(row.failed),
             str(row.timeouts),
         )
-        for row in table.rows
+        for row in table.shown
     )
     return Grid(("arm", "p50", "p90", "p99", "Cliff's δ", "ok", "failed", "too late"), rows)
 

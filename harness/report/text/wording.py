@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -154,6 +155,12 @@ def every(number: int, noun: str) -> str:
 def listed(words: list[str]) -> str:
     """Join words for a sentence: `a, b and c`."""
     return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
+
+
+def bound(sentence: str) -> str:
+    """Bind numbers to their units and brackets, so that no line breaks between them."""
+    gap = r"(?<=[\d×]) (?=(?:[nµm]?s|[kMG]?B|%|×|\[)(?!\w))"
+    return re.sub(gap, "\N{NO-BREAK SPACE}", sentence)
 
 
 def duration_unit(ns: float) -> tuple[float, str]:

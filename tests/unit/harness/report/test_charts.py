@@ -258,7 +258,7 @@ def test_the_forest_shows_every_known_ratio_with_interval_and_noise() -> None:
     assert table.noise
     told = words(chart)
     for metric in SHOWN:
-        known = [row for row in table.rows if metric in row.ratios]
+        known = [row for row in table.shown if metric in row.ratios]
         assert (METRICS[metric].title in told) is bool(known)
         for row in known:
             assert wording.ratio(row.ratios[metric]) in told
