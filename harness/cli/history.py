@@ -10,13 +10,16 @@ import click
 from click.core import ParameterSource
 
 from harness.cli.options import parse_metrics, parse_percent
-from harness.cli.output import emit, format_option
+from harness.cli.output import TERMINAL, emit, output_options
+from harness.report.judgement import FORMATS
 
 if TYPE_CHECKING:
     from harness.analysis.trends import Trend, Trends
 
 _RESULTS = Path("results")
 _ALL = "all"
+_TABLE = "parquet"
+"""The form of all trials as one table, which can be named as DIR later."""
 
 
 @click.command()
@@ -65,13 +68,7 @@ _ALL = "all"
     type=click.Path(path_type=Path, file_okay=False),
     help="Write the chart of each series as SVG.",
 )
-@click.option(
-    "--export",
-    metavar="FILE.parquet",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Write all trials as one table, which can be named as DIR later.",
-)
-@format_option
+@output_options(tuple(FORMATS), (_TABLE,))
 def history(places: tuple[Path, ...], formats: tuple[tuple[str, str], ...], **typed: Any) -> int:
     """Follow medians over many runs, and find where they changed.
 
@@ -86,10 +83,12 @@ def history(places: tuple[Path, ...], formats: tuple[tuple[str, str], ...], **ty
     from harness.analysis.trend_words import judge
     from harness.analysis.trends import trends_of
 
-    if formats and not typed["check"]:
+    tables = [Path(path) for name, path in formats if name == _TABLE]
+    formats = tuple((name, path) for name, path in formats if name != _TABLE)
+    if not typed["check"] and any(form != (TERMINAL, "") for form in formats):
         raise click.UsageError("--format is a form of the verdict: give --check too")
     places = places or (_RESULTS,)
-    acknowledged, commit_of, export = typed["acknowledged"], typed["commit_of"], typed["export"]
+    acknowledged, commit_of = typed["acknowledged"], typed["commit_of"]
     if _is_typed("acknowledged") and not acknowledged.exists():
         message = f"{acknowledged} is not there; name the file, or leave the option out"
         raise click.BadParameter(message, param_hint="--acknowledged")
@@ -103,12 +102,12 @@ def history(places: tuple[Path, ...], formats: tuple[tuple[str, str], ...], **ty
     for sentence in (*found.history.problems, *found.stale):
         click.echo(_printable(f"steelyard: {sentence}"), err=True)
     _write(found, typed["site"], typed["charts"])
-    if export is not None:
-        trials = export_runs(places, found.history, export)
-        click.echo(f"written: {export}, {trials} trials", err=True)
+    for table in tables:
+        trials = export_runs(places, found.history, table)
+        click.echo(f"written: {table}, {trials} trials", err=True)
     if typed["check"]:
         return emit(judge(found, f"history of {', '.join(map(str, places))}"), formats)
-    if not (typed["site"] or typed["charts"] or export):
+    if not (typed["site"] or typed["charts"] or tables):
         for line in lines_of(found):
             click.echo(_printable(line))
     return 0

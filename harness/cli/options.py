@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import click
 
@@ -32,6 +33,18 @@ output_option = click.option(
     metavar="DIR",
     help="Folder of this run, new or empty. Default: results/ and the run's identifier.",
 )
+
+
+def verbosity_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command `-v` and `-q`."""
+    quiet = click.option("--quiet", "-q", is_flag=True, help="On a terminal the last line alone.")
+    verbose = click.option(
+        "--verbose",
+        "-v",
+        is_flag=True,
+        help="On a terminal all tables and warnings in full.",
+    )
+    return verbose(quiet(command))
 
 
 def invoked_as() -> str:

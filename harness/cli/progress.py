@@ -1,12 +1,14 @@
-"""A run's events on the terminal: a bar where there is a person, plain lines elsewhere."""
+"""A run's events on stderr: a bar where there is a person, a line now and then elsewhere."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from harness.model import Milestone, Outcome, RunInfo, Trial, events, units
+from harness.model import Outcome, RunInfo, events, units
 from harness.model.units import format_duration
 from harness.report.text.wording import share
 
@@ -14,14 +16,17 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-_LINE_NS = 1_000_000_000
-"""Blocks share a line until they have taken so long: nobody reads hundreds of lines."""
+LINE_NS = 10_000_000_000
+"""At most one line in so long says how far the run is: logs are kept, and read by people."""
 _NEW_IMAGE_NS = 100_000_000
 """An image that took less was there already."""
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """Make what a command prints on; a reader that left is a BrokenPipeError, as elsewhere."""
+    """Make what a command prints on; a reader that left is a BrokenPipeError, as elsewhere.
+
+    COLUMNS and LINES count only where they are above zero, as elsewhere.
+    """
     from rich.console import Console
 
     class _Console(Console):
@@ -29,7 +34,10 @@ def make_console(*, stderr: bool = False) -> Console:
             # Rich's own way is to exit at once with code 1.
             raise BrokenPipeError
 
-    return _Console(highlight=False, stderr=stderr)
+    sizes = ("COLUMNS", "LINES")
+    unset = {name for name in sizes if not os.environ.get(name, "").strip("0")}
+    environment = {name: value for name, value in os.environ.items() if name not in unset}
+    return _Console(highlight=False, stderr=stderr, _environ=environment)
 
 
 @contextlib.contextmanager
@@ -38,18 +46,19 @@ def listener_for(console: Console) -> Iterator[events.Listener]:
     if not console.is_terminal:
         yield PlainListener(console)
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     progress = Progress(
         TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("trials"),
-        TimeElapsedColumn(),
+        BarColumn(bar_width=20),
+        TextColumn("left:"),
+        TimeRemainingColumn(compact=True),
         console=console,
         transient=True,
         # A redraw is work beside the measurement: few of them.
         refresh_per_second=4,
+        # Longer than a block: its trials are of very different length.
+        speed_estimate_period=600,
     )
     # The bar lives while the run does: what is printed before is not its, and charts that are drawn
     # afterwards by other processes want no thread beside them.
@@ -60,16 +69,16 @@ def listener_for(console: Console) -> Iterator[events.Listener]:
 
 
 class PlainListener:
-    """Lines: what is prepared, the blocks as they pass, each failure."""
+    """Lines: what is prepared, and every ten seconds what is done now and how long it will take."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, clock_ns: Callable[[], int] = time.monotonic_ns) -> None:
         self._console = console
+        self._clock_ns = clock_ns
+        self._said_ns = clock_ns()
         self._info: RunInfo | None = None
         self._block: events.BlockStarted | None = None
-        self._done = self._failed = 0
-        self._unreported_blocks = self._unreported_ns = 0
-        self._unreported_from = 0
-        self._last_message = ""
+        self._finished_blocks = self._blocks_ns = self._failed = 0
+        self._first_failure = ""
 
     def __call__(self, event: events.Event) -> None:
         """Take an event."""
@@ -80,17 +89,13 @@ class PlainListener:
             case events.BlockStarted():
                 self._block = event
             case events.BlockFinished(took_ns=took_ns):
-                assert self._block is not None
-                self._block_finished(self._block, took_ns)
-            case events.TrialFinished(trial):
-                self._done += 1
-                if trial.outcome is not Outcome.OK:
-                    self._failed += 1
-                    where = f"{trial.scenario}: {trial.arm}, {_block_name(trial.block)}"
-                    self._say(f"{where}: {trial.outcome}: {trial.error}")
-            case events.RunFinished():
-                if self._block is not None and self._unreported_blocks:
-                    self._blocks_passed(self._block)
+                self._finished_blocks += 1
+                self._blocks_ns += took_ns
+            case events.TrialStarted() | events.InstancesAlive():
+                self._now(f"{self._place()}: {_doing(event)}{self._rest()}")
+            case events.TrialFinished(trial) if trial.outcome is not Outcome.OK:
+                self._failed += 1
+                self._first_failure = self._first_failure or f"{trial.arm}: {trial.error}"
             case _:
                 self._before_trials(event)
 
@@ -99,7 +104,7 @@ class PlainListener:
             case events.HookStarted(scenario, hook, command):
                 self._say(f"{scenario}: {hook}: {command}")
             case events.ArmPreparing(scenario, arm, message):
-                self._preparing(f"{scenario}: {arm}: {message}")
+                self._now(f"{scenario}: {arm}: {message}")
             case events.ImagePrepared(scenario, image, took_ns) if took_ns >= _NEW_IMAGE_NS:
                 self._say(f"{scenario}: image {image} made in {format_duration(took_ns)}")
             case events.ArmPrepared(record):
@@ -109,52 +114,46 @@ class PlainListener:
                 remedy = f"; {availability.remedy}" if availability.remedy else ""
                 self._say(f"{scenario}: {arm} left out: {availability.reason}{remedy}")
             case events.HostBusy(block, others, most):
+                which = "warm-up" if block < 0 else f"block {block + 1}"
                 self._say(
-                    f"{_block_name(block)} waits: others use {share(others)} of the CPUs, "
+                    f"{which} waits: others use {share(others)} of the CPUs, "
                     f"and may use {share(most)}"
                 )
 
-    def _preparing(self, line: str) -> None:
-        if line != self._last_message:
+    def _now(self, line: str) -> None:
+        """Say what is done now, if nothing was said for a while."""
+        if self._clock_ns() - self._said_ns >= LINE_NS:
             self._say(line)
-            self._last_message = line
 
-    def _block_finished(self, event: events.BlockStarted, took_ns: int) -> None:
-        """Write a line for a block, or one for several quick ones."""
-        if not self._unreported_blocks:
-            self._unreported_from = event.block
-        self._unreported_blocks += 1
-        self._unreported_ns += took_ns
-        expected = event.expected or event.blocks
-        is_quick = self._unreported_ns < _LINE_NS
-        if not (0 <= event.block < expected - 1 and is_quick and not self._failed):
-            self._blocks_passed(event)
+    def _place(self) -> str:
+        """Say which block it is, and of how many."""
+        assert self._info is not None
+        assert self._block is not None
+        block = self._block
+        if block.block < 0:
+            return "warm-up"
+        about = "about " if self._info.time_limit_ns is not None else ""
+        about = "at most " if self._info.until or self._info.paired else about
+        return f"block {block.block + 1} of {about}{_expected(block)}"
 
-    def _blocks_passed(self, event: events.BlockStarted) -> None:
-        """Report the blocks that no line has reported yet, up to this one."""
-        expected = event.expected or event.blocks
-        of = ""
-        if event.block >= 0:
-            assert self._info is not None
-            about = "about " if self._info.time_limit_ns is not None else ""
-            about = "at most " if self._info.until or self._info.paired else about
-            of = f" of {about}{max(expected, event.block + 1)}"
-        if event.widths:
-            of += f" ({_widths(event.widths)})"
-        failures = f", {self._failed} failed" if self._failed else ""
-        took = format_duration(self._unreported_ns)
-        which = _block_name(event.block)
-        if self._unreported_from < event.block:  # one may have been taken again
-            which = f"blocks {self._unreported_from + 1} to {event.block + 1}"
-        self._say(f"{which}{of}: {self._done} trials in {took}{failures}")
-        self._unreported_blocks = self._unreported_ns = self._done = self._failed = 0
+    def _rest(self) -> str:
+        """Say what failed so far, how sure the medians are, and how long the rest will take."""
+        assert self._block is not None
+        rest = f"; {self._failed} failed, first {self._first_failure}" if self._failed else ""
+        if self._block.widths:
+            rest += f"; {_widths(self._block.widths)}"
+        if self._finished_blocks and self._block.block >= 0:
+            left = max(_expected(self._block) - self._block.block, 1)
+            rest += f"; about {_roughly(left * self._blocks_ns / self._finished_blocks)} left"
+        return rest
 
     def _say(self, line: str) -> None:
+        self._said_ns = self._clock_ns()
         self._console.print(line, markup=False, soft_wrap=True)
 
 
 class BarListener(PlainListener):
-    """The same, with a bar in place of a line for each step and block."""
+    """The same, with a bar in place of the lines on how far it is."""
 
     def __init__(self, console: Console, progress: Progress) -> None:
         super().__init__(console)
@@ -172,27 +171,19 @@ class BarListener(PlainListener):
             case events.RunFinished():
                 self._progress.stop()
             case events.BlockStarted():
-                expected = max(event.expected or event.blocks, event.block + 1)
                 assert self._info is not None
                 # A block of warm-up has fewer trials than those after it.
-                total = self._all_done + (expected - event.block) * event.trials
+                total = self._all_done + (_expected(event) - event.block) * event.trials
                 self._progress.update(self._task, total=total)
-            case events.TrialStarted():
-                self._preparing(_place(event))
-            case events.InstancesAlive():
-                self._preparing(f"{_place(event)}: {event.alive} of {event.most} alive")
-            case events.TrialFinished(trial):
+            case events.TrialFinished():
                 self._all_done += 1
-                ready = trial.milestones_ns.get(Milestone.READY)
-                if ready is not None:
-                    self._preparing(f"{_place(trial)} ready in {format_duration(ready)}")
                 self._progress.update(self._task, completed=self._all_done)
 
-    def _preparing(self, line: str) -> None:
+    def _now(self, line: str) -> None:
         self._progress.update(self._task, description=line)
 
-    def _block_finished(self, event: events.BlockStarted, took_ns: int) -> None:
-        pass  # the bar has moved
+    def _rest(self) -> str:
+        return f", {self._failed} failed" if self._failed else ""  # the bar says the rest
 
 
 def _intention(info: RunInfo, taken: int) -> str:
@@ -219,9 +210,18 @@ def _widths(widths: Mapping[str, float], verb: str = "is within") -> str:
     )
 
 
-def _block_name(block: int) -> str:
-    return f"block {block + 1}" if block >= 0 else "warm-up"
+def _expected(event: events.BlockStarted) -> int:
+    return max(event.expected or event.blocks, event.block + 1)
 
 
-def _place(of: Trial | events.TrialStarted | events.InstancesAlive) -> str:
-    return f"{_block_name(of.block)}: {of.scenario}: {of.arm}"
+def _doing(event: events.TrialStarted | events.InstancesAlive) -> str:
+    alive = ""
+    if isinstance(event, events.InstancesAlive):
+        alive = f", {event.alive} of {event.most} alive"
+    return f"{event.scenario}: {event.arm}{alive}"
+
+
+def _roughly(ns: float) -> str:
+    """Spell how long something will take: `40 s`, `3 min`."""
+    seconds = ns / 1e9
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{max(seconds, 1):.0f} s"

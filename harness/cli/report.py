@@ -2,57 +2,73 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from harness.report import CHARTS, PAGES, TEXTS, render, write_files, write_report
+from harness.cli import options
+from harness.cli.output import (
+    TERMINAL,
+    Formats,
+    on_stdout,
+    output_options,
+    print_text,
+    refuse_pages_on_stdout,
+    write_exports,
+)
+from harness.report import CHARTS, TEXTS, render, write_files, write_report
 
 if TYPE_CHECKING:
     from harness.analysis.summary import Summary
 
 _STDOUT = Path("-")
 
-_JOINED = ("csv", "json", "markdown")
-"""Formats that hold several runs in one file."""
-
 
 @click.command()
 @click.argument("runs", nargs=-1, required=True, metavar="RUN…", type=click.Path(path_type=Path))
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice([*TEXTS, *CHARTS]),
-    help="Only this: html (the page), markdown (the summary), csv (every trial, a tidy table), "
-    "json (all figures with units), png or svg (the charts). Without it: page, summary and charts, "
-    "and the summary on the terminal.",
-)
+@output_options((TERMINAL, *TEXTS), CHARTS)
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
     metavar="PATH",
-    help="Where to, instead of the run's folder: a file; a folder where it takes several files; "
-    "- for standard output (texts).",
+    help="Where page, summary and charts go, instead of the run's folder. With --format the file "
+    "that it goes to, instead of the standard output; of several pages the folder.",
 )
-def report(runs: tuple[Path, ...], form: str | None, output: Path | None) -> int:
+@options.verbosity_options
+def report(
+    runs: tuple[Path, ...], formats: Formats, output: Path | None, *, verbose: bool, quiet: bool
+) -> int:
     """Make the report of earlier runs again, from their records alone.
 
-    A RUN is the folder of a run, or a folder that holds such folders.
+    A RUN is the folder of a run, or a folder that holds such folders. Without --format its page,
+    summary and charts are written, and it is shown on the terminal. With it there is only that
+    form: html (the page), markdown (the summary), csv (every trial, a tidy table) or json (all
+    figures with units).
     """
+    form = on_stdout(formats)
+    if form == TERMINAL and output == _STDOUT:
+        message = f"only a text can go to standard output: --format {', '.join(TEXTS)}"
+        raise click.BadParameter(message, param_hint="--output")
     directories = _directories(runs)
-    is_one_file = form in _JOINED or (form in TEXTS and len(directories) == 1)
-    if output == _STDOUT:
-        _print(directories, form)
-    elif output is not None and form is not None and is_one_file:
-        if output.is_dir():
-            output /= TEXTS[form]
-        write_files({output: render([_summarised(directory) for directory in directories], form)})
-        click.echo(f"written: {output}")
+    into_folder = form == "html" and len(directories) > 1 and output not in (None, _STDOUT)
+    if not into_folder:
+        refuse_pages_on_stdout(formats, len(directories))
+    summaries = [_summarised(directory) for directory in directories]
+    if form == TERMINAL:
+        _write_pages(directories, summaries, output, verbose=verbose, quiet=quiet)
+    elif into_folder:
+        assert output is not None
+        for summary in summaries:
+            write_report(summary, output / summary.run.info.run_id, (form,))
+    elif output is None or output == _STDOUT:
+        print_text(summaries, form)
     else:
-        _write_folders(directories, form, output)
+        path = output / TEXTS[form] if output.is_dir() else output
+        write_files({path: render(summaries, form)})
+    write_exports(summaries, formats)
     return 0
 
 
@@ -83,36 +99,30 @@ def _summarised(directory: Path) -> Summary:
     return summary
 
 
-def _print(directories: list[Path], form: str | None) -> None:
-    if form is None or form not in TEXTS:
-        message = f"only a text can go to standard output: --format {', '.join(TEXTS)}"
-        raise click.BadParameter(message, param_hint="--output")
-    if form not in _JOINED and len(directories) > 1:
-        message = f"{len(directories)} pages are no page; name a folder, or one run"
-        raise click.BadParameter(message, param_hint="--output")
-    data = render([_summarised(directory) for directory in directories], form)
-    sys.stdout.flush()
-    sys.stdout.buffer.write(data)
-
-
-def _write_folders(directories: list[Path], form: str | None, output: Path | None) -> None:
-    """Write a folder of files for each run: its own, or the named one, or one in that."""
+def _write_pages(
+    directories: Sequence[Path],
+    summaries: Sequence[Summary],
+    output: Path | None,
+    *,
+    verbose: bool,
+    quiet: bool,
+) -> None:
+    """Show each run, and write its pages into a folder: its own, or the named one, or one in it."""
     from harness.cli.progress import make_console
-    from harness.cli.terminal import print_summary
+    from harness.cli.terminal import print_end, print_result
     from harness.report.judgement import render_judgement
 
     console = make_console()
-    for directory in directories:
-        summary = _summarised(directory)
-        if form is None:
+    for directory, summary in zip(directories, summaries, strict=True):
+        if len(directories) > 1 and not quiet:
             console.rule(str(directory), align="left")
-            if summary.judgement is not None:
-                verdict = render_judgement(summary.judgement, "terminal")
-                console.print(verdict, soft_wrap=True, markup=False, highlight=False)
-            print_summary(summary, console)
+        if not quiet and summary.judgement is not None:
+            verdict = render_judgement(summary.judgement, "terminal")
+            console.print(verdict, soft_wrap=True, markup=False, highlight=False)
+        if not quiet:
+            print_result(summary, console, verbose=verbose)
         folder = directory if output is None else output
         if output is not None and len(directories) > 1:
             folder = output / summary.run.info.run_id
-        for written in write_report(summary, folder, PAGES if form is None else (form,)):
-            if form is not None or written.suffix in (".html", ".md"):
-                console.print(f"written: {written}", soft_wrap=True, markup=False)
+        write_report(summary, folder)
+        print_end(summary, folder / TEXTS["html"], console)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,15 +13,24 @@ import click
 from click.core import ParameterSource
 
 from harness.cli import options
+from harness.cli.output import (
+    TERMINAL,
+    Formats,
+    on_stdout,
+    output_options,
+    print_text,
+    write_exports,
+)
 from harness.measure import schedule
+from harness.report import CHARTS, TEXTS
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from harness.model import Scenario
+    from harness.model import RunInfo, Scenario
     from harness.model.events import Listener
     from harness.records import Run
 
+_SHOWN = frozenset({"resume", "formats", "exports", "verbose", "quiet"})
+"""Options that may stand beside `--resume`: they are about the result."""
 _HOOKS = ("setup", "prepare", "conclude", "cleanup")
 
 
@@ -119,6 +129,8 @@ class _Run(click.Command):
 )
 @options.seed_option
 @options.output_option
+@output_options((TERMINAL, *TEXTS), CHARTS)
+@options.verbosity_options
 @click.option(
     "--resume",
     type=click.Path(path_type=Path, file_okay=False),
@@ -131,18 +143,47 @@ def run(context: click.Context, /, **typed: Any) -> int:
 
     A SCENARIO is the path of a scenario file, or the name of one that comes with Steelyard. Without
     any, all of these are run, but for those in which many instances live at once.
+
+    The standard output gets the result, the standard error what is being done. Exit code: 0 fine,
+    1 a trial failed, or an arm named by --arm could not run.
     """
     from harness.experiment.run import new_directory
 
     if typed["resume"] is not None:
         _refuse_more(context)
     take = _prepared(typed)
-    _, code = measure_and_report(take, typed["resume"] or typed["output"] or new_directory())
-    return code
+    directory = typed["resume"] or typed["output"] or new_directory()
+    shown = Shown(typed["formats"], typed["verbose"], typed["quiet"])
+    result, code = measure_and_report(take, directory, shown)
+    return max(code, refuse_left_out(result.info))
 
 
-def measure_and_report(take: Callable[[Path, Listener], Run], directory: Path) -> tuple[Run, int]:
-    """Take a run, show it as it goes on, print what it came to, and write its report.
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """How a run's result is shown.
+
+    Attributes:
+        formats: (name, path) of each form that was asked for.
+        verbose: On a terminal all tables and warnings.
+        quiet: On a terminal the last line alone.
+        stderr: What is for a terminal goes to the standard error: something else is the result.
+    """
+
+    formats: Formats = ()
+    verbose: bool = False
+    quiet: bool = False
+    stderr: bool = False
+
+
+def measure_and_report(
+    take: Callable[[Path, Listener], Run], directory: Path, shown: Shown | None = None
+) -> tuple[Run, int]:
+    """Take a run, show on stderr how it goes on, write its report, and show what it came to.
+
+    Args:
+        take: Takes the run into a folder.
+        directory: The folder.
+        shown: How the result is shown; None: beside another result, on the standard error.
 
     Returns:
         The run, and the exit code of `steelyard run`: 1 if a trial failed.
@@ -156,10 +197,9 @@ def measure_and_report(take: Callable[[Path, Listener], Run], directory: Path) -
     from harness.measure.interruption import Interrupted
     from harness.records import read_run
 
-    console = make_console()
     failure: HookFailedError | None = None
     try:
-        with listener_for(console) as listener:
+        with listener_for(make_console(stderr=True)) as listener:
             result = take(directory, listener)
     except Interrupted as error:
         _report_interruption(error, directory)
@@ -168,7 +208,7 @@ def measure_and_report(take: Callable[[Path, Listener], Run], directory: Path) -
         if error.hook != "cleanup":
             raise
         failure, result = error, read_run(directory)  # all trials are there: they are reported
-    code = _report(result, directory, console)
+    code = _report(result, directory, shown or Shown(stderr=True))
     if failure is not None:
         raise failure
     return result, code
@@ -220,7 +260,7 @@ def _refuse_more(context: click.Context) -> None:
     """Refuse what else was typed beside `--resume`: the records say all of that."""
     for name in context.params:
         is_typed = context.get_parameter_source(name) is ParameterSource.COMMANDLINE
-        if name == "resume" or not is_typed or not context.params[name]:
+        if name in _SHOWN or not is_typed or not context.params[name]:
             continue
         what = "SCENARIO" if name == "scenarios" else f"--{name.replace('_', '-')}"
         raise click.UsageError(f"--resume takes everything from the records; take out {what}")
@@ -243,27 +283,43 @@ def _report_interruption(error: KeyboardInterrupt, directory: Path) -> None:
     )
 
 
-def _report(result: Run, directory: Path, console: Console) -> int:
-    """Print a run's summary, write its report, and return the exit code: 1 if a trial failed."""
+def _report(result: Run, directory: Path, shown: Shown) -> int:
+    """Show a run's result, write its report, and return the exit code: 1 if a trial failed."""
     from harness.analysis.summary import summarise
-    from harness.cli.terminal import print_summary
+    from harness.cli.progress import make_console
+    from harness.cli.terminal import print_end, print_result
     from harness.model import Outcome
     from harness.report import write_report
 
     summary = summarise(result)
+    form = on_stdout(shown.formats)
+    console = make_console(stderr=shown.stderr or form != TERMINAL)
+    is_quiet = shown.quiet or form != TERMINAL
     try:
-        print_summary(summary, console)
+        if form != TERMINAL:
+            print_text([summary], form)
+        elif not is_quiet:
+            print_result(summary, console, verbose=shown.verbose)
     finally:
-        written = write_report(summary, directory)  # also when nobody reads any more
-    console.print()
-    for path in written:
-        if path.suffix in (".html", ".md"):
-            console.print(f"written: {path}", soft_wrap=True)
+        write_report(summary, directory)  # also when nobody reads any more
+    write_exports([summary], shown.formats)
+    print_end(summary, directory / TEXTS["html"], console)
     failed = sum(trial.outcome is not Outcome.OK for trial in result.trials)
-    if failed:
+    if failed and is_quiet:
         click.echo(
             f"steelyard: {failed} of {len(result.trials)} trials failed; their errors are in "
             f"{directory / 'trials.jsonl'}",
             err=True,
         )
     return 1 if failed else 0
+
+
+def refuse_left_out(info: RunInfo) -> int:
+    """Return 1, and say so, where arms that were named by `--arm` did not run."""
+    from harness.report.text.screen import left_out
+
+    named = any(word == "--arm" or word.startswith("--arm=") for word in info.command)
+    out = left_out(info) if named else ()
+    if out:
+        click.echo(f"steelyard: asked for by --arm, and left out: {'; '.join(out)}", err=True)
+    return 1 if out else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import pty
@@ -22,6 +23,7 @@ from harness.experiment.run import with_noise
 from harness.measure import schedule
 from harness.measure.request import Request
 from harness.measure.stopping import is_checkpoint
+from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.records import read_run
 
 SCENARIO = """
@@ -141,19 +143,17 @@ def test_every_mistake_of_every_file_is_told_before_anything_runs(tmp_path: Path
 
 def test_a_run_is_recorded_told_and_reported(scenario: Path, tmp_path: Path) -> None:
     told = steelyard("run", scenario, "--blocks", "3", "--seed", "7", cwd=tmp_path)
-    assert (told.returncode, told.stderr) == (0, "")
+    assert told.returncode == 0
     (directory,) = (tmp_path / "results").iterdir()
     run = read_run(directory)
     assert run.info.run_id == directory.name
     assert run.info.seed == 7
     assert run.info.command[1:] == ("run", str(scenario), "--blocks", "3", "--seed", "7")
     assert len(run.trials) == (3 + 1) * 2
-    for line in ("sample: quick prepared", "warm-up: 2 trials"):
-        assert line in told.stdout
-    # Quick blocks share a line; how many do depends on the host.
-    passed = re.findall(r"^blocks? (?:\d+ to )?(\d+) of 3: (\d+) trials", told.stdout, re.MULTILINE)
-    assert passed[-1][0] == "3"
-    assert sum(int(trials) for _, trials in passed) == 6
+    # What it did went to the standard error, what it found to the standard output.
+    assert "sample: quick prepared" in told.stderr
+    assert "prepared" not in told.stdout
+    assert told.stdout.splitlines()[-1] == f"report: results/{directory.name}/report.html"
     assert run.info.scenarios[0].question in told.stdout
     assert (directory / "report.html").stat().st_size > 1000
     assert (directory / "summary.md").exists()
@@ -182,8 +182,7 @@ def test_failed_trials_are_exit_code_1_and_kept(scenario: Path, tmp_path: Path) 
         tmp_path / "out",
     )  # fmt: skip
     assert told.returncode == 1
-    assert "3 of 3 trials failed" in told.stderr
-    assert "block 1: failed: the workload ended with code 3" in told.stdout
+    assert "! bad failed in 2 of 2 trials: the workload ended with code 3" in told.stdout
     assert len(read_run(tmp_path / "out").trials) == 3
 
 
@@ -192,7 +191,8 @@ def test_an_arm_that_was_asked_for_and_cannot_run_leaves_no_folder(
 ) -> None:
     told = steelyard("run", scenario, "--arm", "no=fake,fail=unavailable", cwd=tmp_path)
     assert told.returncode == 1
-    assert told.stderr == "steelyard: fake: unavailable, as asked; do not ask for it\n"
+    said = told.stderr.splitlines()
+    assert said[-1] == "steelyard: fake: unavailable, as asked; do not ask for it"
     assert not (tmp_path / "results").exists()
 
 
@@ -222,20 +222,21 @@ def test_a_signal_ends_a_run_which_is_then_resumed(
     broken = read_run(directory)
     assert len(broken.trials) >= 5
     if number is signal.SIGKILL:
-        assert (code, errors) == (-number, "")
+        assert code == -number
+        assert "steelyard: " not in errors
         assert (broken.info.ended_at, broken.info.blocks) == (None, 60)
     else:
         assert code == 128 + number
-        assert errors == (
-            f"steelyard: interrupted by {number.name}; the finished trials are in {directory}, "
+        assert errors.endswith(
+            f"\nsteelyard: interrupted by {number.name}; the finished trials are in {directory}, "
             f"for: steelyard report {directory}, or to go on: steelyard run --resume {directory}\n"
         )
         assert broken.info.interrupted
         whole = [t.block for t in broken.trials if t.block >= 0]
         assert broken.info.blocks == sum(whole.count(block) == 2 for block in set(whole)) < 60
     told = steelyard("run", "--resume", directory, cwd=tmp_path)
-    assert (told.returncode, told.stderr) == (0, "")
-    assert f"sample: going on after {len(broken.trials)} trials: " in told.stdout
+    assert told.returncode == 0
+    assert f"sample: going on after {len(broken.trials)} trials: " in told.stderr
     result = read_run(directory)
     assert result.trials[: len(broken.trials)] == broken.trials
     assert len({(t.arm, t.block) for t in result.trials}) == len(result.trials) == 61 * 2
@@ -262,8 +263,10 @@ def test_a_reader_that_leaves_is_no_traceback(scenario: Path, tmp_path: Path) ->
         process.stdout.close()
         assert process.stderr is not None
         errors = process.stderr.read()
-    assert errors == ""
+    assert "steelyard: " not in errors
+    assert "Traceback" not in errors
     assert process.returncode == 141
+    assert (tmp_path / "out/report.html").exists()
 
 
 def test_a_reader_of_both_streams_that_leaves_is_no_traceback(
@@ -290,14 +293,14 @@ def test_a_reader_that_leaves_while_an_image_is_made_is_no_failure(tmp_path: Pat
     ) as process:  # fmt: skip
         assert process.stdout is not None
         assert process.stderr is not None
-        for line in process.stdout:
-            if "made: image: " in line:
+        for line in process.stderr:
+            if "made: " in line:
                 break
         else:
             pytest.fail("no image was made")
-        process.stdout.close()
-        errors = process.stderr.read()
-    assert errors == ""
+        process.stderr.close()
+        result = process.stdout.read()
+    assert result == ""
     assert process.returncode == 141
     assert not (tmp_path / "results").exists()
 
@@ -307,14 +310,14 @@ def test_hooks_cache_and_width_from_the_command_line(scenario: Path, tmp_path: P
         "run", scenario, "--arm", "quick", "--cache", "both", "--setup", "echo set up",
         "--cleanup", "echo cleaned up", "--until", "99%", "--output", tmp_path / "out",
     )  # fmt: skip
-    assert (told.returncode, told.stderr) == (0, "")
+    assert told.returncode == 0
     run = read_run(tmp_path / "out")
     assert {trial.arm for trial in run.trials} == {"quick", "quick-cold"}
     assert [arm.cache for arm in run.info.scenarios[0].arms] == ["warm", "cold"]
     assert dict(run.info.until) == {"ready": 0.99}
     assert is_checkpoint(run.info.blocks)
-    assert "sample: setup: echo set up" in told.stdout
-    assert "until ready within 99 %" in told.stdout
+    assert "sample: setup: echo set up" in told.stderr
+    assert "until ready within 99 %" in told.stderr
     printed = (tmp_path / "out/hooks.log").read_text()
     assert "\nset up\n" in printed
     assert "\ncleaned up\n" in printed
@@ -327,10 +330,10 @@ def test_a_hook_that_fails_is_one_sentence_and_its_output_is_kept(
     for _ in range(2):  # again in the same folder: it holds no run
         told = steelyard(*arguments)
         assert told.returncode == 1
-        assert told.stderr.startswith(
+        (said,) = [line for line in told.stderr.splitlines() if line.startswith("steelyard: ")]
+        assert said.startswith(
             "steelyard: sample: the setup command ended with code 4: 7 / 8 / 9; mend it, or"
         )
-        assert told.stderr.count("\n") == 1
     assert [entry.name for entry in (tmp_path / "out").iterdir()] == ["hooks.log"]
 
 
@@ -352,7 +355,7 @@ def test_an_arm_is_compared_with_itself_on_request_and_that_is_remembered(
     environment = {**os.environ, "STEELYARD_CACHE": str(tmp_path / "cache")}
     options = ("--aa", "--blocks", "7", "--output", tmp_path / "out")
     told = steelyard("run", scenario, *options, env=environment)
-    assert (told.returncode, told.stderr) == (0, "")
+    assert told.returncode == 0
     run = read_run(tmp_path / "out")
     assert {trial.arm for trial in run.trials} == {"quick", "slow", "quick-again"}
     assert [arm.repeats for arm in run.info.scenarios[0].arms] == [None, None, "quick"]
@@ -403,7 +406,7 @@ def test_a_terminal_gets_a_bar(scenario: Path, tmp_path: Path) -> None:
         os.close(ours)
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", seen.decode())
     assert code == 0, text
-    assert re.search(r"\d+/62 trials", text), text
+    assert re.search(r"block \d+ of 30: sample: (quick|slow)", text), text
     assert "━" in text
     assert "Does the command line work?" in text
 
@@ -448,12 +451,60 @@ def test_an_interrupted_check_says_where_the_finished_trials_are(tmp_path: Path)
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
     ) as process:  # fmt: skip
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("block"):
-                break
+        while not any(file.stat().st_size for file in tmp_path.glob("results/*/trials.jsonl")):
+            assert process.poll() is None
+            time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "the finished trials are in results/" in said
     assert "run --resume results/" in said
+
+
+def test_the_result_of_a_run_is_data_for_another_program(scenario: Path, tmp_path: Path) -> None:
+    told = steelyard(
+        "run", scenario, "--blocks", "2", "--warmup", "0", "--no-aa", "--format", "json",
+        "--export", "csv=out/trials.csv", "--export", "markdown=summary.md", cwd=tmp_path,
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr
+    (run,) = json.loads(told.stdout)["runs"]
+    assert [arm["name"] for arm in run["scenarios"][0]["arms"]] == ["quick", "slow"]
+    assert (tmp_path / "out/trials.csv").read_text().count("\n") == 1 + 4
+    assert (tmp_path / "summary.md").read_text().startswith("# Steelyard: sample\n")
+    last = told.stderr.splitlines()[-1]
+    assert last == f"report: results/{run['run_id']}/report.html"
+
+
+def test_a_check_of_a_new_run_has_its_verdict_alone_on_the_standard_output(
+    scenario: Path, tmp_path: Path
+) -> None:
+    scenario.write_text(scenario.read_text() + '\n[budget.quick]\ndisk = "1GiB"\n')
+    told = steelyard("check", "--run", scenario, "--blocks", "2", "--format", "json", cwd=tmp_path)
+    assert told.returncode == 0, told.stderr
+    assert json.loads(told.stdout)["verdict"] == "fine"
+    assert "sample: quick prepared" in told.stderr
+    assert "report: results/" in told.stderr
+
+
+def test_quiet_is_the_last_line_and_verbose_is_all(scenario: Path, tmp_path: Path) -> None:
+    options = ("--blocks", "1", "--warmup", "0", "--no-aa", "--output")
+    quiet = steelyard("run", scenario, "-q", *options, tmp_path / "a")
+    assert quiet.stdout == f"report: {tmp_path / 'a/report.html'}\n"
+    verbose = steelyard("run", scenario, "-v", *options, tmp_path / "b")
+    assert " - few-blocks: too few blocks" in verbose.stdout
+    assert verbose.stdout.splitlines()[-1] == f"report: {tmp_path / 'b/report.html'}"
+
+
+def test_an_arm_that_was_named_and_left_out_by_a_resumed_run_is_exit_code_1(
+    scenario: Path, tmp_path: Path
+) -> None:
+    from harness.cli.run import refuse_left_out
+
+    told = steelyard("run", scenario, "--arm", "quick", "--blocks", "1", "--output", tmp_path / "o")
+    assert told.returncode == 0
+    info = read_run(tmp_path / "o").info
+    skipped = Diagnostic(DiagnosticCode.ARM_SKIPPED, "sample, slow: no kernel")
+    out = dataclasses.replace(info, diagnostics=(skipped,))
+    assert refuse_left_out(out) == 1
+    assert refuse_left_out(info) == 0
+    assert refuse_left_out(dataclasses.replace(out, command=("steelyard", "run", "hello"))) == 0

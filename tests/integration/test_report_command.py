@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -38,7 +39,7 @@ def test_without_a_format_all_pages_go_into_the_runs_folder(small: Path) -> None
     assert (small / "report.html").is_file()
     assert (small / "summary.md").is_file()
     assert list((small / "charts").glob("*.png"))
-    assert "ready after" in done.output
+    assert done.output.splitlines()[-1] == f"report: {small / 'report.html'}"
 
 
 @pytest.mark.parametrize(
@@ -61,14 +62,17 @@ def test_texts_go_to_the_folder_to_a_file_or_to_standard_output(
     assert call(small, "--format", form, "--output", other).exit_code == 0
     assert other.read_text() == text
     before = {path.name for path in small.iterdir()}
-    assert call(small, "--format", form).exit_code == 0
-    assert (small / name).read_text() == text
-    assert {path.name for path in small.iterdir()} - before == {name}, "and nothing else"
+    assert call(small, "--format", form).stdout == text
+    assert {path.name for path in small.iterdir()} == before
+    assert call(small, "--format", form, "--output", tmp_path).exit_code == 0
+    assert (tmp_path / name).read_text() == text
+    assert call(small, "-q", "--export", f"{form}={tmp_path / 'beside'}").exit_code == 0
+    assert (tmp_path / "beside").read_text() == text
 
 
 @pytest.mark.parametrize("form", ["svg", "png"])
 def test_charts_alone(form: str, small: Path, tmp_path: Path) -> None:
-    assert call(small, "--format", form, "--output", tmp_path / "out").exit_code == 0
+    assert call(small, "--format", "json", "--export", f"{form}={tmp_path / 'out'}").exit_code == 0
     found = list((tmp_path / "out" / "charts").iterdir())
     assert len(found) >= 2
     assert {path.suffix for path in found} == {f".{form}"}
@@ -76,21 +80,24 @@ def test_charts_alone(form: str, small: Path, tmp_path: Path) -> None:
 
 
 def test_several_runs_are_joined_or_get_a_folder_each(small: Path, tmp_path: Path) -> None:
-    other = stored(tmp_path / "other", synthetic_run(blocks=1, scenarios=("hello",), seed=2))
+    run = synthetic_run(blocks=1, scenarios=("hello",), seed=2)
+    named = Run(dataclasses.replace(run.info, run_id="20261125T000000Z-000000"), run.trials)
+    other = stored(tmp_path / "other", named)
     done = call(small, other, "--format", "json", "--output", "-")
     assert len(json.loads(done.stdout)["runs"]) == 2
     done = call(small, other, "--format", "csv", "--output", "-")
     assert len(done.stdout.splitlines()) == 1 + 12 + 8
-    assert call(tmp_path, "--format", "csv").exit_code == 0  # a folder of runs
-    assert (small / "trials.csv").is_file()
-    assert (other / "trials.csv").is_file()
+    folder = call(tmp_path, "--format", "csv")
+    assert len(folder.stdout.splitlines()) == 1 + 12 + 8
+    assert call(small, other, "--format", "html", "--output", tmp_path / "site").exit_code == 0
+    assert len(list(tmp_path.glob("site/*/report.html"))) == 2
 
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
         (("--output", "-"), "only a text can go to standard output"),
-        (("--format", "png", "--output", "-"), "only a text can go to standard output"),
+        (("--format", "png"), "'png' names no file; write png=PATH"),
     ],
 )
 def test_what_cannot_go_to_standard_output_is_refused(

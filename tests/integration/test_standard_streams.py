@@ -55,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (path / f"{name}.toml").write_text(SCENARIO.format(disk=disk))
         line = f"run {name}.toml --blocks 3 --warmup 0 --no-aa --output {name}"
         told = steelyard(path, line)
-        assert (told.returncode, told.stderr) == (0, b"")
+        assert (told.returncode, errors(told)) == (0, [])
     return path
 
 
@@ -75,8 +75,8 @@ def steelyard(
 
 
 def errors(told: subprocess.CompletedProcess[bytes]) -> list[str]:
-    """The lines on stderr but for the progress that `compare` shows there."""
-    progress = r"(fine: |warm-up: |blocks? ).*"
+    """The lines on stderr but for the progress that `run` and `compare` show there."""
+    progress = r"(fine: |regressed: |warm-up: |blocks? ).*"
     lines = told.stderr.decode().splitlines()
     return [line for line in lines if not re.fullmatch(progress, line)]
 
