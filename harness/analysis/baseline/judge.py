@@ -20,8 +20,11 @@ from harness.analysis.baseline.case import Case, disturbance, pairs_them
 from harness.analysis.baseline.match import Pin, anchor_of, comparability, pin_of
 from harness.analysis.baseline.rules import Level
 from harness.analysis.baseline.values import RunValues, Values
+from harness.analysis.filesystem import FilesystemShare, filesystem_share
 from harness.model import Budget
-from harness.model.metrics import METRICS, Metric
+from harness.model.metrics import METRICS, Metric, Unit
+from harness.model.units import spell
+from harness.stats.arrays import np
 
 MOST_RUNS = 20
 """Earlier runs that a spread is taken from, the newest ones; more make it hardly any surer."""
@@ -116,6 +119,12 @@ class Earlier:
                 "shares so unlike cannot tell: take the run when the host is as busy as before, or "
                 + pairs_them(scenario)
             )
+        if metric.unit is Unit.NANOSECONDS and (taken := self._filesystem(scenario, arm, runs)):
+            reason = (
+                f"the file system takes {spell(metric.unit, taken.new_ns)} of each start, and took "
+                f"{spell(metric.unit, taken.base_ns)}: so far apart, the levels say more of the "
+                f"disk than of the arm; {pairs_them(scenario)}"
+            )
         return replace(
             case,
             earlier=earlier,
@@ -123,6 +132,20 @@ class Earlier:
             note=disturbance(shares, _difference(quiet[0], quiet[1:])),
             reason=reason,
         )
+
+    def _filesystem(
+        self, scenario: str, arm: str, runs: Sequence[RunValues]
+    ) -> FilesystemShare | None:
+        """Find what the file system takes, where that differs too much from earlier runs."""
+        base_ns, base_ready_ns = (
+            np.concatenate([run.values(scenario, arm, METRICS[name])[1] for run in runs])
+            for name in ("file-system", "ready")
+        )
+        new_ns, new_ready_ns = (
+            self._ours.values(scenario, arm, METRICS[name])[1] for name in ("file-system", "ready")
+        )
+        found = filesystem_share(base_ns, base_ready_ns, new_ns, new_ready_ns)
+        return found if found is not None and found.is_too_large else None
 
     def _untold(self, case: Case, last: Values) -> Case:
         if anchor_of(self._ours.info, case.scenario, case.budget.arm) is None:

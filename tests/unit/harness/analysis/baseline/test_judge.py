@@ -12,7 +12,17 @@ import pytest
 
 from harness.analysis.check import check
 from harness.analysis.judgement import ExitCode, Finding, Verdict
-from harness.model import Arm, ArmRecord, Budget, Meter, Milestone, Outcome, RunInfo, Trial
+from harness.model import (
+    Arm,
+    ArmRecord,
+    Budget,
+    Meter,
+    Milestone,
+    Outcome,
+    Reading,
+    RunInfo,
+    Trial,
+)
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.records import Run
 from harness.records.dataset import run_data
@@ -324,3 +334,20 @@ def test_advice_leads_to_a_verdict() -> None:
     assert only(taken(2, image=NEW, anchor=OLD, slower=1.05, budget=budget), before).verdict is (
         Verdict.SAME
     )
+
+
+def with_filesystem(run: Run, took_ns: int) -> Run:
+    reading = Reading(Meter.FILE_SYSTEM_NS, took_ns, "container")
+    trials = tuple(replace(trial, readings=(*trial.readings, reading)) for trial in run.trials)
+    return replace(run, trials=trials)
+
+
+def test_a_disk_that_takes_far_more_than_before_is_no_measure_of_the_arm() -> None:
+    earlier = [with_filesystem(taken(seed), 100_000) for seed in range(1, 5)]
+    assert "file system" not in only(with_filesystem(taken(9), 150_000), *earlier).sentence
+    found = only(with_filesystem(taken(9), 10_000_000), *earlier)
+    assert found.verdict is Verdict.CANNOT_TELL
+    assert "the file system takes 10.0 ms of each start, and took 100 µs" in found.sentence
+    # What runs among themselves do not know, the ratio to an anchor does.
+    both = [with_filesystem(taken(seed, anchor=OLD), seed * 10**6) for seed in (1, 9)]
+    assert "file system" not in only(both[1], both[0]).sentence
