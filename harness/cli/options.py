@@ -36,8 +36,8 @@ output_option = click.option(
 
 
 def verbosity_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command `-v` and `-q`."""
-    quiet = click.option("--quiet", "-q", is_flag=True, help="On a terminal the last line alone.")
+    """Give a command `-v` and `-q`; `--quiet` is about the host."""
+    quiet = click.option("-q", "is_brief", is_flag=True, help="On a terminal the last line alone.")
     verbose = click.option(
         "--verbose",
         "-v",

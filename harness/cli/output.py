@@ -219,7 +219,8 @@ def emit(judgement: Judgement, formats: Sequence[tuple[str, str]]) -> int:
     """
     from harness.report.judgement import render_judgement
 
-    fails = bool(click.get_current_context().meta.get(_CANNOT_TELL_FAILS))
+    context = click.get_current_context(silent=True)
+    fails = bool(context and context.meta.get(_CANNOT_TELL_FAILS))
     for name, path in formats or ((TERMINAL, ""),):
         shown = with_places_from_top(judgement) if name == "github" else judgement
         text = render_judgement(shown, name, cannot_tell_fails=fails)

@@ -39,7 +39,7 @@ _STDOUT = Path("-")
 )
 @options.verbosity_options
 def report(
-    runs: tuple[Path, ...], formats: Formats, output: Path | None, *, verbose: bool, quiet: bool
+    runs: tuple[Path, ...], formats: Formats, output: Path | None, *, verbose: bool, is_brief: bool
 ) -> int:
     """Make the report of earlier runs again, from their records alone.
 
@@ -58,7 +58,7 @@ def report(
         refuse_pages_on_stdout(formats, len(directories))
     summaries = [_summarised(directory) for directory in directories]
     if form == TERMINAL:
-        _write_pages(directories, summaries, output, verbose=verbose, quiet=quiet)
+        _write_pages(directories, summaries, output, verbose=verbose, is_brief=is_brief)
     elif into_folder:
         assert output is not None
         for summary in summaries:
@@ -105,7 +105,7 @@ def _write_pages(
     output: Path | None,
     *,
     verbose: bool,
-    quiet: bool,
+    is_brief: bool,
 ) -> None:
     """Show each run, and write its pages into a folder: its own, or the named one, or one in it."""
     from harness.cli.progress import make_console
@@ -114,12 +114,12 @@ def _write_pages(
 
     console = make_console()
     for directory, summary in zip(directories, summaries, strict=True):
-        if len(directories) > 1 and not quiet:
+        if len(directories) > 1 and not is_brief:
             console.rule(str(directory), align="left")
-        if not quiet and summary.judgement is not None:
+        if not is_brief and summary.judgement is not None:
             verdict = render_judgement(summary.judgement, "terminal")
             console.print(verdict, soft_wrap=True, markup=False, highlight=False)
-        if not quiet:
+        if not is_brief:
             print_result(summary, console, verbose=verbose)
         folder = directory if output is None else output
         if output is not None and len(directories) > 1:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from harness.model.events import Listener
     from harness.records import Run
 
-_SHOWN = frozenset({"resume", "formats", "exports", "verbose", "quiet"})
+_SHOWN = frozenset({"resume", "formats", "exports", "verbose", "is_brief"})
 """Options that may stand beside `--resume`: they are about the result."""
 _HOOKS = ("setup", "prepare", "conclude", "cleanup")
 
@@ -153,7 +153,7 @@ def run(context: click.Context, /, **typed: Any) -> int:
         _refuse_more(context)
     take = _prepared(typed)
     directory = typed["resume"] or typed["output"] or new_directory()
-    shown = Shown(typed["formats"], typed["verbose"], typed["quiet"])
+    shown = Shown(typed["formats"], typed["verbose"], typed["is_brief"])
     result, code = measure_and_report(take, directory, shown)
     return max(code, refuse_left_out(result.info))
 
@@ -165,13 +165,13 @@ class Shown:
     Attributes:
         formats: (name, path) of each form that was asked for.
         verbose: On a terminal all tables and warnings.
-        quiet: On a terminal the last line alone.
+        is_brief: On a terminal the last line alone.
         stderr: What is for a terminal goes to the standard error: something else is the result.
     """
 
     formats: Formats = ()
     verbose: bool = False
-    quiet: bool = False
+    is_brief: bool = False
     stderr: bool = False
 
 
@@ -294,18 +294,18 @@ def _report(result: Run, directory: Path, shown: Shown) -> int:
     summary = summarise(result)
     form = on_stdout(shown.formats)
     console = make_console(stderr=shown.stderr or form != TERMINAL)
-    is_quiet = shown.quiet or form != TERMINAL
+    is_brief = shown.is_brief or form != TERMINAL
     try:
         if form != TERMINAL:
             print_text([summary], form)
-        elif not is_quiet:
+        elif not is_brief:
             print_result(summary, console, verbose=shown.verbose)
     finally:
         write_report(summary, directory)  # also when nobody reads any more
     write_exports([summary], shown.formats)
     print_end(summary, directory / TEXTS["html"], console)
     failed = sum(trial.outcome is not Outcome.OK for trial in result.trials)
-    if failed and is_quiet:
+    if failed and is_brief:
         click.echo(
             f"steelyard: {failed} of {len(result.trials)} trials failed; their errors are in "
             f"{directory / 'trials.jsonl'}",

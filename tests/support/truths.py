@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
-from itertools import islice
 
 from harness.backends import get_backend
 from harness.measure.interruption import Interruption
-from harness.measure.schedule import blocks
+from harness.measure.schedule import block
 from harness.measure.trial import take_trial
 from harness.model import ArmRecord, Outcome, Scenario, Slot, Trial
 from harness.model.metrics import trial_value
@@ -39,8 +38,8 @@ def take_blocks(
                 name, arm, 0, (), ready.facts, initial_disk=ready.initial_disk_parts()
             )
             found[name] = [], record
-        for slots in islice(blocks({"truth": list(scenarios)}, -warmup, seed), warmup + count):
-            for slot in slots:
+        for number in range(-warmup, count):
+            for slot in block({"truth": list(scenarios)}, number, seed):
                 asked = scenarios[slot.arm]
                 own = Slot(slot.arm, asked.arms[0].name, slot.block, slot.position)
                 trial = take_trial(own, asked, prepared[slot.arm], None, interruption)

@@ -17,10 +17,10 @@ from statistics import fmean
 from harness import stats
 from harness.analysis.baseline import rules
 from harness.analysis.baseline.case import Case, disturbance, pairs_them
+from harness.analysis.baseline.filesystem import FilesystemShare, filesystem_share
 from harness.analysis.baseline.match import Pin, anchor_of, comparability, pin_of
 from harness.analysis.baseline.rules import Level
 from harness.analysis.baseline.values import RunValues, Values
-from harness.analysis.filesystem import FilesystemShare, filesystem_share
 from harness.model import Budget
 from harness.model.metrics import METRICS, Metric, Unit
 from harness.model.units import spell

@@ -186,7 +186,7 @@ class VmInstance(StreamInstance):
             ):
                 super().pump(deadline_ns)
         except (OSError, InstanceError):
-            return False  # the guest, or QEMU, is gone
+            pass  # the guest, or QEMU, is gone; it may have answered before
         return self._flushed >= wanted
 
     def stop(self, timeout_ns: int) -> None:

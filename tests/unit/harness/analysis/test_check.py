@@ -307,7 +307,7 @@ def test_the_newest_run_is_judged_by_the_budgets_of_today(
     path.write_text(text + '[budget.container]\nready = "1ms"\n')
     result = invoke("--format", "github")
     assert result.return_value == ExitCode.REGRESSED
-    assert result.output.startswith(f"::error file={path},line=9,")
+    assert result.output.startswith(f"::error file={path.name},line=9,")
     path.write_text(text + '[budget.container]\nready = "1h"\n')
     result = invoke("--format", "json=out/x.json", "--format", "badge=out/x.svg")
     assert result.return_value == ExitCode.FINE

@@ -51,7 +51,7 @@ def test_a_table_gives_the_history_of_the_folders(tmp_path: Path) -> None:
     assert export_runs([tmp_path / "runs"], direct, table) == sum(r.trials for r in direct.runs)
     again = gather([table], METRICS)
     assert told(again) == told(direct)
-    assert len(direct.series) > 20
+    assert len(direct.series) > 10
     assert [path.name for path in table.parent.iterdir()] == [table.name]
     # Merged with newer folders, and exported once more: no run twice.
     write_run(one_run(30), tmp_path / "more" / "y")

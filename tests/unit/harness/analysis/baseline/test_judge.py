@@ -231,7 +231,9 @@ def test_runs_with_vms_among_the_arms_are_others_for_the_history_rule() -> None:
 
     earlier = [taken(seed) for seed in (1, 2, 3)]
     run = taken(4, slower=3.0)
-    assert only(run, *map(beside_a_vm, earlier)).verdict is Verdict.CANNOT_TELL
+    judgement = check(run, list(map(beside_a_vm, earlier)))
+    assert judgement.exit_code is ExitCode.CANNOT_TELL
+    assert "with machines in the baseline and is without machines now" in judgement.refusals[0]
     assert only(beside_a_vm(run), *map(beside_a_vm, earlier)).verdict is Verdict.WORSE
 
 

@@ -249,7 +249,9 @@ def test_the_disk_is_measured_once_the_guest_has_written_out_what_it_holds(
     start: Start, tmp_path: Path
 ) -> None:
     more = "head -c 65536 /dev/urandom >>disk;"
-    instance = start(f"cd {tmp_path}; {FLUSHES.replace('echo synced', f'{more} echo synced')}read")
+    instance = start(
+        f"cd {tmp_path}; {FLUSHES.replace('echo synced', f'{more} echo synced')}sleep 60"
+    )
     pump_until(instance, lambda: Milestone.STARTED in instance.milestones_ns)
     (part,) = instance.disk_parts()
     assert part.apparent_bytes == 8192 + 65536
@@ -276,7 +278,7 @@ def test_a_guest_that_does_not_write_it_out_is_said_not_to_have(
 
 def test_what_comes_while_the_guest_writes_is_taken_in(start: Start) -> None:
     late = "echo printed >&$output; echo exit 0 >&$control; echo drained >&$control;"
-    instance = start(f"{FLUSHES.replace('&& echo', f'&& {late} echo')}read")
+    instance = start(f"{FLUSHES.replace('&& echo', f'&& {late} echo')}sleep 60")
     pump_until(instance, lambda: Milestone.STARTED in instance.milestones_ns)
     instance.disk_parts()
     assert instance.diagnostics == []

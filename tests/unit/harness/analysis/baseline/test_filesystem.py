@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from harness.analysis.filesystem import filesystem_share
+from harness.analysis.baseline.filesystem import filesystem_share
 
 MS = 1e6
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import ArrayLike
+from harness.stats.arrays import Array, np
+
+if TYPE_CHECKING:
+    Values = Array | Sequence[float]
 
 MOST_SHARE = 0.3
 """Beyond this share of `ready`, the levels of two runs say more about the disk than the arm."""
@@ -37,7 +41,7 @@ class FilesystemShare:
 
 
 def filesystem_share(
-    base_ns: ArrayLike, base_ready_ns: ArrayLike, new_ns: ArrayLike, new_ready_ns: ArrayLike
+    base_ns: Values, base_ready_ns: Values, new_ns: Values, new_ready_ns: Values
 ) -> FilesystemShare | None:
     """Compare the metric `file-system` of two runs of one arm.
 
