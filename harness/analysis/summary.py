@@ -152,6 +152,8 @@ class ScenarioTable:
         start_curves: Of a scale scenario: start time against the instances that lived already.
         burst_curves: Of a scale scenario: start time against those requested at the same time.
         noise: What A/A comparisons of this scenario showed on this host.
+        failed_beside: Trials that failed and are in no figure: of the warm-up, discarded ones, and
+            blocks that were taken again.
     """
 
     scenario: Scenario
@@ -165,6 +167,7 @@ class ScenarioTable:
     start_curves: tuple[GrowthCurve, ...]
     burst_curves: tuple[GrowthCurve, ...]
     noise: tuple[NoiseFloor, ...]
+    failed_beside: int = 0
 
     @property
     def shown(self) -> tuple[ArmRow, ...]:
@@ -220,8 +223,8 @@ def summarise(run: Run | RunData) -> Summary:
 
 
 def _scenario_table(data: RunData, scenario: Scenario) -> ScenarioTable:
-    frame = data.frame
-    counted = frame[(frame["scenario"] == scenario.name) & frame["counted"]]
+    taken = data.frame[data.frame["scenario"] == scenario.name]
+    counted = taken[taken["counted"]]
     records = {r.arm.name: r for r in data.info.arms if r.scenario == scenario.name}
     arms = _arms(scenario, records, counted)
     is_scale = scenario.scale is not None
@@ -234,11 +237,14 @@ def _scenario_table(data: RunData, scenario: Scenario) -> ScenarioTable:
     reference = _reference(arms, found)
     against = found[reference] if reference is not None else None
     rows = tuple(_row(data, arm, found[arm.name], against) for arm in arms)
-    virtual = [row.arm for row in rows if row.is_vm and row.trials]
+    answering = {arm.name for arm in arms if arm.repeats is None and arm.anchors is None}
+    virtual = [row.arm for row in rows if row.is_vm and row.trials and row.arm in answering]
     ready = {name: samples(found[name].rows, "ready_ns") for name in virtual}
     between = {name: stats.paired_ratio(ready[name], ready[virtual[0]]) for name in virtual[1:]}
     forms = [data.forms[number] for number in counted["form"].unique().tolist()]
-    bodies = {form.response_sha256 for form in forms if form.response_sha256}
+    # An anchor may well answer otherwise: its image is an older one.
+    bodies = {f.response_sha256 for f in forms if f.response_sha256 and f.arm in answering}
+    failed_beside = int(((taken["outcome"] != Outcome.OK.value) & ~taken["counted"]).sum())
     return ScenarioTable(
         scenario=scenario,
         rows=rows,
@@ -251,6 +257,7 @@ def _scenario_table(data: RunData, scenario: Scenario) -> ScenarioTable:
         start_curves=start_curves(data, scenario.name) if is_scale else (),
         burst_curves=start_curves(data, scenario.name, burst=True) if is_scale else (),
         noise=tuple(floor for floor in data.info.noise if floor.scenario == scenario.name),
+        failed_beside=failed_beside,
     )
 
 

@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from harness.cli.options import parse_metrics, parse_percent
-from harness.cli.output import TERMINAL, emit, output_options
+from harness.cli.output import TERMINAL, cannot_tell_option, emit, output_options
 from harness.report.judgement import FORMATS
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ _TABLE = "parquet"
     type=click.Path(path_type=Path, file_okay=False),
     help="Write the chart of each series as SVG.",
 )
+@cannot_tell_option
 @output_options(tuple(FORMATS), (_TABLE,))
 def history(places: tuple[Path, ...], formats: tuple[tuple[str, str], ...], **typed: Any) -> int:
     """Follow medians over many runs, and find where they changed.
@@ -86,7 +87,8 @@ def history(places: tuple[Path, ...], formats: tuple[tuple[str, str], ...], **ty
     tables = [Path(path) for name, path in formats if name == _TABLE]
     formats = tuple((name, path) for name, path in formats if name != _TABLE)
     if not typed["check"] and any(form != (TERMINAL, "") for form in formats):
-        raise click.UsageError("--format is a form of the verdict: give --check too")
+        name = next(name for name, path in formats if (name, path) != (TERMINAL, ""))
+        raise click.UsageError(f"{name} is a form of the verdict: give --check too")
     places = places or (_RESULTS,)
     acknowledged, commit_of = typed["acknowledged"], typed["commit_of"]
     if _is_typed("acknowledged") and not acknowledged.exists():

@@ -90,6 +90,11 @@ _CANNOT_TELL_FAILS = f"{__name__}.cannot_tell_fails"
 
 def format_option(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command that ends with a judgement its options; `formats` and another for `emit`."""
+    return cannot_tell_option(output_options(tuple(FORMATS))(command))
+
+
+def cannot_tell_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the option on what JUnit makes of an open verdict, for `emit`."""
     return click.option(
         "--cannot-tell",
         type=click.Choice(["skip", "fail"]),
@@ -98,7 +103,7 @@ def format_option(command: Callable[..., Any]) -> Callable[..., Any]:
         expose_value=False,
         callback=_cannot_tell,
         help="What junit makes of an open verdict. The exit code is 3 with either.",
-    )(output_options(tuple(FORMATS))(command))
+    )(command)
 
 
 def _cannot_tell(context: click.Context, _: click.Parameter, value: str) -> None:

@@ -340,8 +340,14 @@ def _spread(
 
 def _failures(table: ScenarioTable, reference: ArmRow) -> Iterator[str]:
     bad = [row for row in table.rows if row.trials > row.ok]
+    if table.failed_beside:
+        yield (
+            f"{units.count(table.failed_beside, 'trial')} that are in no figure failed (warm-up, "
+            "discarded, or of a block that was taken again); trials.jsonl has their errors."
+        )
     if not bad:
-        yield f"All {units.count(table.trials, 'trial')} went well."
+        counted = " that count" if table.failed_beside else ""
+        yield f"All {units.count(table.trials, 'trial')}{counted} went well."
         return
     counts = [f"{row.trials - row.ok} of {row.trials} in {row.arm}" for row in bad]
     yield (

@@ -65,10 +65,10 @@ def certainty(table: ScenarioTable, summary: Summary) -> str:
         blocks = f"interrupted: {table.complete_blocks} of {info.asked_blocks} blocks"
     if table.complete_blocks < stats.FEWEST_FOR_LEVEL:
         blocks += f", too few for 95 % intervals (take {stats.FEWEST_FOR_LEVEL})"
-    shown = table.shown
-    bad = sum(row.trials - row.ok for row in shown)
-    trials = sum(row.trials for row in shown)
-    well = "all trials well" if not bad else f"{bad} of {units.count(trials, 'trial')} failed"
+    bad = sum(row.trials - row.ok for row in table.rows)
+    well = "all trials well" if not bad else f"{bad} of {units.count(table.trials, 'trial')} failed"
+    if table.failed_beside:
+        well = f"{well if bad else 'all that count well'}, {table.failed_beside} failed beside them"
     if not table.trials:
         return "No trial was taken."
     found = f"{blocks[:1].upper()}{blocks[1:]}, {well}"
@@ -230,7 +230,7 @@ def _marks(table: ScenarioTable, is_growth: bool) -> Iterator[str]:
 
 def _failures(table: ScenarioTable) -> Iterator[str]:
     """Say where trials failed, and the most frequent error of each arm."""
-    bad = [row for row in table.shown if row.trials > row.ok]
+    bad = [row for row in table.rows if row.trials > row.ok]
     for row in bad[:MOST_NAMED]:
         error = textwrap.shorten(row.errors[0][0], _MOST_OF_ERROR, placeholder=" …")
         number = f"{row.trials - row.ok} of {units.count(row.trials, 'trial')}"

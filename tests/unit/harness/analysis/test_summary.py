@@ -13,6 +13,7 @@ from harness import stats
 from harness.analysis import estimates
 from harness.analysis.summary import ScenarioTable, Summary, summarise
 from harness.model import (
+    Arm,
     DiskPart,
     Meter,
     Milestone,
@@ -299,3 +300,35 @@ def test_comparisons_in_columns_are_those_of_pairs() -> None:
             assert differences[metric] == stats.paired_difference(*pairs)
     assert ratios["ready"].undetermined > 0
     assert "kernel" not in ratios
+
+
+def test_an_anchor_may_answer_otherwise_and_is_no_vm_among_the_vms() -> None:
+    run = synthetic_run(
+        blocks=6, scenarios=("python-http",), arms=("container", "vm-micro"), again="vm-micro"
+    )
+    trials = tuple(
+        dataclasses.replace(trial, response_sha256="f" * 64)
+        if trial.arm == "vm-micro-again"
+        else trial
+        for trial in run.trials
+    )
+
+    def as_anchor(arm: Arm) -> Arm:
+        return dataclasses.replace(arm, repeats=None, anchors=arm.repeats)
+
+    def with_anchor(one: Run) -> Run:
+        records = tuple(
+            dataclasses.replace(record, arm=as_anchor(record.arm)) for record in one.info.arms
+        )
+        scenarios = tuple(
+            dataclasses.replace(each, arms=tuple(map(as_anchor, each.arms)))
+            for each in one.info.scenarios
+        )
+        return Run(dataclasses.replace(one.info, arms=records, scenarios=scenarios), trials)
+
+    table, _, found = hello(with_anchor(run))
+    assert table.same_response is True
+    assert table.between_vms == {}
+    assert not any("Among the VMs" in sentence for sentence in found.findings)
+    (twin,) = (row for row in table.rows if row.anchors)
+    assert twin.arm == "vm-micro-again"

@@ -7,6 +7,7 @@ import io
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from rich.console import Console
 
 from harness.analysis.summary import summarise
 from harness.cli.terminal import print_details, print_end, print_summary
-from harness.model import Arm, Meter
+from harness.model import Arm, Meter, Outcome, Trial
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from harness.records import Run
 from harness.report.text.answer import answer
@@ -264,3 +265,23 @@ def test_anchors_are_in_no_table_and_are_no_reference() -> None:
     for screen in (True, False):
         rows = [line.split() for line in printed(anchored, 80, screen=screen).splitlines()]
         assert not [cells for cells in rows if cells[:1] == [twin.name]]
+
+
+def test_the_screen_hides_no_failure() -> None:
+    run = synthetic_run(blocks=6, scenarios=("hello",), arms=("container",), again="container")
+
+    def failing(wanted: Callable[[Trial], bool]) -> str:
+        trials = tuple(
+            dataclasses.replace(trial, outcome=Outcome.FAILED, error="it broke")
+            if wanted(trial)
+            else trial
+            for trial in run.trials
+        )
+        return printed(Run(run.info, trials), 80, screen=True)
+
+    assert "6 blocks, all trials well" in failing(lambda _: False).lower()
+    twin = failing(lambda trial: trial.arm == "container-again" and trial.block == 2)
+    assert "1 of 12 trials failed" in twin
+    assert "! container-again failed in 1 of 6 trials: it broke." in twin
+    beside = failing(lambda trial: trial.block < 0)
+    assert "all that count well, 2 failed beside them" in beside
