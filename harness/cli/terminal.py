@@ -18,7 +18,13 @@ from harness.records import Run
 from harness.records.dataset import RunData
 from harness.report.text import circumstances, sentences
 from harness.report.text.answer import BOUND_MEANS, answer
-from harness.report.text.screen import Screen, half_left_out, screen, warnings_line
+from harness.report.text.screen import (
+    Screen,
+    half_left_out,
+    reading_line,
+    screen,
+    warnings_line,
+)
 from harness.report.text.tables import Grid, effort_grid, footprint_grid, memory_grid, start_grid
 from harness.report.text.wording import bound
 
@@ -41,6 +47,8 @@ def print_summary(run: Run | RunData | Summary, console: Console) -> None:
         if place:
             console.print()
         _print_screen(screen(table, summary), console)
+    if line := reading_line(summary):
+        _print_wrapped(line, console)
     if line := warnings_line(summary, console.width):
         _print_wrapped(line, console, style="yellow")
 

@@ -73,7 +73,7 @@ def certainty(table: ScenarioTable, summary: Summary) -> str:
         return "No trial was taken."
     found = f"{blocks[:1].upper()}{blocks[1:]}, {well}"
     if (limit := detectable(table)) is not None:
-        found += f"; a difference of {wording.share(limit)} in ready is detectable"
+        found += f"; differences in ready below {wording.share(limit)} could be missed"
     return f"{found}."
 
 
@@ -100,6 +100,14 @@ def warnings_line(summary: Summary, width: int = 80) -> str:
         if len(line) <= width:
             break
     return line
+
+
+def reading_line(summary: Summary) -> str:
+    """Say how to read brackets and ratios; empty where there are none."""
+    rows = [row for table in summary.tables for row in table.shown if not table.growth]
+    if not any(row.ratio is not None and not row.is_reference for row in rows):
+        return ""
+    return "Brackets: 95 % intervals, of this run. ×: median of the ratios within blocks."
 
 
 def left_out(info: RunInfo) -> tuple[str, ...]:
@@ -223,7 +231,8 @@ def _marks(table: ScenarioTable, is_growth: bool) -> Iterator[str]:
         return
     if any(row.is_emulated for row in table.shown):
         bound = any(table.is_upper_bound(row) for row in table.shown)
-        yield f"{EMULATED} emulated CPU: {'an upper bound' if bound else 'slower than with KVM'}."
+        means = "times are an upper bound" if bound else "times are longer than with KVM"
+        yield f"{EMULATED} emulated CPU: {means}."
     if _is_mixed(table.shown):
         yield f"{CHARGED} charged to its cgroup, other memory is PSS."
 

@@ -175,7 +175,7 @@ def test_the_screen_says_each_figure_once() -> None:
     assert by_arm["process"].split()[-3] == "–", "nothing of its own on disk"
     assert re.search(r"\] +1 +\d", by_arm["container"]), "the reference is 1"
     assert re.search(r"vm-micro \* .*≤ \d+ ", by_arm["vm-micro"])
-    assert lines[6] == "  * emulated CPU: an upper bound. 20 blocks, all trials well."
+    assert lines[6] == "  * emulated CPU: times are an upper bound. 20 blocks, all trials well."
 
 
 def test_the_screen_marks_memory_that_is_charged_to_a_cgroup_beside_pages_mapped() -> None:
@@ -194,7 +194,7 @@ def test_the_screen_marks_memory_that_is_charged_to_a_cgroup_beside_pages_mapped
         for trial in run.trials
     )
     text = printed(Run(run.info, trials), 80, screen=True)
-    assert "† charged to its cgroup, other memory is PSS." in text
+    assert "† charged to its cgroup, other memory is PSS." in " ".join(text.split())
     assert re.search(r"container .* MB †\n", text)
     assert re.search(r"vm-micro .* MB\n", text)
 
