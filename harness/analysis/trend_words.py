@@ -22,7 +22,7 @@ def judge(trends: Trends, question: str) -> Judgement:
     judged = [trend for trend in trends.trends if trend.is_asked_about]
     settings = Counter(_without_setting(trend) for trend in judged)
     findings = [_finding(trend, settings) for trend in judged]
-    replaced = sum(trend.instead is not None for trend in trends.trends)
+    replaced = sum(trend.is_shown_only for trend in trends.trends)
     left = len(trends.trends) - len(judged) - replaced
     facts = {
         "runs": str(len(trends.history.runs_with_points)),
@@ -169,7 +169,7 @@ def describe(series: Series, change: SeriesChange) -> str:
 
 def change_in_words(trend: Trend) -> str:
     """Word the last change of a series: `+5.1 %, open`."""
-    if trend.instead is not None:
+    if trend.is_shown_only and trend.instead is not None:
         return f"judged by its {trend.instead.what}" if trend.instead.anchor else "not judged"
     if trend.is_question and trend.apart is not None:
         return f"cannot tell: the newest is {_multiple(trend.apart)}"

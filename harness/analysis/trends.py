@@ -10,14 +10,15 @@ One below is better, as a check asks for changes for the worse.
 A change for the worse is open until it is acknowledged, or until a later change takes at least
 half of it back.
 
-Of a series and the one of its ratios to an anchor, one is judged: the ratios, or the arm's own
-values while the ratios are too few.
+Of a series and those of its ratios to an anchor, one is judged: the newest ratios, or the arm's own
+values while the ratios are too few. Which one it is can change from run to run. A change that is
+open stays so where the series that is judged from then on has no points to show it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
@@ -83,7 +84,8 @@ class Trend:
         is_current: Whether the newest run of its scenario has a point of it.
         newest: Where its newest points stand; None if it is exact, too short, or not judged.
         accepted: Why a newest point that stands apart is meant, if it is acknowledged.
-        instead: The series that is judged in its place, which is then without changes.
+        instead: The series that is judged in its place. Its own changes are then only those that
+            are open, and that the other one cannot show.
     """
 
     series: Series
@@ -106,7 +108,12 @@ class Trend:
         A series that is not current (another host, an arm that is gone) is not asked about unless
         a change in it is open: it will not get longer.
         """
-        return self.instead is None and (self.is_current or bool(self.open))
+        return bool(self.open) or (self.instead is None and self.is_current)
+
+    @property
+    def is_shown_only(self) -> bool:
+        """Whether another series says all about it."""
+        return self.instead is not None and not self.open
 
     @property
     def apart(self) -> Newest | None:
@@ -180,11 +187,11 @@ def trends_of(
     any false change in all of it.
     """
     judged = _judged(history, alpha)
-    noisy = {str(one.id): one.values for one in judged.values() if not one.is_exact}
-    long = {name: values for name, values in noisy.items() if len(values) >= 2 * SHORTEST}
-    found = changes_of_many(long, alpha=alpha)
-    family = max(sum(len(values) > FEWEST_EARLIER for values in long.values()), 1)
-    newest_of = partial(newest, family=family, wandering=wandering_of(long.values()))
+    noisy = [one for one in judged.values() if not one.is_exact]
+    before = _judged_before(history, judged, _fewest(len(noisy), alpha))
+    # Those judged before are a family of their own, as they were then: each keeps its changes.
+    now = _Family.of(noisy, alpha)
+    then = _Family.of((one for one in history.series if one.id in before), alpha)
     last_runs: dict[str, RunRef] = {}
     for series in history.series:
         last = series.points[-1].run
@@ -199,18 +206,39 @@ def trends_of(
             series.points[-1].run == last_runs[series.id.scenario],
             instead=_instead(series, judged),
         )
-        if trend.instead is None and series.is_exact:
-            places = exact_changes(series.values)
-            trend = replace(trend, changes=_with_states(series, places, acknowledged, within))
-        elif trend.instead is None:
-            trend = _judged_noisy(
-                trend, found.get(str(series.id), ()), newest_of, acknowledged, within
-            )
+        if trend.instead is None:
+            trend = _with_changes(trend, now, acknowledged, within)
+        elif series.id in before:
+            changes = _with_changes(trend, then, acknowledged, within).open
+            kept = (one for one in changes if one.first.run not in before[series.id])
+            trend = replace(trend, changes=tuple(kept))
         trends.append(trend)
     begun = [(one.series, _begun(one)) for one in trends if one.instead is None]
     shown = [one.series for one in trends if one.instead is not None]
     asked = [entry for entry in acknowledged if not any(map(entry.is_of, shown))]
     return Trends(history, tuple(trends), tuple(stale(asked, begun)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Family:
+    """Series among which the chance of a false change is shared.
+
+    Attributes:
+        changes: What the scan finds, by the name of the series.
+        newest_of: Judges the newest points of one, whose levels begin at some indices.
+    """
+
+    changes: Mapping[str, tuple[ChangePoint, ...]]
+    newest_of: Callable[[Sequence[float], Sequence[int]], Newest | None]
+
+    @classmethod
+    def of(cls, series: Iterable[Series], alpha: float) -> _Family:
+        """Scan all of them that are long enough."""
+        named = {str(one.id): one.values for one in series if not one.is_exact}
+        long = {name: values for name, values in named.items() if len(values) >= 2 * SHORTEST}
+        size = max(sum(len(values) > FEWEST_EARLIER for values in long.values()), 1)
+        newest_of = partial(newest, family=size, wandering=wandering_of(long.values()))
+        return cls(changes_of_many(long, alpha=alpha), newest_of)
 
 
 def _fewest(family: int, alpha: float) -> int:
@@ -234,21 +262,45 @@ def _judged(history: History, alpha: float) -> dict[SeriesId, Series]:
     return judged
 
 
+def _judged_before(
+    history: History, judged: Mapping[SeriesId, Series], wanted: int
+) -> dict[SeriesId, frozenset[RunRef]]:
+    """Find the series that may hold changes from when they were judged, and are not any more.
+
+    Returns:
+        For each the runs whose changes other series show: those of the ratios for the arm's own,
+        as far as enough points stand before them; none for ratios to an earlier anchor.
+    """
+    shown: dict[SeriesId, set[RunRef]] = {}
+    for series in history.series:
+        if series.id.anchor and len(series.points) >= wanted:
+            runs = (point.run for point in series.points[SHORTEST:])
+            shown.setdefault(series.id.own, set()).update(runs)
+    found = {}
+    for series in history.series:
+        if _instead(series, judged) is None or len(series.points) < wanted:
+            continue
+        runs_shown = frozenset() if series.id.anchor else frozenset(shown.get(series.id, ()))
+        if any(point.run not in runs_shown for point in series.points[SHORTEST:]):
+            found[series.id] = runs_shown
+    return found
+
+
 def _instead(series: Series, judged: Mapping[SeriesId, Series]) -> SeriesId | None:
     name = judged[series.id.own].id
     return None if name == series.id else name
 
 
-def _judged_noisy(
-    trend: Trend,
-    scanned: Sequence[ChangePoint],
-    newest_of: Callable[[Sequence[float], Sequence[int]], Newest | None],
-    acknowledged: Sequence[Acknowledgement],
-    within: float,
+def _with_changes(
+    trend: Trend, family: _Family, acknowledged: Sequence[Acknowledgement], within: float
 ) -> Trend:
-    """Find the changes of a series with noise, and where its newest points stand."""
+    """Find the changes of a series, and where its newest points stand if it has noise."""
     series = trend.series
-    found = newest_of(series.values, [one.index for one in scanned])
+    if series.is_exact:
+        exact = exact_changes(series.values)
+        return replace(trend, changes=_with_states(series, exact, acknowledged, within))
+    scanned = family.changes.get(str(series.id), ())
+    found = family.newest_of(series.values, [one.index for one in scanned])
     places = list(scanned)
     if found is not None and found.standing is Standing.MOVED:
         begin = len(series.points) - found.runs

@@ -111,7 +111,7 @@ def render_series(trend: Trend, reports: Mapping[RunRef, str]) -> str:
         trend=trend,
         series=series,
         answer=_series_answer(trend),
-        colour="" if trend.instead else _COLOURS[trend.verdict],
+        colour="" if trend.is_shown_only else _COLOURS[trend.verdict],
         badge="open" if trend.open else change_in_words(trend),
         wide=_without_keys(chart.inline_wide),
         narrow=_without_keys(chart.inline_narrow),

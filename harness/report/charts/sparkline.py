@@ -33,7 +33,7 @@ def sparkline(trend: Trend) -> str:
     step = (WIDTH - 2 * _MARGIN) / max(len(values) - 1, 1)
     marks = [(_MARGIN + step * number, place) for number, place in enumerate(places)]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in marks)
-    colour = "currentColor" if trend.instead else _COLOURS.get(trend.verdict, "var(--line-1)")
+    colour = "currentColor" if trend.is_shown_only else _COLOURS.get(trend.verdict, "var(--line-1)")
     reached = [value for value in values if math.isfinite(value)]
     said = f"{units.count(len(values), 'run')}: {_span(reached, unit)}"
     said += f", newest {wording.amount(values[-1], unit)}"

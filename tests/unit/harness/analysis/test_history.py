@@ -7,7 +7,7 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -584,6 +584,58 @@ def test_another_anchor_begins_another_series(tmp_path: Path) -> None:
     ]
     assert [one.instead is None for one in ratios] == [False, True]
     assert len({file_name(one.series.id) for one in found.trends}) == len(found.trends)
+
+
+def write_stepped(folder: Path, anchor_of: Callable[[int], str], runs: int) -> None:
+    """Write runs of which the container is slower from run 20 on; no anchor where it is empty."""
+    for number in range(runs):
+        image = anchor_of(number)
+        factor = 1.5 if number >= 20 else 1.0
+        run = anchored(number, factor=factor, image=(image or "a") * 64)
+        if not image:
+            kept = tuple(trial for trial in run.trials if not trial.arm.endswith("anchor"))
+            run = replace(run, info=replace(run.info, arms=run.info.arms[:1]), trials=kept)
+        write_run(run, folder / run.info.run_id)
+
+
+@pytest.mark.parametrize("runs", [34, 45])
+def test_a_change_from_before_the_first_anchor_stays_open(tmp_path: Path, runs: int) -> None:
+    write_stepped(tmp_path, lambda number: "a" if number >= 26 else "", runs)
+    history = gather([tmp_path], ("ready",))
+    own, ratio = trends_of(history).trends
+    assert (own.instead is None, ratio.instead is None) == (runs < 39, runs >= 39)
+    assert [change.found.index for change in own.open] == [20]
+    assert judge(trends_of(history), "a history").exit_code is ExitCode.REGRESSED
+    assert change_in_words(own).endswith(", open")
+    # It is closed as any other is.
+    meant = acknowledgement(series=str(own.series.id), commit=own.open[0].first.label)
+    found = trends_of(history, [meant])
+    assert (found.verdict, found.stale) == (Verdict.SAME, ())
+    assert found.trends[0].is_shown_only is (runs >= 39)
+
+
+def test_what_the_ratios_show_is_theirs_to_judge(tmp_path: Path) -> None:
+    """The host is slower from run 34 on, when the ratios have enough points before it."""
+    runs = [anchored(number, drift=2.0 if number >= 34 else 1.0) for number in range(45)]
+    kept = [
+        replace(run, info=replace(run.info, arms=run.info.arms[:1])) if number < 26 else run
+        for number, run in enumerate(runs)
+    ]
+    _, own, ratio = anchored_trends(tmp_path, kept).trends
+    assert (own.changes, own.is_shown_only) == ((), True)
+    assert ratio.verdict is Verdict.SAME
+
+
+@pytest.mark.parametrize("later", ["b", ""])
+def test_a_change_of_the_ratio_to_an_earlier_anchor_stays_open(tmp_path: Path, later: str) -> None:
+    write_stepped(tmp_path, lambda number: "a" if number < 28 else later, 45)
+    found = trends_of(gather([tmp_path], ("ready",)))
+    (former,) = (one for one in found.trends if one.series.id.anchor == "a" * 12)
+    assert former.instead is not None
+    (change,) = former.open
+    assert change.found.relative == pytest.approx(0.5, rel=0.01)
+    assert found.verdict is Verdict.WORSE
+    assert "ready / anchor" in [name_of(one).split(": ")[1] for one in judge(found, "").findings]
 
 
 def test_an_anchor_that_failed_leaves_the_arms_own_values(tmp_path: Path) -> None:
