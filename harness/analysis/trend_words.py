@@ -151,6 +151,8 @@ def newest_in_words(trend: Trend) -> str:
             return f"{said}; one run alone shows no change: take another run"
         return f"{said}; a change for the better, if another run agrees"
     by = f"{(found.ratio - 1) * 100:+.3g} %" if math.isfinite(found.ratio) else "not reached before"
+    if found.error:  # it stands apart, by less than is asked about
+        return f"the newest, {value}, is {by} off the level, too small to matter"
     end = "highest" if found.is_upward else "lowest"
     return f"the newest, {value}, is the {end} of {found.seen} ({by}), within chance"
 

@@ -82,7 +82,8 @@ class Trend:
     Attributes:
         wanted: Points that it needs before a change can be seen in it at all.
         is_current: Whether the newest run of its scenario has a point of it.
-        newest: Where its newest points stand; None if it is exact, too short, or not judged.
+        newest: Where its newest points stand; None if it is exact, too short, or not judged. One
+            point that stands apart, by less than is asked about, is `EXTREME` with an `error`.
         accepted: Why a newest point that stands apart is meant, if it is acknowledged.
         instead: The series that is judged in its place. Its own changes are then only those that
             are open, and that the other one cannot show.

@@ -22,7 +22,13 @@ from harness.analysis.acknowledged import Acknowledgement, entry_for, read_ackno
 from harness.analysis.gather import gather
 from harness.analysis.history import History, Point, RunRef, Series, SeriesId
 from harness.analysis.judgement import ExitCode, Verdict
-from harness.analysis.trend_words import change_in_words, describe, in_short, judge
+from harness.analysis.trend_words import (
+    change_in_words,
+    describe,
+    in_short,
+    judge,
+    newest_in_words,
+)
 from harness.analysis.trends import State, Trend, Trends, exact_changes, trends_of
 from harness.cli.history import history as command
 from harness.model import CacheState, Milestone, Outcome, Trial
@@ -471,7 +477,11 @@ def test_a_run_that_was_not_reached_is_a_question_and_two_are_worse() -> None:
 def test_too_small_to_matter_is_no_question() -> None:
     still = made([100.0 + 0.001 * (number % 3) for number in range(30)] + [101.8])
     assert trends(still).trends[0].verdict is Verdict.CANNOT_TELL
-    assert trends(still, within=0.02).trends[0].verdict is Verdict.SAME
+    (trend,) = trends(still, within=0.02).trends
+    assert trend.verdict is Verdict.SAME
+    assert newest_in_words(trend) == (
+        "the newest, 102 ns, is +1.8 % off the level, too small to matter"
+    )
     still = made([100.0 + 0.001 * (number % 3) for number in range(30)] + [101.8] * 2)
     assert trends(still).trends[0].verdict is Verdict.WORSE
     (trend,) = trends(still, within=0.02).trends
