@@ -21,13 +21,14 @@ from harness.analysis.baseline.filesystem import FilesystemShare, filesystem_sha
 from harness.analysis.baseline.match import Pin, anchor_of, comparability, pin_of
 from harness.analysis.baseline.rules import Level
 from harness.analysis.baseline.values import RunValues, Values
-from harness.model import Budget
+from harness.model import Budget, units
 from harness.model.metrics import METRICS, Metric, Unit
 from harness.model.units import spell
 from harness.stats.arrays import np
 
 MOST_RUNS = 20
 """Earlier runs that a spread is taken from, the newest ones; more make it hardly any surer."""
+_OTHER_ANCHOR = "the anchor is neither what the baseline ran nor what it was anchored to"
 UNLIKE_SHARES = 0.3
 """Shares of disturbed trials that lie further apart: such runs are no measure of each other's times
 by the history rule. Disturbed trials stay in every figure: without them less is found, and nothing
@@ -65,23 +66,35 @@ class Earlier:
         case = Case(
             scenario, budget, source, found.median, rules.level_of(found), blocks=found.count
         )
-        return self._anchored(case, tuple(theirs)) or self._among(case, theirs)
+        anchored = self._anchored(case, tuple(theirs))
+        return anchored if isinstance(anchored, Case) else self._among(case, theirs, anchored)
 
-    def _anchored(self, case: Case, runs: Sequence[RunValues]) -> Case | None:
-        """Apply the anchor rule to the newest run that has the same anchor; None: none has."""
+    def _anchored(self, case: Case, runs: Sequence[RunValues]) -> Case | str:
+        """Apply the anchor rule to the newest run with the same anchor and enough blocks.
+
+        Returns:
+            Why it has no answer, where there is none; empty without an anchor.
+        """
         ours, scenario, arm = self._ours, case.scenario, case.budget.arm
         anchor = anchor_of(ours.info, scenario, arm)
         pin = None if anchor is None else pin_of(ours.info, anchor)
         if anchor is None or pin is None:
-            return None
+            return ""
         arms, metric = (arm, anchor.arm.name), METRICS[case.budget.metric]
         new = _ratio(ours, scenario, arms, metric)
         if new is None:
-            return None
+            return f"no block of the run has {metric.name} of both {arm} and its anchor"
+        reasons = []
         for run in reversed(runs):
             own = _pinned(run, scenario, arm, pin)
             base = _ratio(run, scenario, own, metric)
-            if base is None:
+            if base is None and own:
+                both = f"{metric.name} of both {arm} and its anchor"
+                reasons.append(f"no block of the baseline has {both}")
+            if base is not None and base.is_short:
+                blocks = units.count(base.blocks, "block")
+                reasons.append(f"the baseline has {blocks}, take {stats.FEWEST_FOR_LEVEL} or more")
+            if base is None or base.is_short:
                 continue
             quiet = [
                 _ratio(one, scenario, both, metric, quiet=True)
@@ -90,10 +103,16 @@ class Earlier:
             shares = ours.disturbed_share(scenario, *arms), run.disturbed_share(scenario, *own)
             note = disturbance(shares, _difference(quiet[0], quiet[1:]))
             return replace(case, new=new, base=base, note=note, blocks=new.blocks)
-        return None
+        return reasons[0] if reasons else _OTHER_ANCHOR
 
-    def _among(self, case: Case, theirs: Mapping[RunValues, Values]) -> Case:
-        """Apply the history rule, or say why nothing can be told."""
+    def _among(self, case: Case, theirs: Mapping[RunValues, Values], without: str) -> Case:
+        """Apply the history rule, or say why nothing can be told.
+
+        Args:
+            case: Of no rule yet.
+            theirs: What each comparable run has, the newest last.
+            without: Why the anchor rule has no answer; empty without an anchor.
+        """
         ours, scenario, arm = self._ours, case.scenario, case.budget.arm
         metric = METRICS[case.budget.metric]
         levels = {
@@ -104,7 +123,7 @@ class Earlier:
         runs = list(levels)[-MOST_RUNS:]
         earlier = tuple(levels[run] for run in runs)
         if len(runs) < rules.FEWEST_RUNS:
-            return self._untold(case, list(theirs.values())[-1])
+            return self._untold(case, list(theirs.values()), without)
         shares = (
             ours.disturbed_share(scenario, arm),
             fmean(run.disturbed_share(scenario, arm) for run in runs),
@@ -147,18 +166,27 @@ class Earlier:
         found = filesystem_share(base_ns, base_ready_ns, new_ns, new_ready_ns)
         return found if found is not None and found.is_too_large else None
 
-    def _untold(self, case: Case, last: Values) -> Case:
-        if anchor_of(self._ours.info, case.scenario, case.budget.arm) is None:
-            what = "one run does not say how runs differ among themselves"
-        else:
-            what = "the anchor is neither what the baseline ran nor what it was anchored to"
-        reason = (
-            f"{what}: take the run by `steelyard check --run {case.scenario} --baseline RUN`, "
-            f"which brings an anchor along, name {rules.FEWEST_RUNS} or more earlier runs, or "
-            f"{pairs_them(case.scenario)}"
+    def _untold(self, case: Case, theirs: Sequence[Values], without: str) -> Case:
+        few = f"{stats.FEWEST_FOR_LEVEL} blocks or more"
+        reasons = [without] if without else []
+        if len(theirs) >= rules.FEWEST_RUNS:
+            reasons.append(
+                f"of {len(theirs)} earlier runs fewer than {rules.FEWEST_RUNS} have {few} of which "
+                "most succeed"
+            )
+        ways = [
+            f"name {rules.FEWEST_RUNS} or more earlier runs of {few}", pairs_them(case.scenario)
+        ]  # fmt: skip
+        if without in ("", _OTHER_ANCHOR):
+            taken = f"take the run by `steelyard check --run {case.scenario} --baseline RUN`"
+            ways.insert(0, f"{taken}, which brings an anchor along")
+        reason = "; ".join(reasons) or "one run does not say how runs differ among themselves"
+        found = stats.estimate(theirs[-1][1])
+        return replace(
+            case,
+            reference=found.median if found else None,
+            reason=f"{reason}: {', '.join(ways[:-1])}, or {ways[-1]}",
         )
-        found = stats.estimate(last[1])
-        return replace(case, reference=found.median if found else None, reason=reason)
 
 
 def _pinned(run: RunValues, scenario: str, arm: str, pin: Pin) -> tuple[str, ...]:

@@ -59,6 +59,11 @@ class Level:
         """Its standard error; infinite where the interval is open or too few blocks made it."""
         return (self.high - self.low) / _WIDTH if self.low < math.inf else math.inf
 
+    @property
+    def is_short(self) -> bool:
+        """Whether the blocks that made it are too few for an interval."""
+        return 0 < self.blocks < stats.FEWEST_FOR_LEVEL
+
 
 SAME_THING = Level(0.0, 0.0, 0.0, 0)
 """The ratio of a thing to itself."""

@@ -224,6 +224,47 @@ def test_few_blocks_cannot_tell() -> None:
     assert "4 blocks cannot tell, take 6 or more" in finding.sentence
 
 
+def test_a_baseline_of_few_blocks_is_passed_over() -> None:
+    run = taken(9, image=NEW, anchor=OLD, slower=2.0)
+    short = taken(2, image=OTHER, anchor=OLD, blocks=4)
+    finding = only(run, short)
+    assert finding.verdict is Verdict.CANNOT_TELL
+    assert "the baseline has 4 blocks, take 6 or more: name 2 or more earlier runs of 6 " in (
+        finding.sentence
+    )
+    assert "failed" not in finding.sentence
+    # An older and longer one with the same anchor is the baseline then.
+    assert only(run, taken(1, image=OTHER, anchor=OLD), short).verdict is Verdict.WORSE
+    # What the baseline itself ran is the measure however few blocks it took.
+    assert only(run, taken(2, blocks=4)).verdict is Verdict.WORSE
+
+
+def test_earlier_runs_of_few_blocks_have_no_spread() -> None:
+    few = [taken(seed, blocks=4) for seed in (1, 2, 3)]
+    finding = only(taken(9), *few)
+    assert finding.verdict is Verdict.CANNOT_TELL
+    assert "of 3 earlier runs fewer than 2 have 6 blocks or more of which most succeed" in (
+        finding.sentence
+    )
+    assert "one run does not say" not in finding.sentence
+    long = [taken(seed) for seed in (1, 2)]
+    assert "of 2 earlier runs (" in only(taken(9), *few, *long).sentence
+
+
+def test_an_anchor_that_fails_is_not_called_another_one() -> None:
+    def broken(trial: Trial) -> Trial:
+        return replace(
+            trial, outcome=Outcome.FAILED, error="gone", milestones_ns={Milestone.REQUESTED: 0}
+        )
+
+    run, before = taken(2, image=NEW, anchor=OLD), taken(1, image=OTHER, anchor=OLD)
+    failing = [replace(one, trials=tuple(map(broken, one.trials))) for one in (run, before)]
+    for one, other, whose in ((failing[0], before, "run"), (run, failing[1], "baseline")):
+        sentence = only(one, other).sentence
+        assert f"no block of the {whose} has ready of both container and its anchor" in sentence
+        assert "neither what" not in sentence
+
+
 def test_runs_with_vms_among_the_arms_are_others_for_the_history_rule() -> None:
     def beside_a_vm(run: Run) -> Run:
         record = replace(run.info.arms[0], arm=Arm("vm-micro"))
