@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness import stats
@@ -86,8 +87,8 @@ class Case:
         if self.base is rules.SAME_THING:
             return f"{value}; within blocks, against the baseline's own image taken along"
         if self.base is not None:
-            ours, theirs = _exp(self.new.middle), _exp(self.base.middle)
-            return f"{value}; {ours:.4g} × its anchor's, in the baseline {theirs:.4g} ×"
+            ours, theirs = _multiple(self.new, "× its anchor's"), _multiple(self.base, "×")
+            return f"{value}; {ours}, in the baseline {theirs}"
         if self.earlier:
             known = [_exp(level.middle) for level in self.earlier]
             ends = " to ".join(spell(metric.unit, end) for end in (min(known), max(known)))
@@ -104,21 +105,48 @@ class Case:
             return "faster than every earlier run is how a host drifts: " + pairs_them(
                 self.scenario
             )
-        wider = f"allow {math.ceil(math.expm1(change.high) * 100 + 1e-9)} %"
+        ways = [*self._wider(change), pairs_them(self.scenario)]
         if self.base is None:
-            return (
-                f"no verdict yet: {wider}, name more earlier runs, or {pairs_them(self.scenario)}"
-            )
-        distance = abs(math.log(self.budget.most) - change.middle)
-        needed = rules.anchored_blocks(self.new, self.base, findings, distance)
-        if needed is not None and self.blocks < needed <= _HOPELESS * self.blocks:
-            return f"no verdict yet: take about {needed} blocks, or {wider}"
-        return f"no verdict yet: {wider}, or {pairs_them(self.scenario)}"
+            ways.insert(-1, "name more earlier runs")
+        elif blocks := self._more_blocks(change, self.base, findings):
+            ways.insert(0, f"take about {blocks} blocks")
+        return f"no verdict yet: {any_of(ways)}"
+
+    def _wider(self, change: Change) -> list[str]:
+        """Offer the least limit that is kept, where the interval is narrow enough for a verdict."""
+        if change.half > rules.widest_half(math.inf):
+            return []
+        per_cent = math.ceil(math.expm1(change.high) * 100 + 1e-9)
+        limit = 1 + per_cent / 100
+        is_kept = change.verdict(limit) in (Verdict.SAME, Verdict.BETTER)
+        return [f"allow {per_cent} %"] * (limit > self.budget.most and is_kept)
+
+    def _more_blocks(self, change: Change, base: Level, findings: int) -> int | None:
+        """Estimate how many blocks would do; None: hardly any number."""
+        limit = self.budget.most
+        half = abs(math.log(limit) - change.middle)
+        if change.middle < math.log(limit):
+            half = min(half, rules.widest_half(limit))
+        needed = rules.anchored_blocks(self.new, base, findings, half)
+        is_advice = needed is not None and self.blocks < needed <= _HOPELESS * self.blocks
+        return needed if is_advice else None
+
+
+def any_of(ways: Sequence[str]) -> str:
+    """Word a choice: `this, that, or the other`."""
+    return ", or ".join(filter(None, (", ".join(ways[:-1]), ways[-1])))
 
 
 def pairs_them(scenario: str) -> str:
     """Word the way out that always works."""
     return f"pair both in one run: `steelyard check --run {scenario} --against IMAGE`"
+
+
+def _multiple(ratio: Level, times: str) -> str:
+    """Word the ratio to an anchor; infinite where the arm fails, zero where the anchor does."""
+    if math.isfinite(ratio.middle):
+        return f"{_exp(ratio.middle):.4g} {times}"
+    return "not reached beside its anchor" if ratio.middle > 0 else "not reached by its anchor"
 
 
 def _exp(value: float) -> float:

@@ -16,7 +16,7 @@ from statistics import fmean
 
 from harness import stats
 from harness.analysis.baseline import rules
-from harness.analysis.baseline.case import Case, disturbance, pairs_them
+from harness.analysis.baseline.case import Case, any_of, disturbance, pairs_them
 from harness.analysis.baseline.filesystem import FilesystemShare, filesystem_share
 from harness.analysis.baseline.match import Pin, anchor_of, comparability, pin_of
 from harness.analysis.baseline.rules import Level
@@ -185,7 +185,7 @@ class Earlier:
         return replace(
             case,
             reference=found.median if found else None,
-            reason=f"{reason}: {', '.join(ways[:-1])}, or {ways[-1]}",
+            reason=f"{reason}: {any_of(ways)}",
         )
 
 

@@ -117,13 +117,17 @@ class Change:
         edge = math.log(limit) if limit > 0 else -math.inf
         if self.low > edge:
             return Verdict.WORSE
-        is_narrow = self.half <= math.log(_FOUND / min(max(limit, 1.0), _EASY))
-        if self.high <= edge and is_narrow and self.may_be_fine:
+        if self.high <= edge and self.half <= widest_half(limit) and self.may_be_fine:
             return Verdict.BETTER if self.high < 0 else Verdict.SAME
         return Verdict.CANNOT_TELL
 
 
 _UNKNOWN = math.inf
+
+
+def widest_half(limit: float) -> float:
+    """Half of the widest interval that may be called fine: see `Change.verdict`."""
+    return math.log(_FOUND / min(max(limit, 1.0), _EASY))
 
 
 def anchored(new: Level, base: Level, findings: int = 1) -> Change:

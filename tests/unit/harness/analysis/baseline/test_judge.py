@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from types import MappingProxyType
@@ -10,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from harness.analysis.baseline.case import Case
+from harness.analysis.baseline.rules import SAME_THING, Change, Level
 from harness.analysis.check import check
 from harness.analysis.judgement import ExitCode, Finding, Verdict
 from harness.model import (
@@ -377,6 +380,67 @@ def test_advice_leads_to_a_verdict() -> None:
     assert only(taken(2, image=NEW, anchor=OLD, slower=1.05, budget=budget), before).verdict is (
         Verdict.SAME
     )
+
+
+def case(change: Change, most: float, *, base: Level | None = None, blocks: int = 60) -> Case:
+    """A case of which a rule says just that."""
+
+    class Fixed(Case):
+        def change(self, _: int) -> Change:
+            return change
+
+    budget = Budget("container", "ready", most, "baseline")
+    new = Level(0.0, -0.1, 0.1, blocks)
+    return Fixed("hello", budget, "", 4e6, new, base, reference=4e6, blocks=blocks)
+
+
+@pytest.mark.parametrize(
+    ("change", "most", "wider"),
+    [
+        (Change(-0.30, 0.28), 1.05, None),  # below the limit already, and too wide
+        (Change(0.80, 0.30), 3.0, None),  # above it, and too wide for any limit
+        (Change(0.04, 0.21), 1.05, "allow 29 %"),
+        (Change(0.04, 0.22), 1.05, None),
+        (Change(0.04, 0.10, may_be_fine=False), 1.05, None),
+        (Change(0.0, 300.0), 1.05, None),
+    ],
+)
+@pytest.mark.parametrize("base", [None, SAME_THING])
+def test_a_wider_limit_is_offered_only_where_it_is_an_answer(
+    change: Change, most: float, wider: str | None, base: Level | None
+) -> None:
+    finding = case(change, most, base=base).finding(1)
+    assert finding.verdict is Verdict.CANNOT_TELL
+    found = re.search(r"allow .*? %", finding.sentence)
+    assert (found and found[0]) == wider
+    assert "pair both in one run" in finding.sentence
+    if wider:
+        assert change.verdict(1.29) is Verdict.SAME
+
+
+def test_more_blocks_are_offered_where_the_interval_below_the_limit_is_too_wide() -> None:
+    wide = Level(-0.30, -0.56, -0.04, 20)
+    budget = Budget("container", "ready", 1.05, "baseline")
+    found = Case("hello", budget, "", 4e6, wide, SAME_THING, blocks=20)
+    sentence = found.finding(1).sentence
+    (blocks,) = re.findall(r"take about (\d+) blocks, or pair both", sentence)
+    # With so many the interval is narrow enough.
+    error = 0.26 * math.sqrt(20 / int(blocks))
+    more = replace(found, new=Level(-0.30, -0.30 - error, -0.30 + error, int(blocks)))
+    assert more.finding(1).verdict is Verdict.BETTER
+
+
+def test_a_ratio_that_is_not_reached_is_no_number() -> None:
+    budget, sound = Budget("container", "ready", 1.05, "baseline"), Level(0.1, 0.05, 0.15, 20)
+    above, below = Level(math.inf, 0.0, math.inf, 20), Level(-math.inf, -math.inf, 0.0, 20)
+    for new, base, words in (
+        (above, sound, "; not reached beside its anchor, in the baseline 1.105 ×,"),
+        (sound, above, "; 1.105 × its anchor's, in the baseline not reached beside its anchor,"),
+        (below, sound, "; not reached by its anchor, in the baseline 1.105 ×,"),
+    ):
+        sentence = Case("hello", budget, "", 4e6, new, base, blocks=20).finding(1).sentence
+        assert words in sentence
+        assert "inf" not in sentence
 
 
 def with_filesystem(run: Run, took_ns: int) -> Run:
