@@ -69,10 +69,7 @@ def check(
         if earlier:
             judge.layers(scenario)
     if not judge.found and not judge.refusals:
-        judge.refusals.append(
-            "there is nothing to judge by: no scenario of the run has a [budget] table, and no "
-            "baseline was given; add budgets to the scenario, or name one by --baseline"
-        )
+        judge.refusals.append(_nothing_to_judge_by(run.info, bool(earlier)))
     names = [_named(one.info) for one in judge.earlier.runs]
     against = f" and {names[0] if len(names) == 1 else f'{len(names)} earlier runs'}" * bool(names)
     return Judgement(
@@ -80,6 +77,17 @@ def check(
         judge.findings(),
         tuple(dict.fromkeys(judge.refusals)),
         {"run": _named(run.info), **({"baseline": ", ".join(names)} if names else {})},
+    )
+
+
+def _nothing_to_judge_by(info: RunInfo, has_baseline: bool) -> str:
+    lacks, name = "no baseline was given", "name one by --baseline"
+    if has_baseline:
+        scenarios = ", ".join(scenario.name for scenario in info.scenarios)
+        lacks, name = f"no baseline has an arm of {scenarios}", "name a run with the same arms"
+    return (
+        f"there is nothing to judge by: no scenario of the run has a [budget] table, and {lacks}; "
+        f"add budgets to the scenario, or {name}"
     )
 
 

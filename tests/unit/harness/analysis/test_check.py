@@ -199,6 +199,13 @@ def test_refused_without_anything_to_judge_by(run: Run) -> None:
     assert "add budgets to the scenario, or name one by --baseline" in refusal(run)
 
 
+def test_refused_with_a_baseline_of_other_scenarios(run: Run) -> None:
+    other = synthetic_run(blocks=8, scenarios=("python-http",))
+    text = refusal(run, other)
+    assert "and no baseline has an arm of hello; add budgets" in text
+    assert "no baseline was given" not in text
+
+
 def test_refused_without_the_baseline_that_a_budget_names(run: Run) -> None:
     text = refusal(with_budgets(run, Budget("container", "ready", 1.5, of="baseline", line=9)))
     assert ":9: " in text
