@@ -48,7 +48,7 @@ def check(
     run: Run | RunData,
     baseline: Run | RunData | Sequence[Run | RunData] | None = None,
     *,
-    within: float = 0.05,
+    within: float = 0.1,
 ) -> Judgement:
     """Hold a run against the budgets of its scenarios, and against earlier runs.
 
@@ -61,7 +61,7 @@ def check(
             "baseline"` means, and without budgets of that kind what every metric is held against.
             Times and memory are judged by an anchor that both runs hold, else by the spread of two
             or more earlier runs, else not at all.
-        within: How much more than the baseline is allowed where no budget says so: 0.05 is 5 %.
+        within: How much more than the baseline is allowed where no budget says so: 0.1 is 10 %.
 
     Raises:
         ScenarioError: A scenario's file is there and wrong.

@@ -368,6 +368,24 @@ def test_mistakes(
     assert sentence in str(invoke(*arguments).exception)
 
 
+@pytest.mark.parametrize(("typed", "code"), [((), 0), (("--within", "5%"), 1)])
+def test_a_tenth_more_than_the_baseline_is_allowed_by_default(
+    run: Run, tmp_path: Path, typed: tuple[str, ...], code: int
+) -> None:
+    def fatter(share: float) -> Run:
+        record, *_ = run.info.arms
+        disk = tuple(
+            replace(one, allocated_bytes=int(one.allocated_bytes * share)) for one in record.disk
+        )
+        arm, trials = replace(record, disk=disk), run.trials[:8]
+        return replace(run, info=replace(run.info, arms=(arm,)), trials=trials)
+
+    folders = [recorded(fatter(share), tmp_path / str(share)) for share in (1.0, 1.08)]
+    written = invoke(folders[1], "--baseline", folders[0], "--format", "json", *typed).stdout
+    found = [one for one in json.loads(written)["findings"] if one["metric"] == "disk-shared"]
+    assert [one["verdict"] for one in found] == [("same", "worse")[code]]
+
+
 def test_a_corrupt_and_a_newer_baseline(run: Run, tmp_path: Path) -> None:
     small = replace(run, trials=run.trials[:2])
     folder, other = recorded(small, tmp_path / "a"), recorded(small, tmp_path / "b")

@@ -16,6 +16,7 @@ from harness.analysis.baseline.rules import (
     anchored_blocks,
     level_of,
 )
+from harness.analysis.check import DEFAULT_WITHIN
 from harness.analysis.judgement import Verdict
 
 INF = math.inf
@@ -96,6 +97,24 @@ def test_fine_only_where_thirty_per_cent_would_have_stood_out() -> None:
     assert Change(0.0, 0.21).verdict(1.5) is Verdict.SAME
     assert Change(0.0, 0.22).verdict(1.5) is Verdict.CANNOT_TELL
     assert Change(-0.3, 0.26).verdict(1.0) is Verdict.BETTER
+
+
+@pytest.mark.parametrize("base", [SAME_THING, level(0.0, 0.016, 60)])
+def test_sixty_blocks_of_the_same_image_are_usually_fine_by_default(base: Level) -> None:
+    # On a two-core host without a journal half of such runs have an error below 0.016 and a ratio
+    # within 0.005 of nothing; a check of one arm has three findings.
+    default = 1 + DEFAULT_WITHIN
+    for ratio in (-0.005, 0.005):
+        assert anchored(level(ratio, 0.016, 60), base, 3).verdict(default) is Verdict.SAME
+        assert anchored(level(ratio, 0.016, 60), base, 3).verdict(1.05) is Verdict.CANNOT_TELL
+    slower = level(math.log(1.3), 0.016, 60)
+    assert anchored(slower, base, 3).verdict(default) is Verdict.WORSE
+
+
+def test_thirty_per_cent_is_never_fine_where_the_estimate_has_it() -> None:
+    for error in (0.001, 0.01, 0.03, 0.1, 1.0):
+        change = anchored(level(math.log(1.3), error), SAME_THING)
+        assert change.verdict(1 + DEFAULT_WITHIN) in (Verdict.WORSE, Verdict.CANNOT_TELL)
 
 
 def test_failures() -> None:
