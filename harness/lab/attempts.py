@@ -107,7 +107,7 @@ class Attempts:
         for attempt in self._connecting():
             if now_ns - attempt.begun_ns >= ATTEMPT_PATIENCE_NS:
                 self._drop(attempt, "no answer")
-        if any(attempt.connected_at_ns for attempt in self._attempts):
+        if self._connected_ones():
             self._repeat(now_ns)
         elif now_ns >= self.next_due_ns:
             self._begin(now_ns)
@@ -124,10 +124,13 @@ class Attempts:
     def _connecting(self) -> list[Attempt]:
         return [attempt for attempt in self._attempts if attempt.connected_at_ns is None]
 
+    def _connected_ones(self) -> list[Attempt]:
+        return [attempt for attempt in self._attempts if attempt.connected_at_ns is not None]
+
     def _repeat(self, now_ns: int) -> None:
         """Beside connections that wait for their answer, begin another one when it is time."""
         if now_ns >= self._repeat_due_ns:
-            connected = [one for one in self._attempts if one.connected_at_ns is not None]
+            connected = self._connected_ones()
             if len(connected) >= MOST_CONNECTED:
                 self._drop(connected[1], self.probe.last_result)
             self._repeat_after_ns = min(self._repeat_after_ns * 3 // 2, LAST_REPEAT_NS)
@@ -172,6 +175,11 @@ class Attempts:
                 self._selector.unregister(attempt.connection)
             attempt.connection.close()
             self.probe.last_result = result
+            if attempt.connected_at_ns is not None and not self._connected_ones():
+                # What was due beside it is a repeat of seconds: now there is none to wait for.
+                waited_ns = time.monotonic_ns() - self._begun_ns
+                next_due_ns = attempt.begun_ns + interval_ns(waited_ns)
+                self.next_due_ns = min(self.next_due_ns, next_due_ns)
 
     def _writable(self, attempt: Attempt) -> None:
         now_ns = time.monotonic_ns()
@@ -196,10 +204,14 @@ class Attempts:
         self.probe.last_result = "connected, no answer yet"
         if self.probe.readiness.tls:
             self._selector.unregister(attempt.connection)
-            # The plain socket gives its descriptor to the new one.
-            attempt.connection = http.tls_context().wrap_socket(
-                attempt.connection, do_handshake_on_connect=False, server_hostname="localhost"
-            )
+            try:
+                # The plain socket gives its descriptor to the new one.
+                attempt.connection = http.tls_context().wrap_socket(
+                    attempt.connection, do_handshake_on_connect=False, server_hostname="localhost"
+                )
+            except OSError as error:  # it reads from what is no longer connected
+                self._drop(attempt, _tls_failure(error))
+                return
             self._shake_hands(attempt)
         else:
             self._send_request(attempt)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import select
+import selectors
 import socket
 import ssl
+import struct
 import subprocess
 import threading
 import time
@@ -15,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from harness.lab import attempts
+from harness.lab.endpoints import NetworkEndpoint
 from harness.lab.prober import Probe, Prober
 from harness.model import Readiness, ReadinessKind
 
@@ -185,6 +188,26 @@ def test_a_connection_that_waits_is_joined_by_few(prober: Prober) -> None:
     assert hits == 1
 
 
+@pytest.mark.parametrize("early", [b"HTTP/1.0 503 Wait\r\n\r\n", b"", b"+OK\r\n"])
+def test_a_connection_that_ends_is_followed_without_waiting_for_a_repeat(
+    prober: Prober, monkeypatch: pytest.MonkeyPatch, early: bytes
+) -> None:
+    """An answer that is not the wanted one comes twice; a repeat would come after the deadline."""
+    monkeypatch.setattr(attempts, "FIRST_REPEAT_NS", 10 * PATIENCE_S * 10**9)
+
+    def serve(listener: socket.socket) -> None:
+        for answer in (early, early, OK):
+            with listener.accept()[0] as connection:
+                connection.recv(4096)
+                # By now the attempts wait for the answer, and nothing else is due.
+                time.sleep(0.03)
+                connection.sendall(answer)
+
+    with listening(serve) as port, closing(asked(prober, page(port))) as probe:
+        assert probe.ready_at_ns is not None, probe.last_result
+        assert probe.body == b"hi"
+
+
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A self-signed certificate and its key, in one file."""
@@ -227,6 +250,28 @@ def test_a_server_without_tls_is_called_that(prober: Prober) -> None:
     with not_tls as port, closing(asked(prober, page(port, tls=True), 0.2)) as probe:
         assert probe.ready_at_ns is None
         assert probe.last_result.startswith("no TLS: ")
+
+
+# Python's own wrapper is not closed then, before 3.12.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_connection_that_is_reset_before_tls_begins_is_an_attempt_that_failed() -> None:
+    with socket.create_server((ADDRESS, 0)) as listener:
+        readiness = page(listener.getsockname()[1], tls=True)
+        client = socket.create_connection(listener.getsockname())
+        client.setblocking(False)
+        accepted, _ = listener.accept()
+        accepted.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        accepted.close()
+    poll = select.poll()
+    poll.register(client, 0)
+    assert poll.poll(PATIENCE_S * 1000)  # the reset has come
+    endpoint = NetworkEndpoint(ADDRESS, readiness.port or 0)
+    now_ns = time.monotonic_ns()
+    probe = Probe(readiness, endpoint, now_ns + 10**9, lambda _: None)
+    with closing(probe), selectors.DefaultSelector() as selector:
+        attempts.Attempts(probe, selector, attempts.Attempt(client, now_ns, now_ns))
+        assert probe.last_result == "no TLS: connection reset by peer"
+        assert not selector.get_map()
 
 
 @pytest.mark.parametrize("kind", [ReadinessKind.TCP, ReadinessKind.HTTP])
