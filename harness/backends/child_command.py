@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import time
@@ -10,8 +11,8 @@ from contextlib import suppress
 
 from harness.model.backend import Exit
 
-_SAID_BYTES = 64 << 10
-"""What a pipe holds (pipe(7)); a command that prints more is refused the rest (EAGAIN)."""
+_TAIL_BYTES = 64 << 10
+"""How much of the end of what it prints is looked at."""
 
 
 class ChildCommand:
@@ -24,15 +25,17 @@ class ChildCommand:
             start: Gets the descriptors that become the command's 0, 1 and 2, and returns the pidfd
                 of a child of this process; what it raises is passed on.
         """
-        self._output_fd, write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        # A file: a pipe that nobody reads from would make it wait, or fail (EAGAIN), when full.
+        self._output_fd = os.memfd_create("output", os.MFD_CLOEXEC)
+        # Who opens /dev/stderr anew has a position of his own (and empties the file).
+        fcntl.fcntl(self._output_fd, fcntl.F_SETFL, os.O_APPEND)
         null_fd = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            self.wake_fd: int | None = start((null_fd, write_fd, write_fd))
+            self.wake_fd: int | None = start((null_fd, self._output_fd, self._output_fd))
         except BaseException:
             os.close(self._output_fd)
             raise
         finally:
-            os.close(write_fd)
             os.close(null_fd)
         self._exit: Exit | None = None
         self._said = b""
@@ -66,5 +69,5 @@ class ChildCommand:
 
     def _take_end(self, exited: bool, status: int, now: int) -> None:
         self._exit = Exit(status, None, now) if exited else Exit(None, status, now)
-        with suppress(BlockingIOError):
-            self._said = os.read(self._output_fd, _SAID_BYTES)
+        size = os.fstat(self._output_fd).st_size
+        self._said = os.pread(self._output_fd, _TAIL_BYTES, max(0, size - _TAIL_BYTES))
