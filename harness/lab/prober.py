@@ -27,7 +27,6 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from harness.lab import http
 from harness.lab.attempts import Attempts, begin_attempt
 from harness.lab.endpoints import Endpoint, NetworkEndpoint, inside, new_internet_socket
 from harness.model import Readiness, ReadinessKind
@@ -131,8 +130,6 @@ class Prober:
             probe.finish()
         else:
             self._submit(lambda: self._running.append(Attempts(probe, self._selector, first)))
-            if readiness.tls:
-                self._submit(http.tls_context)
         return probe
 
     def close(self) -> None:

@@ -119,6 +119,10 @@ class LocalArms:
     ) -> ReadyArm:
         """See `ArmSource.prepare`."""
         backend = self._get_backend(arm.backend)
+        if scenario.readiness.tls:
+            from harness.lab.http import tls_context
+
+            tls_context()  # 15 ms at first, which would be in the first trial's time
         begun_ns = monotonic_ns()
         with interruption.safe():
             prepared = backend.prepare(scenario.for_arm(arm), arm, lab, progress)
