@@ -56,7 +56,7 @@ class ChildCommand:
 
     def close(self) -> None:
         """See `harness.model.backend.InsideCommand.close`."""
-        fd, self.wake_fd = self.wake_fd, None
+        fd = self.wake_fd
         if fd is None:
             return
         if self._exit is None:
@@ -64,6 +64,7 @@ class ChildCommand:
                 signal.pidfd_send_signal(fd, signal.SIGKILL)
             with suppress(ChildProcessError):
                 os.waitid(os.P_PIDFD, fd, os.WEXITED)
+        self.wake_fd = None  # only now: a signal may have ended an earlier call in its wait
         os.close(fd)
         os.close(self._output_fd)
 

@@ -121,6 +121,11 @@ class ContainerInstance(StreamInstance):
         except runtime.ContainerError as error:
             raise LaunchFailedError(str(error)) from error
 
+    def _leave(self) -> None:
+        if self._entrance is not None:
+            self._entrance.close()
+            self._entrance = None
+
     def disk_parts(self) -> tuple[DiskPart, ...]:
         """The writable layer with all that overlay needs beside it, if there is one."""
         return _writable_layer(self._container.directory)
@@ -128,6 +133,8 @@ class ContainerInstance(StreamInstance):
     def accounting(self) -> Accounting:
         """The workload's processes, and the control groups that only they are in."""
         self._look_up_start()
+        if Milestone.READY in self.milestones_ns:
+            self._leave()  # it would keep a thread for each instance that lives
         container = self._container
         ended = container.exit_status
         return Accounting(
@@ -151,8 +158,7 @@ class ContainerInstance(StreamInstance):
         if Milestone.STOPPED in self.milestones_ns:
             return
         self._look_up_start()
-        if self._entrance is not None:
-            self._entrance.close()
+        self._leave()
         status = self._container.kill()
         now = time.monotonic_ns()
         self.milestones_ns[Milestone.STOPPED] = now

@@ -5,7 +5,11 @@ They have what the workload has: its namespaces, control groups, root, variables
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from runtime.containers.container import Container
@@ -41,6 +45,8 @@ class Entrance:
                 "built; install a C compiler and install Steelyard again"
             )
         self._container = container
+        self._last: Launched | None = None
+        self._lock = threading.Lock()
 
         def enter() -> None:
             # For the children of this thread: pid_namespaces(7), "setns(2) and unshare(2)".
@@ -68,9 +74,18 @@ class Entrance:
             LaunchError: A step failed: there is no such command, or the container has ended.
             ContainerError: The control groups of the container are gone.
         """
-        return self._thread.call(lambda: self._start(tuple(command), stdio))
+        with self._lock:
+            launched = self._thread.call(lambda: self._start(tuple(command), stdio))
+            return replace(launched, pidfd=os.dup(launched.pidfd))
 
     def _start(self, command: tuple[str, ...], stdio: tuple[int, int, int]) -> Launched:
+        # Kept here: where a signal takes the caller out of its wait, nobody else knows of it.
+        last, self._last = self._last, self._launch(command, stdio)
+        if last is not None:
+            os.close(last.pidfd)
+        return self._last
+
+    def _launch(self, command: tuple[str, ...], stdio: tuple[int, int, int]) -> Launched:
         container = self._container
         spec = replace(container.spec, command=command, stdio=stdio)
         features = probe_features()
@@ -87,5 +102,18 @@ class Entrance:
                 ) from error
 
     def close(self) -> None:
-        """End the thread, and with it the commands that still run. Idempotent."""
+        """End the thread, and with it the commands that still run. Idempotent.
+
+        The last command has been waited for then. As a zombie that nobody waits for it would keep
+        the container's pid namespace, and with it the container's end (pid_namespaces(7)).
+        """
         self._thread.close()
+        if self._last is None:
+            return
+        pidfd = self._last.pidfd
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        with suppress(ChildProcessError):
+            os.waitid(os.P_PIDFD, pidfd, os.WEXITED)
+        self._last = None
+        os.close(pidfd)

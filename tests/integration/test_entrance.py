@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
 
 import pytest
 
@@ -128,6 +131,29 @@ def test_a_container_that_has_ended_is_not_entered(box: runtime.Container) -> No
             runtime.Entrance(box)
     finally:
         entrance.close()
+
+
+def test_a_command_whose_starter_was_interrupted_does_not_keep_the_box(
+    box: runtime.Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its zombie would: the box's first process ends only after all that are in its namespace."""
+
+    def interrupted(future: Future[object]) -> None:
+        del future
+        raise KeyboardInterrupt
+
+    entrance = runtime.Entrance(box)
+    null_fd = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    monkeypatch.setattr(Future, "result", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        entrance.start(("sleep", "600"), (null_fd, null_fd, null_fd))
+    os.close(null_fd)
+    entrance.close()
+    entrance.close()
+    children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    assert children == [str(box.pid)]
+    box.send_signal(signal.SIGKILL)
+    assert box.wait(timeout_s=30) is not None
 
 
 def _is_dumpable() -> bool:

@@ -96,6 +96,8 @@ class PeerInstance(StreamInstance):
         self._thread = thread
         self._take_away = take_away
         self._needs_delete = arm.peer.is_engine
+        self._is_entered = False
+        self._inside: ChildCommand | None = None
         self.file_system_ns: int | None = None
         """What its folder and its overlay took, where they are made by us."""
 
@@ -123,11 +125,21 @@ class PeerInstance(StreamInstance):
             pid = os.posix_spawn(argv[0], argv, dict(tool.environment), file_actions=actions)
             return os.pidfd_open(pid)
 
+        def begin() -> ChildCommand:
+            # Kept here too: a signal may take the caller out of its wait for it.
+            self._inside = ChildCommand(start)
+            return self._inside
+
+        self._is_entered = True
         try:
             # In the mount namespace that has the tool's state.
-            return self._thread.call(lambda: ChildCommand(start))
+            return self._thread.call(begin)
         except OSError as error:
             raise LaunchFailedError(f"{argv[0]}: {(error.strerror or '').lower()}") from error
+
+    def _end_inside(self) -> None:
+        if self._inside is not None:
+            self._inside.close()
 
     def _register(self, poll: select.poll) -> None:
         if self._watch.fd is not None:
@@ -257,6 +269,8 @@ class PeerInstance(StreamInstance):
         """End the box in the peer's own way, at the latest by force."""
         if Milestone.STOPPED in self.milestones_ns:
             return
+        if self._is_entered:
+            self._thread.call(self._end_inside)  # after what the thread may still be beginning
         now = time.monotonic_ns()
         deadline_ns = now + timeout_ns
         self._look()
