@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -462,8 +463,39 @@ def test_a_command_inside_makes_it_ready_when_it_ends_well(box: Box) -> None:
             if Milestone.STARTED in instance.milestones_ns:
                 waited_ns = answer.at_ns - instance.milestones_ns[Milestone.STARTED]
                 assert waited_ns > 150_000_000
+            # Where it took a thread to get in, a box that goes on does not keep it.
+            instance.accounting()
+            assert "entrance" not in {thread.name for thread in threading.enumerate()}
         finally:
             finish(instance)
+
+
+def test_a_command_inside_whose_starter_is_interrupted_goes_with_the_box(
+    box: Box, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(future: Future[object]) -> None:
+        del future
+        raise KeyboardInterrupt
+
+    with closing(enterable(box, PROBE)) as prepared:
+        before = children()
+        instance = prepared.launch("interrupted")
+        try:
+            wait_ready(instance, PROBE, None, box.deadline())
+            with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+                patch.setattr(Future, "result", interrupted)
+                command = instance.run_inside(("sleep", "600"))
+                assert command is not None
+                command.close()
+        finally:
+            finish(instance)
+        assert children() == before
+
+
+def children() -> set[str]:
+    """The children of this process, those too that have ended and nobody has waited for."""
+    tasks = Path("/proc/self/task").iterdir()
+    return {pid for task in tasks for pid in (task / "children").read_text().split()}
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,9 @@ class PeerBackend:
         if not peer.execute:
             why = "the tool runs no further command in its boxes"
             preparation.refuse_command(peer.name, scenario, why)
+        if peer.is_seen and (unwatched := _unwatched()) is not None:
+            why = f"when there is a process in the box cannot be seen: {unwatched}"
+            preparation.refuse_inside(peer.name, scenario, why)
         image, store = preparation.prepare_image(scenario, progress)
         spec = preparation.image_spec(scenario, image, store)
         if spec.user.uid != 0 and not peer.can_switch_user:
