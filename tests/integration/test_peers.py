@@ -217,6 +217,26 @@ def test_without_process_events_the_commands_end_counts_and_that_is_told(
             instance.remove()
 
 
+@pytest.mark.usefixtures("nothing_left")
+@pytest.mark.parametrize("name", ["crun", "docker"])
+@pytest.mark.parametrize("place", ["address", "socket"])
+def test_without_process_events_no_peer_that_needs_them_is_asked_from_inside(
+    name: str, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peer_backend, "_unwatched", lambda: "nobody tells")
+    inside = Readiness(ReadinessKind.HTTP, port=80, address="127.0.0.1")
+    if place == "socket":
+        inside = Readiness(ReadinessKind.HTTP, socket="/run/app.sock")
+    asked = question(name, *WAITS, readiness=inside)
+    if name == "docker":  # its daemon is asked for the process
+        prepare(asked).close()
+        return
+    with pytest.raises(
+        PrepareError, match=rf"readiness\.{place} is not .* with crun: .*nobody tells"
+    ):
+        prepare(asked)
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_a_workload_that_cannot_be_found_is_a_failed_launch(name: str) -> None:
     if name in SEEN:  # else they cannot be told from a workload that ends with the same code
