@@ -199,15 +199,26 @@ def _wait_for_answer(
 
 
 def _probe_inside(instance: Instance, readiness: Readiness, lab: Lab, deadline_ns: int) -> Probe:
-    """Begin to ask as soon as there is a process in the box."""
+    """Begin to ask as soon as there is a process in the box.
+
+    Between two looks for it passes as much time as the first of them took: a look may start a
+    program, which shall not hold the box up.
+    """
     while True:
-        if instance.exit is not None:
-            raise unexpected_exit(instance, _should_serve(readiness))
+        looked_ns = time.monotonic_ns()
         if (pid := instance.box_pid) is not None:
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just ended
                 return lab.probe_inside(readiness, pid, deadline_ns)
-        _require_time(instance, deadline_ns, "no process of the box is known")
-        instance.pump(min(deadline_ns, time.monotonic_ns() + _PID_STEP_NS))
+        now_ns = time.monotonic_ns()
+        again_ns = now_ns + min(now_ns - looked_ns, _LONGEST_PAUSE_NS)
+        until_ns = min(deadline_ns, max(again_ns, now_ns + _PID_STEP_NS))
+        while True:
+            if instance.exit is not None:
+                raise unexpected_exit(instance, _should_serve(readiness))
+            _require_time(instance, deadline_ns, "no process of the box is known")
+            instance.pump(until_ns)
+            if time.monotonic_ns() >= again_ns:
+                break
 
 
 def _should_serve(readiness: Readiness) -> str:

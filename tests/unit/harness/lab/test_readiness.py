@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import select
 import time
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
+from harness.lab import Lab
+from harness.lab import readiness as readiness_module
 from harness.lab.endpoints import NetworkEndpoint
 from harness.lab.http import parse_header
 from harness.lab.prober import Probe
@@ -133,6 +137,33 @@ def test_a_timeout_comes_at_its_time_without_spinning(readiness: Readiness) -> N
 def test_the_network_needs_an_address() -> None:
     with pytest.raises(HarnessError, match="needs an address"):
         wait_ready(Scripted(), Readiness(ReadinessKind.TCP, port=1), None, soon())
+
+
+def test_a_dear_look_into_the_box_is_followed_by_as_long_a_pause(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A look takes 50 ms, and every millisecond something is printed: 10 looks fit in 0.99 s."""
+    now_ns = looks = 0
+
+    class Dear(Scripted):
+        @property
+        def box_pid(self) -> int | None:
+            nonlocal now_ns, looks
+            now_ns, looks = now_ns + 50_000_000, looks + 1
+            return None
+
+        @box_pid.setter
+        def box_pid(self, pid: int | None) -> None: ...
+
+        def pump(self, deadline_ns: int, wake_fd: int | None = None) -> None:
+            nonlocal now_ns
+            now_ns = min(now_ns + 1_000_000, deadline_ns)
+
+    monkeypatch.setattr(readiness_module, "time", SimpleNamespace(monotonic_ns=lambda: now_ns))
+    inside = Readiness(ReadinessKind.TCP, port=1, address="127.0.0.1")
+    with pytest.raises(ReadinessTimeoutError, match="no process of the box is known"):
+        wait_ready(Dear(address="10.0.0.2"), inside, cast("Lab", object()), 990_000_000)
+    assert looks == 10
 
 
 def test_a_probe_finishes_once_and_closes_twice() -> None:
