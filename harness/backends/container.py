@@ -15,7 +15,7 @@ from typing import Any
 import runtime
 from harness.backends import preparation
 from harness.backends.child_command import ChildCommand
-from harness.backends.kernel_stamps import kernel_stamps
+from harness.backends.kernel_stamps import LOST_END, kernel_stamps
 from harness.backends.stream_instance import StreamInstance
 from harness.meters.disk import measure
 from harness.model import Arm, DiskPart, Meter, Milestone, Reading, Scenario, Sharing
@@ -99,7 +99,7 @@ class ContainerInstance(StreamInstance):
         started_ns = stamps.executed_ns(launched.pid, launched.isolated_ns)
         if started_ns is None:
             detail = "the kernel's stamp of the workload's exec was lost: the launcher's stands"
-            self.diagnostics.append(Diagnostic(DiagnosticCode.MISSING, detail))
+            self.diagnostics.append(Diagnostic(DiagnosticCode.LATE_STAMPS, detail))
         else:
             self.milestones_ns[Milestone.STARTED] = started_ns
 
@@ -111,7 +111,10 @@ class ContainerInstance(StreamInstance):
             return now
         started_ns = self.milestones_ns[Milestone.STARTED]
         ended_ns = stamps.ended_ns(self._container.pid, started_ns)
-        return now if ended_ns is None else ended_ns
+        if ended_ns is None:
+            self.diagnostics.append(Diagnostic(DiagnosticCode.LATE_STAMPS, LOST_END))
+            return now
+        return ended_ns
 
     def run_inside(self, command: tuple[str, ...]) -> InsideCommand | None:
         """See `harness.model.backend.Instance.run_inside`; needs the native launcher."""

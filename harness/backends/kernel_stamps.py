@@ -13,6 +13,9 @@ from collections.abc import Iterator
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from runtime.linux.perf_events import ProcessStamps
 
+LOST_END = "the kernel's stamp of the workload's end was lost: the report of it stands"
+"""Of a trial whose end is stamped late although the kernel's stamps can be had."""
+
 _lock = threading.Lock()
 _listeners: list[ProcessStamps] = []
 """The one that is open, once for each of its users."""

@@ -92,7 +92,7 @@ REMEDIES: Mapping[DiagnosticCode, str] = MappingProxyType(
         "is there; copy the folder again from where it was made",
         DiagnosticCode.LATE_STAMPS: "`started`, and `ready` where it is the workload's end, are "
         "when the harness woke up, on a loaded host milliseconds after the fact: run as root, on a "
-        "kernel with tracepoints (perf_event_open(2))",
+        "kernel with tracepoints (perf_event_open(2)), while few other processes come and go",
         DiagnosticCode.ARM_SKIPPED: "an arm of the scenario cannot run here; `steelyard doctor` "
         "says what it lacks",
         DiagnosticCode.FAILED_TRIALS: "some trials failed; they count as longer than all that "

@@ -4,6 +4,9 @@ The tracepoints `sched_process_exec` and `sched_process_exit` lie at the end of 
 beginning of a thread's end, before the kernel takes away the namespaces of which it was the last: a
 report of the end (wait(2), a pidfd, the process events connector) comes after that. What they say
 is written into a ring of memory for each CPU, stamped on the monotonic clock; nobody is woken.
+
+A ring that is full takes no more until it is read, which is at launches and look-ups. What was lost
+by then may be the very stamp that is looked for: nothing since before that is known.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import mmap
 import os
 import struct
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -25,7 +29,7 @@ _TRACING_FOLDERS = (_TRACING, "/sys/kernel/debug/tracing")
 _ONLINE = "/sys/devices/system/cpu/online"
 _CLOCK_MONOTONIC = 1
 _RING_BYTES = 16 * mmap.PAGESIZE
-"""A power of two; holds 2,048 execs and exits of one CPU."""
+"""A power of two; holds 2,047 execs and exits of one CPU."""
 _HEAD_AT, _TAIL_AT = 1024, 1032
 """Of `data_head` and `data_tail` in struct perf_event_mmap_page."""
 _RECORD = struct.Struct("=IHHQIIQ")
@@ -50,6 +54,7 @@ class ProcessStamps:
         self._seen: dict[int, list[tuple[str, int]]] = {}
         self._kinds: dict[int, str] = {}
         self._rings: list[mmap.mmap] = []
+        self._lost_ns = self._drained_ns = -1
         self._hold = contextlib.ExitStack()
         try:
             numbers = {name: tracepoint_number("sched", name) for name in (_EXEC, _EXIT)}
@@ -60,11 +65,19 @@ class ProcessStamps:
             raise
 
     def executed_ns(self, pid: int, since_ns: int) -> int | None:
-        """When the process first executed a program since then; None if that was not seen."""
+        """When the process first executed a program since then.
+
+        Returns:
+            None if that was not seen, or if an earlier one may be lost.
+        """
         return min(self._stamps(_EXEC, pid, since_ns), default=None)
 
     def ended_ns(self, pid: int, since_ns: int) -> int | None:
-        """When the last of the threads that ended since then began to; None if none was seen."""
+        """When the last of the threads that ended since then began to.
+
+        Returns:
+            None if none was seen, or if a later one may be lost.
+        """
         return max(self._stamps(_EXIT, pid, since_ns), default=None)
 
     def make_room(self) -> None:
@@ -72,6 +85,7 @@ class ProcessStamps:
         with self._lock:
             for ring in self._rings:
                 self._drain(ring)
+            self._drained_ns = time.monotonic_ns()
 
     def close(self) -> None:
         """Listen no more. Idempotent."""
@@ -97,21 +111,30 @@ class ProcessStamps:
     def _stamps(self, kind: str, pid: int, since_ns: int) -> list[int]:
         self.make_room()
         with self._lock:
+            if self._lost_ns >= since_ns:
+                return []
             return [at for name, at in self._seen.get(pid, ()) if name == kind and at >= since_ns]
 
     def _drain(self, ring: mmap.mmap) -> None:
         (head,) = struct.unpack_from("=Q", ring, _HEAD_AT)
         (tail,) = struct.unpack_from("=Q", ring, _TAIL_AT)
+        is_full = head - tail >= _RING_BYTES - _RECORD.size  # its last byte is never written
         while tail < head:
             at = tail % _RING_BYTES
             record = ring[mmap.PAGESIZE + at : mmap.PAGESIZE + min(at + _RECORD.size, _RING_BYTES)]
             if len(record) < _RECORD.size:  # it goes on at the ring's beginning
                 record += ring[mmap.PAGESIZE : mmap.PAGESIZE + _RECORD.size - len(record)]
             kind, _, length, event, pid, _, at_ns = _RECORD.unpack(record)
-            if kind == abi.PERF_RECORD_SAMPLE:  # else: how many were lost, the ring being full
+            if kind == abi.PERF_RECORD_SAMPLE:
                 self._seen.setdefault(pid, []).append((self._kinds[event], at_ns))
+            elif kind == abi.PERF_RECORD_LOST:
+                # Written with the first sample for which there is room again: it comes too late for
+                # a look-up, and the loss was before the last reading.
+                self._lost_ns = max(self._lost_ns, self._drained_ns)
             tail += length
         struct.pack_into("=Q", ring, _TAIL_AT, tail)
+        if is_full:
+            self._lost_ns = time.monotonic_ns()
         while len(self._seen) > _KEPT_PROCESSES:
             del self._seen[next(iter(self._seen))]
 

@@ -17,12 +17,14 @@ import pytest
 
 from harness.backends import container as container_backend
 from harness.backends import get_backend
+from harness.backends.kernel_stamps import LOST_END
 from harness.lab.readiness import wait_ready
 from harness.measure.trial import STOP_PATIENCE_NS
 from harness.model import Arm, Milestone, Scenario
 from harness.model.backend import PreparedArm
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
 from runtime import ImageStore
+from runtime.linux.perf_events import ProcessStamps
 from tests.support.images import add_image
 from tests.support.scenarios import ENDED, scenario
 from tests.support.tars import DIR, make_tar, member
@@ -105,6 +107,26 @@ def test_stamps_lie_around_what_the_workload_read(name: str, clock_image: str) -
             assert stamps.get(Milestone.ISOLATED, 0) < stamps[Milestone.STARTED] < first_ns
             assert last_ns < ready.at_ns < woken_ns
             assert instance.diagnostics == []
+
+
+@pytest.mark.usefixtures("nothing_left")
+@pytest.mark.parametrize("name", [*LAUNCHED, *PEERS])
+def test_a_trial_of_which_the_end_is_lost_says_so(
+    name: str, clock_image: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ProcessStamps, "ended_ns", lambda *_: None)
+    with prepared(name, clock_image) as (_, arm):
+        if DiagnosticCode.LATE_STAMPS in [one.code for one in arm.diagnostics]:
+            pytest.skip("no tracepoints")
+        instance = arm.launch("lost")
+        try:
+            wait_ready(instance, ENDED, None, time.monotonic_ns() + 10**10)
+        finally:
+            instance.stop(STOP_PATIENCE_NS)
+            instance.remove()
+    if name in PEERS and Milestone.STARTED not in instance.milestones_ns:
+        pytest.skip("no process events")
+    assert instance.diagnostics == [Diagnostic(DiagnosticCode.LATE_STAMPS, LOST_END)]
 
 
 @pytest.mark.parametrize("name", LAUNCHED)

@@ -187,6 +187,7 @@ class WorkloadWatch:
         pid: Of the workload, once known.
         started_ns: When its execve was done, by the kernel.
         ended: How it ended; the stamp is the kernel's.
+        is_late: Whether that stamp is the connector's, as that of `stamps` was lost.
     """
 
     def __init__(
@@ -201,6 +202,7 @@ class WorkloadWatch:
         self.pid: int | None = None
         self.started_ns: int | None = None
         self.ended: Exit | None = None
+        self.is_late = False
         self._events = events
         self._pid_file = pid_file
         self._is_child = is_child
@@ -234,6 +236,7 @@ class WorkloadWatch:
         if self._stamps is not None:
             assert self.started_ns is not None
             began_ns = self._stamps.ended_ns(last.pid, self.started_ns)
+            self.is_late = began_ns is None
         self.ended = exit_of(last.detail, last.at_ns if began_ns is None else began_ns)
 
     def _read(self) -> None:

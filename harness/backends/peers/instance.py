@@ -11,6 +11,7 @@ from typing import Protocol
 
 import runtime
 from harness.backends.child_command import ChildCommand
+from harness.backends.kernel_stamps import LOST_END
 from harness.backends.peers.argv import Start, filled
 from harness.backends.peers.command import (
     PeerProcess,
@@ -157,7 +158,10 @@ class PeerInstance(StreamInstance):
     def _look(self) -> None:
         """Take in what the kernel reported of the workload."""
         watch = self._watch
+        had_ended = watch.ended is not None
         watch.look()
+        if watch.is_late and not had_ended:
+            self.diagnostics.append(Diagnostic(DiagnosticCode.LATE_STAMPS, LOST_END))
         if watch.started_ns is not None:
             self.milestones_ns.setdefault(Milestone.STARTED, watch.started_ns)
             if not self._arm.waits_for_exit:

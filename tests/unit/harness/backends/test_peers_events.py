@@ -25,6 +25,7 @@ from harness.backends.peers.events import (
     parse,
 )
 from harness.model.backend import Exit
+from runtime.linux.perf_events import ProcessStamps
 from tests.support.process_events import need_process_events
 
 # Higher than any pid can be (PID_MAX_LIMIT): nobody's, so they have ended.
@@ -98,6 +99,22 @@ def test_a_workload_is_known_by_its_first_exec_and_its_end() -> None:
     watch = watching(STORY, pid_file=lambda: INIT)
     watch.look()
     assert (watch.pid, watch.started_ns, watch.ended) == (INIT, 3, Exit(3, None, 5))
+
+
+@pytest.mark.parametrize(("stamp_ns", "at_ns", "is_late"), [(4, 4, False), (None, 5, True)])
+def test_the_end_is_late_where_its_stamp_is_lost(
+    stamp_ns: int | None, at_ns: int, *, is_late: bool
+) -> None:
+    class Stamps:
+        def ended_ns(self, pid: int, since_ns: int) -> int | None:
+            assert (pid, since_ns) == (INIT, 3)
+            return stamp_ns
+
+    scripted = cast("ProcessEvents", Scripted(STORY))
+    stamps = cast("ProcessStamps", Stamps())
+    watch = WorkloadWatch(scripted, lambda: INIT, is_child=False, stamps=stamps)
+    watch.look()
+    assert (watch.ended, watch.is_late) == (Exit(3, None, at_ns), is_late)
 
 
 def test_what_comes_before_the_pid_is_known_is_kept() -> None:

@@ -49,6 +49,7 @@ def reading(*rings: Ring) -> ProcessStamps:
     made._seen = {}
     made._kinds = {EXEC_EVENT: "sched_process_exec", EXIT_EVENT: "sched_process_exit"}
     made._rings = [ring.memory for ring in rings]
+    made._lost_ns = made._drained_ns = -1
     return made
 
 
@@ -78,6 +79,36 @@ def test_a_record_may_go_on_at_the_beginning_of_the_ring(before_the_end: int) ->
     ring.write(sample(EXEC_EVENT, 7, 100), lost, sample(EXIT_EVENT, 7, 200))
     stamps = reading(ring)
     assert (stamps.executed_ns(7, 0), stamps.ended_ns(7, 0)) == (100, 200)
+
+
+@pytest.mark.parametrize(("written", "is_lost"), [(2046, False), (2047, True)])
+def test_from_a_ring_that_was_full_nothing_is_known(written: int, *, is_lost: bool) -> None:
+    """As of one that the kernel fills: see below. An earlier thread's exit is no end either."""
+    ring = Ring()
+    begun_ns = time.monotonic_ns()
+    ring.write(sample(EXEC_EVENT, 7, begun_ns), sample(EXIT_EVENT, 7, begun_ns + 1))
+    ring.write(*[sample(EXIT_EVENT, 8, begun_ns + 2)] * (written - 2))
+    stamps = reading(ring)
+    expected = (None, None) if is_lost else (begun_ns, begun_ns + 1)
+    assert (stamps.executed_ns(7, begun_ns), stamps.ended_ns(7, begun_ns)) == expected
+    # What began after that reading is not touched by it.
+    later_ns = time.monotonic_ns()
+    ring.write(sample(EXEC_EVENT, 9, later_ns), sample(EXIT_EVENT, 9, later_ns + 1))
+    assert (stamps.executed_ns(9, later_ns), stamps.ended_ns(9, later_ns)) == (
+        later_ns, later_ns + 1,
+    )  # fmt: skip
+
+
+def test_a_loss_that_is_reported_later_was_before_the_last_reading() -> None:
+    ring = Ring()
+    stamps = reading(ring)
+    ring.write(sample(EXEC_EVENT, 7, 100))
+    stamps.make_room()
+    begun_ns = time.monotonic_ns()
+    lost = struct.pack("=IHHQQ", LOST, 0, 24, EXEC_EVENT, 3)
+    ring.write(lost, sample(EXIT_EVENT, 7, begun_ns))
+    assert stamps.ended_ns(7, 100) is None
+    assert stamps.ended_ns(7, begun_ns) == begun_ns
 
 
 def test_of_processes_that_nobody_asks_for_the_oldest_are_forgotten() -> None:
@@ -157,6 +188,30 @@ def test_the_end_is_that_of_the_last_thread(stamps: ProcessStamps) -> None:
     assert asked_ns < ended_ns < time.monotonic_ns()
     os.close(read_fd)
     os.close(write_fd)
+
+
+@pytest.mark.privileged
+def test_what_others_push_out_of_the_kernels_ring_is_not_known(stamps: ProcessStamps) -> None:
+    def end_threads(many: int) -> None:
+        for _ in range(many):
+            thread = threading.Thread(target=lambda: None)
+            thread.start()
+            thread.join()
+
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})  # so that all is written into one ring
+    try:
+        before_ns = time.monotonic_ns()
+        pid = os.posix_spawn("/bin/true", ["true"], {})
+        os.waitpid(pid, 0)
+        end_threads(2100)
+        assert stamps.ended_ns(pid, before_ns) is None
+        after_ns = time.monotonic_ns()
+        pid = os.posix_spawn("/bin/true", ["true"], {})
+        os.waitpid(pid, 0)
+        assert stamps.ended_ns(pid, after_ns) is not None
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def test_a_tracepoint_that_is_not_there_is_an_error() -> None:
