@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from harness.lab.readiness import ReadyEvent, unexpected_exit, wait_ready
 from harness.measure.interruption import Interruption
 from harness.meters import instance as meters
-from harness.meters.host_activity import Watch
+from harness.meters.host_activity import Watch, gauges
 from harness.meters.leaks import Traces, left_behind, traces
 from harness.meters.readings import why
 from harness.meters.unlinked import unlinked_bytes
@@ -257,9 +257,10 @@ class OpenTrial:
             self._stop_and_remove(self.instance)
             if seen is not None:
                 self._look_for_leftovers(seen)
+        apart_ns = self.instance.apart_cpu_ns if isinstance(self.instance, WorksApart) else 0
+        gauges().add_apart(apart_ns)
         if self._watch is not None:
-            apart_ns = self.instance.apart_cpu_ns if isinstance(self.instance, WorksApart) else 0
-            self._findings.diagnostics += self._watch.end(apart_ns)
+            self._findings.diagnostics += self._watch.end()
 
     def record(self) -> Trial:
         """Make the record of a trial that has ended."""

@@ -9,7 +9,8 @@ A reading takes 0.1 ms, starts nothing and is not timed. Whose CPU time it was:
     used by all     cgroup counters where they count exactly, else the ticks of /proc/stat
     - our own       this process and its ended children (getrusage(2)), or, if that is more, all
                     that Steelyard's own cgroup ever ran: orphans of a container's init count there
-    - apart         of a container engine, which leaves its monitor to init: its control group
+    - apart         of a container engine, which leaves its monitor to init: its control group,
+                    added up by `Gauges.add_apart` when an instance is removed
     = by others     kernel threads that work for us are among them: the threshold allows for that
 
 Not by psutil: it has neither PSI nor cgroups, counts CPU time in ticks, and opens each file anew;
@@ -26,9 +27,10 @@ import contextlib
 import os
 import re
 import resource
+import threading
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import cache
 from typing import Any, Self
 
@@ -87,7 +89,8 @@ class Snapshot:
         self_ns: CPU time of this process.
         children_ns: CPU time of its children that have ended.
         group_ns: CPU time of everything in the cgroups of our containers.
-        apart_ns: CPU time of the trial's own that its children do not have; the cgroups may.
+        apart_ns: CPU time of trials' own that its children do not have; the cgroups may. It is
+            known once a trial has ended.
         stolen_ns: CPU time that a hypervisor gave to others.
         cpu_wait_ns: Time in which some task waited for a CPU (PSI).
         disk_wait_ns: The same for disks.
@@ -137,6 +140,8 @@ class Gauges:
                 for level in ("core", "package")
             )
         )
+        self._lock = threading.Lock()
+        self._apart_ns = 0
         self._is_whole = True
         self._usage: list[int] = []
         self._groups: tuple[str, ...] = ()
@@ -161,6 +166,11 @@ class Gauges:
             names = (stat.parent.name for stat in sorted(place(unified).glob("*/cpu.stat")))
             self._usage = _opened(*(f"{unified}/{n}/cpu.stat" for n in names if n != _PARENT))
 
+    def add_apart(self, apart_ns: int) -> None:
+        """Count CPU time as ours that neither this process nor a child of it used."""
+        with self._lock:
+            self._apart_ns += apart_ns
+
     def read(self) -> Snapshot:
         """Read everything now."""
         stat = [int(word) for word in _text(self._stat).partition("\n")[0].split()[1:]]
@@ -184,6 +194,7 @@ class Gauges:
             self_ns=self_ns,
             children_ns=_rusage_ns(resource.RUSAGE_CHILDREN),
             group_ns=group_ns,
+            apart_ns=self._apart_ns,
             stolen_ns=stat[7] * _TICK_NS if len(stat) > 7 else None,
             cpu_wait_ns=_pressure_ns(self._cpu_pressure),
             disk_wait_ns=_pressure_ns(self._disk_pressure),
@@ -213,17 +224,12 @@ class Watch:
     @classmethod
     def begin(cls) -> Self:
         """Read for the first time."""
-        heartbeat = Heartbeat()
-        return cls(gauges().read(), heartbeat)
+        before = gauges().read()  # it may raise: no thread must stay
+        return cls(before, Heartbeat())
 
-    def end(self, apart_ns: int = 0) -> tuple[Diagnostic, ...]:
-        """Read again, and say what disturbed the trial; nothing if nothing did.
-
-        Args:
-            apart_ns: CPU time of the trial's own that no child of this process used.
-        """
-        after = gauges().read()
-        found = disturbances(self.before, replace(after, apart_ns=apart_ns))
+    def end(self) -> tuple[Diagnostic, ...]:
+        """Read again, and say what disturbed the trial; nothing if nothing did."""
+        found = disturbances(self.before, gauges().read())
         return (*found, *self.heartbeat.end())
 
 

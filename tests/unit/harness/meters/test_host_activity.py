@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from harness.environment import registry
 from harness.meters import host_activity
-from harness.meters.host_activity import Gauges, Snapshot, Watch, disturbances
+from harness.meters.host_activity import Gauges, Snapshot, Watch, disturbances, share_of_others
 from harness.model.diagnostics import Diagnostic, DiagnosticCode
 
 MS = 1_000_000
@@ -347,6 +348,36 @@ def test_the_work_of_others_is_seen() -> None:
             stranger.kill()
     codes = [diagnostic.code for diagnostic in found]
     assert DiagnosticCode.LOADED_HOST in codes
+
+
+def test_what_instances_of_ours_used_apart_is_no_work_of_others() -> None:
+    """A second that was used, in the eyes of a fresh process: by an engine's own group."""
+    seen = Gauges()
+    before = seen.read()
+    seen.add_apart(600 * MS)
+    seen.add_apart(400 * MS)
+    after = seen.read()
+    assert after.apart_ns - before.apart_ns == 1000 * MS
+    assert before.busy_ns is not None
+    used = replace(
+        before, at_ns=before.at_ns + 1000 * MS, busy_ns=before.busy_ns + 1000 * MS,
+        apart_ns=after.apart_ns,
+    )  # fmt: skip
+    assert share_of_others(before, used) == 0.0
+    assert share_of_others(before, replace(used, apart_ns=0)) == 1 / os.sysconf(
+        "SC_NPROCESSORS_ONLN"
+    )
+
+
+def test_a_watch_that_cannot_begin_leaves_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Gauges) -> Snapshot:
+        raise OSError
+
+    monkeypatch.setattr(Gauges, "read", fail)
+    before = threading.enumerate()
+    with pytest.raises(OSError):  # noqa: PT011 - the one from above
+        Watch.begin()
+    assert threading.enumerate() == before
 
 
 def test_a_watch_costs_next_to_nothing() -> None:
