@@ -221,7 +221,7 @@ class Runner:
             if block == max(first, settled):
                 self._decide_repetitions(arms, settled)
             slots = schedule.block(arms, block, request.seed, self._often)
-            if self._quiet is None:
+            if self._quiet is None or self._holds(slots):
                 self._take_block(slots, outlook)
             else:
                 self._take_quietly(slots, outlook, self._quiet)
@@ -235,7 +235,7 @@ class Runner:
         take is not known, so that they are not run more often either.
         """
         early = [trial for trial in self._trials if trial.block < settled]
-        compared = {pair.scenario for pair in self._request.pairs}
+        compared = {pair.scenario for pair in self._info.pairs}
         for name, scenario in self._scenarios.items():
             hooks = scenario.hooks
             is_alone = scenario.scale is None and not hooks.prepare and not hooks.conclude
@@ -250,7 +250,8 @@ class Runner:
         """Take a block once the host is quiet; again, under the same number, if it did not stay so.
 
         What was disturbed stays in the records, and of each trial the last version counts. Warm-up
-        is not taken again, nor are instances that live side by side.
+        is not taken again, nor are instances that live side by side, nor, in a run that goes on,
+        a block of which the records hold every trial: whether it was disturbed is not known then.
         """
         block = slots[0].block
         is_alone = all(self._scenarios[slot.scenario].scale is None for slot in slots)
@@ -308,13 +309,28 @@ class Runner:
             return Stages((1,), ())
         return stages(scale, slot.arm, warmup=slot.block < 0)
 
+    def _recorded(self, slot: Slot) -> tuple[Trial, ...]:
+        """The trials of a slot that a run that goes on had when it was interrupted."""
+        resumption = self._request.resumption
+        return () if resumption is None else resumption.taken(slot)
+
+    def _is_whole(self, slot: Slot, taken: Sequence[Trial]) -> bool:
+        return {1, *self._stages(slot).together} <= {trial.together for trial in taken}
+
+    def _holds(self, slots: Sequence[Slot]) -> bool:
+        """Whether the records hold every trial of a block; of one taken again, the last version."""
+        versions = 1 + self._info.retaken.count(slots[0].block)
+        return all(
+            self._is_whole(slot, taken) and (versions == 1 or len(taken) >= versions)
+            for slot, taken in ((slot, self._recorded(slot)) for slot in slots)
+        )
+
     def _take(self, slot: Slot, *, again: bool) -> None:
         """Take the trials of a slot: those that the records do not hold yet, or `again` all."""
         self._interruption.check()
         scenario = self._scenarios[slot.scenario]
-        resumption = self._request.resumption
-        taken = resumption.taken(slot) if resumption is not None and not again else ()
-        if {1, *self._stages(slot).together} <= {trial.together for trial in taken}:
+        taken = () if again else self._recorded(slot)
+        if self._is_whole(slot, taken):
             return
         self._emit(events.TrialStarted(slot.scenario, slot.arm, slot.block, slot.position))
         self._hooks.run("prepare", scenario, slot)

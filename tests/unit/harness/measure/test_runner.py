@@ -28,6 +28,7 @@ from harness.measure.resume import Resumption, refuse_unless_resumable
 from harness.measure.runner import Runner
 from harness.measure.stopping import is_checkpoint, rule_of
 from harness.measure.trial import out_of_order
+from harness.meters.host_activity import gauges
 from harness.model import (
     Arm,
     DiskPart,
@@ -763,6 +764,9 @@ def test_arms_that_are_held_against_each_other_have_one_trial_a_block(tmp_path: 
     paired = request(mixed(), pairs=(Pair("sample", "a", "b"),))
     result, _ = run(tmp_path / "pairs", paired)
     assert (len(result.trials), result.info.repetitions) == (4 * 3, ())
+    interrupted_run(tmp_path / "again", 5, paired)
+    again, _ = run(tmp_path / "again", resumed(tmp_path / "again"))
+    assert (places(again), again.info.repetitions) == (places(result), ())
     hooked, _ = run(tmp_path / "hooks", request(mixed(hooks=Hooks(prepare="true"))))
     assert (len(hooked.trials), hooked.info.repetitions) == (4 * 3, ())
     grown, _ = run(tmp_path / "scale", request(mixed(scale=Scale((1, 2))), blocks=2))
@@ -848,6 +852,15 @@ def test_a_block_that_is_disturbed_on_a_host_that_is_busy_throughout_is_said(
     ]
 
 
+def test_what_instances_use_apart_counts_as_ours_also_while_the_host_is_watched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeInstance, "apart_cpu_ns", 7, raising=False)
+    before_ns = gauges().read().apart_ns
+    result, _ = run(tmp_path / "run", request(scenario(fake("a"))))
+    assert gauges().read().apart_ns - before_ns == 7 * len(result.trials) == 28
+
+
 def test_instances_that_live_side_by_side_are_not_taken_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -856,6 +869,38 @@ def test_instances_that_live_side_by_side_are_not_taken_again(
     result, _ = run(tmp_path / "run", request(grows, blocks=1, quiet=0.1))
     assert result.info.retaken == ()
     assert any("counts although" in d.detail for d in result.info.diagnostics)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "then", "blocks", "retaken"),
+    [
+        # All of block 0 is there: what disturbs the rest disturbs block 1.
+        ((None, None), 4, (0.9, None), [-1, -1, 0, 0, 1, 1, 1, 1], (1,)),
+        # Block 0 is there twice, as it should be.
+        ((None, 0.5, None), 6, (None,), [-1, -1, 0, 0, 0, 0, 1, 1], (0,)),
+        # Its second version is half there.
+        ((None, 0.5, None), 5, (None, None), [-1, -1, 0, 0, 0, 0, 0, 1, 1], (0,)),
+        # So is its first.
+        ((None,), 3, (0.9, None, None), [-1, -1, 0, 0, 0, 0, 1, 1], (0,)),
+    ],
+)
+def test_a_resumed_run_takes_no_block_again_that_is_whole(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    before: tuple[float | None, ...],
+    after: int,
+    then: tuple[float | None, ...],
+    blocks: list[int],
+    retaken: tuple[int, ...],
+) -> None:
+    asked = request(scenario(fake("a"), fake("b")), blocks=2, quiet=0.1)
+    unquiet(monkeypatch, *before)
+    interrupted_run(tmp_path / "run", after, asked)
+    unquiet(monkeypatch, *then)
+    result, _ = run(tmp_path / "run", resumed(tmp_path / "run", quiet=0.1))
+    assert [trial.block for trial in result.trials] == blocks
+    assert result.info.retaken == retaken
+    assert result.frame()["counted"].sum() == 4
 
 
 def test_a_run_can_be_interrupted_and_resumed_again_and_again(tmp_path: Path) -> None:
