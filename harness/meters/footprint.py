@@ -1,6 +1,9 @@
 """Adds up what all living instances of an arm take at one moment.
 
-Disk: the exclusive parts of each added up by name, and the static parts that all of them share.
+Disk: the exclusive parts of each added up by name, and the static parts that all of them share. A
+guest puts on its disk what it holds in memory when its own trial is metered, and at no point again:
+its part has that, and what it has written out by itself since. One that did not do so then is in
+the sum with what was on its disk, and its trial has the diagnostic NOT_FLUSHED.
 Memory: PSS and USS of all processes, the charge of all control groups, and the fall of the host's
 MemAvailable since before the first. Peaks of control groups are left out: each had its own at
 another time, and their sum is no peak.

@@ -89,7 +89,7 @@ class VmInstance(StreamInstance):
         self._commands: list[_GuestCommand] = []
         # The workload has ended, but not all that it printed is here yet.
         self._ended: Exit | None = None
-        self._flushed = 0
+        self._is_flush_asked = self._is_flushed = False
         self._open: dict[int, socket.socket] = {
             end.fileno(): end for end in (machine.console, machine.control)
         }
@@ -143,14 +143,16 @@ class VmInstance(StreamInstance):
         command.exit, command.said = Exit(int(code), None, now), " ".join(said).strip()
 
     def disk_parts(self) -> tuple[DiskPart, ...]:
-        """The overlay, or the copy, once the guest has put on it what it had written.
+        """The overlay, or the copy, once the guest has put on it what it had written by the
+        first call; later calls give what has come to the disk since.
 
         A guest keeps that in memory for 5 to 30 s. Waiting for it takes 20 to 140 ms, and the
         guest's CPU time: other meters are read before.
         """
-        not_flushed = Diagnostic(DiagnosticCode.NOT_FLUSHED)
-        if not self._flush() and not_flushed not in self.diagnostics:
-            self.diagnostics.append(not_flushed)
+        if not self._is_flush_asked:
+            self._is_flush_asked = True
+            if not self._flush():
+                self.diagnostics.append(Diagnostic(DiagnosticCode.NOT_FLUSHED))
         path, name = self._disk
         return (measure(path, name, Sharing.EXCLUSIVE),)
 
@@ -176,18 +178,18 @@ class VmInstance(StreamInstance):
     def _flush(self) -> bool:
         """Have the guest write out what it holds back; False if it does not answer."""
         control = self._machine.control
-        wanted, deadline_ns = self._flushed + 1, time.monotonic_ns() + _FLUSH_PATIENCE_NS
+        deadline_ns = time.monotonic_ns() + _FLUSH_PATIENCE_NS
         try:
             control.send(b"sync\n")
             while (
-                self._flushed < wanted
+                not self._is_flushed
                 and control.fileno() in self._open
                 and time.monotonic_ns() < deadline_ns
             ):
                 super().pump(deadline_ns)
         except (OSError, InstanceError):
             pass  # the guest, or QEMU, is gone; it may have answered before
-        return self._flushed >= wanted
+        return self._is_flushed
 
     def stop(self, timeout_ns: int) -> None:
         """See `harness.model.backend.Instance.stop`."""
@@ -261,7 +263,7 @@ class VmInstance(StreamInstance):
                 case "signal":
                     self._ended = Exit(None, int(rest), now)
                 case "synced":
-                    self._flushed += 1
+                    self._is_flushed = True
                 case "lost":
                     raise self._no_verdict(rest, now)
                 case "drained":

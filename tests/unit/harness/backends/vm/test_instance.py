@@ -258,6 +258,20 @@ def test_the_disk_is_measured_once_the_guest_has_written_out_what_it_holds(
     assert instance.diagnostics == []
 
 
+def test_a_guest_writes_it_out_once_and_keeps_no_later_reading_waiting(
+    start: Start, tmp_path: Path
+) -> None:
+    """A second request would find nobody who answers, and would spoil what the first one gave."""
+    instance = start(f"cd {tmp_path}; {FLUSHES} exec sleep 100")
+    pump_until(instance, lambda: Milestone.STARTED in instance.milestones_ns)
+    instance.disk_parts()
+    with (tmp_path / "disk").open("ab") as disk:
+        disk.write(bytes(4096))
+    (part,) = instance.disk_parts()
+    assert part.apparent_bytes == 8192 + 4096
+    assert instance.diagnostics == []
+
+
 @pytest.mark.parametrize(
     "script",
     [
