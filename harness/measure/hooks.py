@@ -10,6 +10,8 @@ failure. It finds out where it is from its environment:
 | `STEELYARD_RUN` | the run's folder |
 | `STEELYARD_SCENARIO` | the scenario's name |
 | `STEELYARD_ARM`, `STEELYARD_BLOCK` | of the trial, for `prepare` and `conclude` |
+
+Where root measures for an ordinary user, a hook is that user's, with their PATH.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from harness.measure.interruption import Interruption
 from harness.model import Scenario, Slot
 from harness.model.errors import HarnessError
 from harness.records import HOOKS_FILE
-from runtime.linux.caller import caller, give
+from runtime.linux.caller import PATH_VARIABLE, caller, give
 
 _REPORTED_LINES = 3
 _KEPT_BYTES = 4096
@@ -121,11 +123,11 @@ class HookRunner:
 
         It is the caller's command, also where root measures for them.
         """
-        name, behind = "", caller()
+        behind = caller()
+        groups: list[int] | None = None
         if behind is not None:
-            entry = pwd.getpwuid(behind[0])
-            name = entry.pw_name
-            environment |= {"HOME": entry.pw_dir, "USER": name, "LOGNAME": name}
+            groups, theirs = _account(*behind)
+            environment |= theirs
         process = subprocess.Popen(
             ["/bin/sh", "-c", command],
             env=environment,
@@ -135,7 +137,7 @@ class HookRunner:
             start_new_session=True,
             user=None if behind is None else behind[0],
             group=None if behind is None else behind[1],
-            extra_groups=None if behind is None else os.getgrouplist(name, behind[1]),
+            extra_groups=groups,
         )
         if is_last:
             # The signal that ends a run must not end what puts the host in order after it.
@@ -151,6 +153,19 @@ class HookRunner:
             process.wait()
             os.close(pidfd)
         return process.returncode
+
+
+def _account(uid: int, gid: int) -> tuple[list[int], dict[str, str]]:
+    """The groups of a user, and the variables that are theirs; of one without an entry, none."""
+    theirs = {}
+    if path := os.environ.get(PATH_VARIABLE):
+        theirs["PATH"] = path
+    try:
+        entry = pwd.getpwuid(uid)
+    except KeyError:
+        return [], theirs
+    theirs |= {"HOME": entry.pw_dir, "USER": entry.pw_name, "LOGNAME": entry.pw_name}
+    return os.getgrouplist(entry.pw_name, gid), theirs
 
 
 def _end_group(process: subprocess.Popen[bytes], pidfd: int) -> None:

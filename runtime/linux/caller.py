@@ -1,7 +1,8 @@
 """Gives what is made for a user to that user, where root works on behalf of one.
 
 `./steelyard` goes on as root by sudo(8) where an ordinary user calls it; results, reports and
-exported files belong to that user all the same. `STEELYARD_CALLER` names the user: `UID:GID`.
+exported files belong to that user all the same. `STEELYARD_CALLER` names the user: `UID:GID`;
+`STEELYARD_CALLER_PATH` holds the user's PATH, as sudo sets root's own.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import re
 from pathlib import Path
 
 VARIABLE = "STEELYARD_CALLER"
+PATH_VARIABLE = "STEELYARD_CALLER_PATH"
 _FORM = re.compile(r"(\d{1,10}):(\d{1,10})")
 
 

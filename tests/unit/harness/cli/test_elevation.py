@@ -15,8 +15,16 @@ from harness.cli.elevation import go_on_as_root, needs_root
 # A sudo that asks for nothing, and says what it was asked for: its own options end at `--`.
 SUDO = """#!/bin/sh
 [ "$*" = "-n true" ] && exit 0
-printf '%s\\n' "$@"
+[ "$*" = "-n --preserve-env=HTTPS_PROXY,http_proxy true" ] && exit 0
+exit 1
 """
+
+
+SECRETS = (
+    "GITHUB_TOKEN", "GITHUB_PAT", "CI_JOB_TOKEN", "CI_JOB_JWT_V2", "CI_REPOSITORY_URL",
+    "CI_REGISTRY_PASSWORD", "AWS_SECRET_ACCESS_KEY", "STEELYARD_SECRET", "http_proxy",
+    "HTTPS_PROXY",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -66,6 +74,9 @@ def words_of_sudo(
         found.extend(words)
         raise _GoneError
 
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
     monkeypatch.setattr(os, "geteuid", lambda: 4242)
     monkeypatch.setattr(os, "execvp", take_over)
     monkeypatch.setenv("PATH", f"{sudo}:{os.environ['PATH']}")
@@ -84,18 +95,30 @@ def test_the_script_goes_on_by_sudo_without_the_callers_secrets(
         sudo_of,
         *("run", "hello"),
         STEELYARD_MAY_USE_SUDO="1",
-        GITHUB_TOKEN="secret",
+        **dict.fromkeys(SECRETS, "secret"),
         GITHUB_WORKSPACE="/w",
-        CI_JOB_TOKEN="secret",
-        AWS_SECRET_ACCESS_KEY="secret",
         TERM="xterm",
     )
     assert capsys.readouterr().err == "steelyard: run needs root: going on by sudo\n"
-    assert words[:5] == ["sudo", "-n", "-H", "--", "env"]
+    preserve = "--preserve-env=HTTPS_PROXY,http_proxy"
+    assert words[:6] == ["sudo", "-n", "-H", preserve, "--", "env"]
+    assert f"STEELYARD_CALLER_PATH={os.environ['PATH']}" in words
     assert words[-4:] == [sys.executable, sys.argv[0], "run", "hello"]
     assert f"STEELYARD_CALLER={os.getuid()}:{os.getgid()}" in words
     assert {"GITHUB_WORKSPACE=/w", "TERM=xterm"} <= set(words)
     assert not any("secret" in word for word in words)
+
+
+def test_proxies_are_left_out_where_sudo_does_not_preserve_them(
+    sudo_of: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (sudo_of / "sudo").write_text('#!/bin/sh\n[ "$*" = "-n true" ]\n')
+    words = words_of_sudo(
+        monkeypatch, sudo_of, "run", STEELYARD_MAY_USE_SUDO="1", http_proxy="http://me:secret@here"
+    )
+    assert words[:5] == ["sudo", "-n", "-H", "--", "env"]
+    assert not any("secret" in word for word in words)
+    assert "steelyard: sudo does not pass on http_proxy: " in capsys.readouterr().err
 
 
 def test_the_command_stays_who_it_is(sudo_of: Path, monkeypatch: pytest.MonkeyPatch) -> None:

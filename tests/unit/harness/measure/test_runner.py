@@ -519,6 +519,29 @@ def test_a_hook_that_fails_is_one_error_and_cleanup_is_run_all_the_same(
     assert "is missing\n== " in (tmp_path / "run" / HOOKS_FILE).read_text()
 
 
+@pytest.mark.privileged
+@pytest.mark.parametrize(("uid", "user"), [(65534, "nobody"), (4_000_000_001, "unset")])
+def test_hooks_are_the_callers_with_their_path_also_of_one_without_an_entry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uid: int, user: str
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root works on behalf of others")
+    monkeypatch.setenv("STEELYARD_CALLER", f"{uid}:65533")
+    monkeypatch.setenv("STEELYARD_CALLER_PATH", "/theirs:/usr/bin:/bin")
+    monkeypatch.delenv("USER", raising=False)
+    line = 'echo "$(id -u) $(id -g) $(id -G) ${USER-unset} $PATH"'
+    asked = replace(scenario(fake("a")), hooks=Hooks(setup=line, cleanup=line))
+    run(tmp_path / "run", request(asked, blocks=1))
+    said = (tmp_path / "run" / HOOKS_FILE).read_text().splitlines()
+    assert len(said) == 4
+    for words in said[1::2]:
+        number, group, *groups, name, path = words.split()
+        assert (number, group, name) == (str(uid), "65533", user)
+        assert groups[0] == "65533"
+        assert user == "nobody" or groups == ["65533"]
+        assert path == "/theirs:/usr/bin:/bin"
+
+
 def test_a_failing_cleanup_is_told_after_everything_else_is_done(tmp_path: Path) -> None:
     asked = replace(scenario(fake("a")), hooks=Hooks(cleanup="kill -9 $$"))
     with pytest.raises(HookFailedError, match="the cleanup command was ended by SIGKILL, and pri"):
