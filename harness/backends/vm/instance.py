@@ -143,10 +143,10 @@ class VmInstance(StreamInstance):
         command.exit, command.said = Exit(int(code), None, now), " ".join(said).strip()
 
     def disk_parts(self) -> tuple[DiskPart, ...]:
-        """The overlay, or the copy, once the guest has put on it what it had written by the
-        first call; later calls give what has come to the disk since.
+        """Measure the overlay, or the copy, once the guest has written out what it holds.
 
-        A guest keeps that in memory for 5 to 30 s. Waiting for it takes 20 to 140 ms, and the
+        It is asked to by the first call; later calls give what has come to the disk since.
+        A guest keeps what it writes in memory for 5 to 30 s. Waiting for it takes 20 to 140 ms, and the
         guest's CPU time: other meters are read before.
         """
         if not self._is_flush_asked:
