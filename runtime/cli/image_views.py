@@ -30,7 +30,7 @@ def ls(style: str) -> None:
     """List images, and what each takes on disk.
 
     SIZE is SHARED, which other images stand on too, and EXCLUSIVE, which removing the image frees.
-    Counted are unpacked layers and the blobs that they came from, as du counts.
+    Counted are unpacked layers, the blobs that they came from, and kept copies, as du counts.
     """
     with open_store() as store:
         usage = store.usage()

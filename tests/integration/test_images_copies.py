@@ -13,6 +13,7 @@ import pytest
 
 from runtime.images import Image, ImageStore
 from runtime.images.store import copies
+from runtime.images.store.files import measure
 from tests.support.images import add_image, layer_tar
 from tests.support.tars import make_tar, member
 
@@ -167,6 +168,40 @@ def test_a_copy_half_made_is_not_trusted(user: User, store: ImageStore, image: I
         assert names(rootfs) == WHOLE
     assert list((store.root / "tmp").iterdir()) == []
     assert user.made == 2
+
+
+def test_the_usage_of_an_image_has_its_copies_and_removing_it_frees_that(
+    user: User, store: ImageStore
+) -> None:
+    add_image(store, "other", [layer_tar(3)])
+    before = store.usage()
+    with user.hold(), user.hold():
+        pass
+    du = ["du", "-s", "--block-size=1", *map(str, (store.root / "copies").iterdir())]
+    lines = subprocess.run(du, capture_output=True, text=True, check=True).stdout.splitlines()
+    taken = sum(int(line.split()[0]) for line in lines)
+    after = store.usage()
+    assert len(lines) == 2
+    assert after.total_bytes - before.total_bytes == taken > 0
+    assert after.unneeded_bytes == before.unneeded_bytes
+    for old, new in zip(before.images, after.images, strict=True):
+        own = taken if new.image.reference.endswith("one:latest") else 0
+        assert new.exclusive_bytes - old.exclusive_bytes == own
+        assert new.size_bytes - old.size_bytes == own
+    one = next(use for use in after.images if use.image.reference.endswith("one:latest"))
+    assert store.remove("one", keep=frozenset).freed_bytes == one.exclusive_bytes
+
+
+def test_what_is_removed_while_it_is_measured_counts_nothing(
+    store: ImageStore, user: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with user.hold() as rootfs:
+        whole = measure(rootfs)
+        names_in = os.listdir
+        monkeypatch.setattr(os, "listdir", lambda path: [b"gone", *names_in(path)])
+        assert measure(rootfs) == whole
+    with pytest.raises(FileNotFoundError):
+        measure(store.root / "nowhere")
 
 
 def test_copies_go_with_their_image_unless_somebody_has_them(user: User, store: ImageStore) -> None:

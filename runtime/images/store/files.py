@@ -16,16 +16,27 @@ from runtime.linux.files import fsync_directory
 
 
 def measure(folder: Path) -> dict[str, int]:
-    """Return `apparent_bytes` and `allocated_bytes` of a folder, hard links counted once."""
+    """Return `apparent_bytes` and `allocated_bytes` of a folder, hard links counted once.
+
+    Entries that somebody removes meanwhile count nothing.
+
+    Raises:
+        OSError: The folder itself cannot be looked at.
+    """
     apparent = allocated = 0
     seen: set[int] = set()
     pending = [os.fsencode(folder)]
     while pending:
         path = pending.pop()
-        status = os.lstat(path)
+        try:
+            status = os.lstat(path)
+        except FileNotFoundError:
+            if path == os.fsencode(folder):
+                raise
+            continue
         if stat.S_ISDIR(status.st_mode):
             # An ordinary user cannot look into every folder that he may own.
-            with contextlib.suppress(PermissionError):
+            with contextlib.suppress(PermissionError, FileNotFoundError):
                 pending += [os.path.join(path, name) for name in os.listdir(path)]
         elif status.st_nlink > 1:
             if status.st_ino in seen:

@@ -177,6 +177,13 @@ class StoreLayout:
         path = self.folders_path(chain)
         return measure(path)["allocated_bytes"] if path.is_dir() else 0
 
+    def copy_allocated_bytes(self, folder: str) -> int:
+        """Return what a kept copy takes on disk; nothing if it is not there."""
+        try:
+            return measure(Path(folder))["allocated_bytes"]
+        except FileNotFoundError:
+            return 0
+
     # Locks.
 
     @contextlib.contextmanager

@@ -1,7 +1,8 @@
 """Disk usage of images, shared and exclusive.
 
-It counts what `du` counts: the unpacked layers with their records, and the blobs. Two names of one
-image show the same sizes, since removing one of them frees nothing.
+It counts what `du` counts: the unpacked layers with their records, the blobs, and the writable
+copies that are kept. Two names of one image show the same sizes, since removing one of them frees
+nothing.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from runtime.images.formats.image import Image, Layer
 from runtime.images.store.layout import StoreLayout
 
 _Part = tuple[str, str]
-"""`blob`, `layer` or `folders`, and its digest."""
+"""`blob`, `layer` or `folders`, and its digest; `copy`, and its folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +52,17 @@ class StoreUsage:
 
 def measure_usage(layout: StoreLayout, images: tuple[Image, ...]) -> StoreUsage:
     """Add up what images take, by the sizes that the store knows."""
+    copies = layout.copies()
     parts = {image.digest: _parts(image) for image in images}
+    for folder, digest in copies.items():
+        if digest in parts:
+            parts[digest].add(("copy", str(folder)))
     owners = Counter(part for needed in parts.values() for part in needed)
     kinds = {
         "blob": (layout.blobs, layout.blob_allocated_bytes),
         "layer": (layout.layers, layout.layer_allocated_bytes),
         "folders": (layout.folders, layout.folders_allocated_bytes),
+        "copy": (lambda: set(map(str, copies)), layout.copy_allocated_bytes),
     }
     everything = {(kind, digest) for kind, (names, _) in kinds.items() for digest in names()}
     sizes = {part: kinds[part[0]][1](part[1]) for part in everything | set(owners)}
