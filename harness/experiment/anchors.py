@@ -47,13 +47,17 @@ def anchored(
 
 def _anchored(scenario: Scenario, earlier: Sequence[RunInfo], progress: Progress) -> Scenario:
     if scenario.scale is not None:
+        progress(f"{scenario.name}: no anchor is taken, as instances grow in number there")
         return scenario
     guarded = {budget.arm for budget in scenario.budgets if budget.of == BASELINE}
     arms = [arm for arm in scenario.arms if arm.name in guarded] or scenario.arms
+    arms = [arm for arm in arms if arm.anchors is None and arm.repeats is None]
+    if none := ", ".join(arm.name for arm in arms if arm.backend in _WITHOUT_IMAGE):
+        progress(f"{scenario.name}: no anchor is taken of {none}, as no image is started there")
     anchors = [
         anchor
         for arm in arms
-        if arm.backend not in _WITHOUT_IMAGE and arm.anchors is None and arm.repeats is None
+        if arm.backend not in _WITHOUT_IMAGE
         if (anchor := _anchor(scenario, arm, earlier, progress)) is not None
     ]
     taken = {arm.name for arm in scenario.arms}
