@@ -29,6 +29,8 @@ from harness.stats.arrays import Array
 DEFAULT_WITHIN = 0.1
 """Without a budget: how much more than the baseline's a metric may be. An interval of 60 blocks is
 seldom below 5 %, even of the same image: see `harness.analysis.baseline.rules`."""
+DEFAULT_WITHIN_ON_DISK = 0.05
+"""The same of what is on disk, which has no such interval."""
 _WITHIN = "within"
 BASELINE_METRICS = ("ready", "cpu", "pss", "disk", "disk-shared")
 """Without budgets: what is held against a baseline, as far as both runs have it."""
@@ -42,7 +44,7 @@ def check(
     run: AnyRun,
     baseline: AnyRun | Sequence[AnyRun] | None = None,
     *,
-    within: float = DEFAULT_WITHIN,
+    within: float | None = None,
 ) -> Judgement:
     """Hold a run against the budgets of its scenarios, and against earlier runs.
 
@@ -51,7 +53,7 @@ def check(
         baseline: An earlier run, or several of the same thing: what `of = "baseline"` means. Where
             a scenario has no budget of that kind, every metric of `BASELINE_METRICS` may be at most
             `within` more than the baseline's. What is compared exactly is held against the newest.
-        within: See `baseline`.
+        within: See `baseline`. None: `DEFAULT_WITHIN`, on disk `DEFAULT_WITHIN_ON_DISK`.
 
     Returns:
         A finding for each budget; refusals for those that cannot be judged at all.
@@ -186,14 +188,16 @@ class _Judge:
             )
         )  # fmt: skip
 
-    def against_baseline(self, scenario: Scenario, within: float) -> None:
-        """Judge every metric that both runs have, with the same allowance."""
+    def against_baseline(self, scenario: Scenario, within: float | None) -> None:
+        """Judge every metric that both runs have."""
         for record in self.ours.judged(scenario.name):
             for name in BASELINE_METRICS:
                 arm, metric = record.arm.name, METRICS[name]
                 both = self.earlier.newest_with(scenario.name, arm, metric)
                 if both is not None and len(self.ours.values(scenario.name, arm, metric)[1]):
-                    budget = Budget(arm, name, 1 + within, BASELINE)
+                    usual = DEFAULT_WITHIN_ON_DISK if "disk" in name else DEFAULT_WITHIN
+                    allowed = usual if within is None else within
+                    budget = Budget(arm, name, 1 + allowed, BASELINE)
                     self.relative_to_baseline(scenario.name, budget, "")
 
     def layers(self, scenario: Scenario) -> None:

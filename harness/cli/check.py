@@ -75,8 +75,8 @@ if TYPE_CHECKING:
 @click.option(
     "--within",
     metavar="PERCENT",
-    help="Where no budget is of the baseline: how much more than it is allowed. Default: 10%, with "
-    "--against 5%, as a paired run tells smaller differences.",
+    help="Where no budget is of the baseline: how much more than it is allowed. Default: 10%; 5% "
+    "of what is on disk, and with --against, as a paired run tells smaller differences.",
 )
 @format_option
 def check(folder: Path | None, formats: tuple[tuple[str, str], ...], **typed: Any) -> int:

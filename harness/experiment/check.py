@@ -48,7 +48,7 @@ def check(
     run: Run | RunData,
     baseline: Run | RunData | Sequence[Run | RunData] | None = None,
     *,
-    within: float = 0.1,
+    within: float | None = None,
 ) -> Judgement:
     """Hold a run against the budgets of its scenarios, and against earlier runs.
 
@@ -62,12 +62,13 @@ def check(
             Times and memory are judged by an anchor that both runs hold, else by the spread of two
             or more earlier runs, else not at all.
         within: How much more than the baseline is allowed where no budget says so: 0.1 is 10 %.
+            None: 10 %, and 5 % of what is on disk.
 
     Raises:
         ScenarioError: A scenario's file is there and wrong.
         ValueError: `within` is negative, or no number.
     """
-    refuse_numbers(within=within)
+    refuse_numbers(within=within or 0.0)
     scenarios = tuple(_with_budgets_of_today(scenario) for scenario in run.info.scenarios)
     run = run_data(run)
     run = replace(run, info=replace(run.info, scenarios=scenarios))

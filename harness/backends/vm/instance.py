@@ -146,8 +146,8 @@ class VmInstance(StreamInstance):
         """Measure the overlay, or the copy, once the guest has written out what it holds.
 
         It is asked to by the first call; later calls give what has come to the disk since.
-        A guest keeps what it writes in memory for 5 to 30 s. Waiting for it takes 20 to 140 ms, and the
-        guest's CPU time: other meters are read before.
+        A guest keeps what it writes in memory for 5 to 30 s. Waiting for it takes 20 to 140 ms, and
+        the guest's CPU time: other meters are read before.
         """
         if not self._is_flush_asked:
             self._is_flush_asked = True

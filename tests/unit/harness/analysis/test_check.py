@@ -368,8 +368,8 @@ def test_mistakes(
     assert sentence in str(invoke(*arguments).exception)
 
 
-@pytest.mark.parametrize(("typed", "code"), [((), 0), (("--within", "5%"), 1)])
-def test_a_tenth_more_than_the_baseline_is_allowed_by_default(
+@pytest.mark.parametrize(("typed", "code"), [((), 1), (("--within", "10%"), 0)])
+def test_a_twentieth_more_on_disk_is_allowed_by_default(
     run: Run, tmp_path: Path, typed: tuple[str, ...], code: int
 ) -> None:
     def fatter(share: float) -> Run:
