@@ -35,10 +35,14 @@ class Traces:
 
 
 def traces(accounting: Accounting, proc: str = "/proc") -> Traces:
-    """Remember what is an instance's own, while it lives."""
+    """Remember what is an instance's own, while it lives.
+
+    A process that cannot be looked at is left out: the instance must end all the same, also on a
+    host that has no open file left.
+    """
     processes = []
     for pid in accounting.pids:
-        with procfs(proc), suppress(psutil.Error):
+        with procfs(proc), suppress(psutil.Error, OSError):
             processes.append(psutil.Process(pid))
     groups = tuple(dict.fromkeys(accounting.cgroups.values()))
     return Traces(tuple(processes), groups, accounting.owned)

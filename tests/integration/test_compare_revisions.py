@@ -392,6 +392,10 @@ def test_revisions_compare_across_the_move_into_packages(
             [sys.executable, "-P", "-c", program, "compare", *arguments, "--blocks", "3"],
             capture_output=True, check=False, timeout=200, **options(tmp_path, clone),
         )  # fmt: skip
+        if command_of == "then" and told.returncode == 2 and arm == "container":
+            # What was measured since is no word of an older harness, which says so.
+            assert "records what this Steelyard does not know" in told.stderr
+            continue
         assert told.returncode in (0, 3), told.stderr  # three blocks need not decide anything
         assert f"{arm}-a" in told.stdout
     assert len(list((tmp_path / "results").iterdir())) == 2

@@ -113,7 +113,8 @@ def test_the_page_answers_a_stranger(tmp_path: Path) -> None:
     text = page(tmp_path).text
     summary = summarise(run)
     for told in (
-        "/usr/bin/python3 -m http.server 8000 in image debian-python",
+        "/usr/bin/python3 -m http.server 8000",
+        "debian-python",
         "Ready when GET / on port 8000 first answers 200",
         "AMD EPYC 7B13",
         "not known: this host has no cpufreq",

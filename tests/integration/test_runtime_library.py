@@ -218,7 +218,7 @@ def test_a_plan_is_a_value_and_makes_nothing() -> None:
         ("absent", ("true",), runtime.ImageNotFoundError, "no image 'absent' in the store"),
         ("busybox", ("absent",), runtime.CommandNotFoundError, "there is no absent"),
         ("busybox", ("/etc/passwd",), runtime.CommandNotExecutableError, "not an executable file"),
-        ("busybox", ("/bin/a\0b",), runtime.ContainerError, "a NUL byte"),
+        ("busybox", ("/bin/a\0b",), runtime.ContainerError, "holds a NUL"),
     ],
 )
 def test_what_cannot_be_started_is_an_error_with_a_sentence(

@@ -31,7 +31,7 @@ COMMANDS = {
     "check --help": 0,
     "run fine.toml --blocks 2 --warmup 0 --no-aa --output another": 0,
     "report fine --format json --output -": 0,
-    "report fine --format csv --output table": 0,
+    "report fine --format csv": 0,
     "check fine": 0,
     "check fine --format json": 0,
     "check regressed": 1,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -79,7 +78,8 @@ def du_of_instances(prefix: str) -> int:
     from runtime import Session
 
     folder = Path(Session.current().directory)
-    names = sorted(name for name in os.listdir(folder) if name.startswith(prefix))
+    places = (*folder.glob(f"{prefix}*"), *folder.glob(f".[0-9]*/{prefix}*"))
+    names = sorted(str(path.relative_to(folder)) for path in places)
     if not names:
         return 0
     command = ["du", "--block-size=1", "--summarize", "--total", "-x", "--", *names]

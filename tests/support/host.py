@@ -157,11 +157,10 @@ def _children() -> frozenset[str]:
 
 
 def _instance_folders() -> frozenset[str]:
-    """What lies below the folders of sessions, but for their locks."""
+    """What lies below the folders of sessions and their places, but for their locks."""
     instances = Path(os.environ["STEELYARD_HOME"]) / "instances"
-    return frozenset(
-        str(path) for path in instances.glob("*/*") if path.name not in (".lock", ".rootfs")
-    )
+    found = [path for path in instances.glob("*/*") if not path.name.startswith(".")]
+    return frozenset(map(str, (*found, *instances.glob("*/.[0-9]*/*"))))
 
 
 def _descriptors() -> frozenset[str]:
