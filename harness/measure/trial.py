@@ -258,7 +258,8 @@ class OpenTrial:
             if seen is not None:
                 self._look_for_leftovers(seen)
         apart_ns = self.instance.apart_cpu_ns if isinstance(self.instance, WorksApart) else 0
-        gauges().add_apart(apart_ns)
+        if apart_ns:
+            gauges().add_apart(apart_ns)
         if self._watch is not None:
             self._findings.diagnostics += self._watch.end()
 
