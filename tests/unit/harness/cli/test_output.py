@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from harness.analysis.judgement import Finding, Judgement, Verdict
+from harness.cli.main import cli
 from harness.cli.output import Formats, emit, on_stdout, output_options
 from harness.cli.progress import make_console
 
@@ -112,3 +113,11 @@ def test_annotations_name_files_from_the_top_of_the_repository(
         ("/elsewhere/p.toml", "6"),
         None,
     ]
+
+
+@pytest.mark.parametrize("name", ["check", "compare", "history"])
+def test_a_command_that_judges_can_say_what_junit_makes_of_an_open_verdict(name: str) -> None:
+    command = cli.get_command(click.Context(cli), name)
+    assert command is not None
+    options = {option for parameter in command.params for option in parameter.opts}
+    assert {"--format", "--export", "--cannot-tell"} <= options
