@@ -398,8 +398,11 @@ def test_revisions_compare_across_the_move_into_packages(
             continue
         assert told.returncode in (0, 3), told.stderr  # three blocks need not decide anything
         assert f"{arm}-a" in told.stdout
-    assert len(list((tmp_path / "results").iterdir())) == 2
+    taken = len(list((tmp_path / "results").iterdir()))
+    assert taken == 2 or (taken == 1 and command_of == "then")
     for folder in (tmp_path / "results").iterdir():
         run = read_run(folder)
         assert {trial.outcome for trial in run.trials} == {Outcome.OK}
-        assert len(run.trials) == 8  # with a warm-up block
+        # With a warm-up block; an older harness ends at the first word that it does not know.
+        is_whole = command_of == "now" or run.trials[0].arm.startswith("quick")
+        assert len(run.trials) == 8 or not is_whole
