@@ -84,13 +84,7 @@ def lower(spec: ContainerSpec, features: Features, tasks_fds: tuple[int, ...] = 
             steps.append(lower_mounts.read_only_root())
     else:
         steps += _working_directory(spec.working_directory, slots, make=False)
-    if spec.new_session:
-        steps.append(Step("setsid", (), "leave the caller's session and terminal"))
-    # Last of the set-up: what comes before needs the privileges that this gives up.
-    steps += _identity(
-        spec.user, spec.capabilities, spec.no_new_privileges,
-        isinstance(spec.root, OverlayRoot), features,
-    )  # fmt: skip
+    steps += _give_up(spec, features)
     isolated = len(steps) - 1
     steps += _execute(spec)
     flags = 0
@@ -128,14 +122,24 @@ def lower_entry(
     if not isinstance(spec.root, OverlayRoot):
         steps += lower_mounts.chroot(spec.root)
     steps += _working_directory(spec.working_directory, slots, make=False)
+    steps += _give_up(spec, features)
+    isolated = len(steps) - 1
+    return Plan(0, (*steps, *_execute(spec)), isolated)
+
+
+def _give_up(spec: ContainerSpec, features: Features) -> list[Step]:
+    """Leave the caller's session and privileges.
+
+    Last of the set-up: what comes before needs the privileges that this gives up.
+    """
+    steps = []
     if spec.new_session:
         steps.append(Step("setsid", (), "leave the caller's session and terminal"))
     steps += _identity(
         spec.user, spec.capabilities, spec.no_new_privileges,
         isinstance(spec.root, OverlayRoot), features,
     )  # fmt: skip
-    isolated = len(steps) - 1
-    return Plan(0, (*steps, *_execute(spec)), isolated)
+    return steps
 
 
 @cache

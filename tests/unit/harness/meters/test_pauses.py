@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -70,8 +72,9 @@ STOPPED_S = 0.5
 """Longer than a period and the shortest pause that is told."""
 
 
-@pytest.mark.parametrize("is_stopped", [True, False])
-def test_a_harness_that_is_stopped_says_so(checkout: Path, is_stopped: bool) -> None:
+@contextlib.contextmanager
+def begun(checkout: Path) -> Iterator[subprocess.Popen[str]]:
+    """A harness that watches."""
     with subprocess.Popen(
         [sys.executable, "-c", HARNESS],
         stdin=subprocess.PIPE,
@@ -79,9 +82,16 @@ def test_a_harness_that_is_stopped_says_so(checkout: Path, is_stopped: bool) -> 
         text=True,
         cwd=checkout,
     ) as harness:
-        assert harness.stdin is not None
         assert harness.stdout is not None
         assert harness.stdout.readline() == "begun\n"
+        yield harness
+
+
+@pytest.mark.parametrize("is_stopped", [True, False])
+def test_a_harness_that_is_stopped_says_so(checkout: Path, is_stopped: bool) -> None:
+    with begun(checkout) as harness:
+        assert harness.stdin is not None
+        assert harness.stdout is not None
         if is_stopped:
             harness.send_signal(signal.SIGSTOP)
             os.waitid(os.P_PID, harness.pid, os.WSTOPPED | os.WNOWAIT)
@@ -108,16 +118,9 @@ def test_a_harness_whose_control_group_is_frozen_says_so(checkout: Path) -> None
     try:
         if not (group / state[0]).exists():
             pytest.skip("no freezer here")
-        with subprocess.Popen(
-            [sys.executable, "-c", HARNESS],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=checkout,
-        ) as harness:
+        with begun(checkout) as harness:
             assert harness.stdin is not None
             assert harness.stdout is not None
-            assert harness.stdout.readline() == "begun\n"
             (group / "cgroup.procs").write_text(str(harness.pid))
             (group / state[0]).write_text(state[1])
             assert not select.select([harness.stdout], [], [], STOPPED_S)[0]
